@@ -1,0 +1,103 @@
+//! The conversation with `ContainerFactory`: make a running container, or unmake one. Each request is idempotent and
+//! keyed by the container id; two for one id are never carried out at the same time.
+
+use super::Request;
+use super::image::ImageReady;
+use super::runtime::{ContainerdFault, TaskView};
+use crate::spec::identity::ContainerId;
+use crate::spec::task::TaskSpec;
+use crate::spec::SpecError;
+use std::sync::Arc;
+
+/// Make the container of this task and start its process. What is there already and fits is adopted; what does not
+/// fit is removed.
+#[derive(Debug, Clone)]
+pub struct CreateContainer {
+    /// The task.
+    pub task: Arc<TaskSpec>,
+    /// Its image.
+    pub image: ImageReady,
+}
+
+impl Request for CreateContainer {
+    type Reply = Result<Created, ContainerError>;
+    const NAME: &'static str = "CreateContainer";
+}
+
+/// The process was started.
+#[derive(Debug, Clone)]
+pub struct Created {
+    /// The container.
+    pub container: ContainerId,
+    /// Its state: running, or already stopped for a short task.
+    pub view: TaskView,
+    /// When it was started, nanoseconds since the Unix epoch.
+    pub started_at: i64,
+    /// The signal that stops it by default (image STOPSIGNAL or SIGTERM).
+    pub stop_signal: i32,
+    /// True if a container of an earlier, interrupted start was adopted.
+    pub adopted: bool,
+}
+
+/// Remove the container and all that belongs to it: task (killed if it runs), record, snapshot, FIFOs, files.
+#[derive(Debug, Clone)]
+pub struct RemoveContainer {
+    /// Which.
+    pub container: ContainerId,
+}
+
+impl Request for RemoveContainer {
+    type Reply = Result<(), ContainerError>;
+    const NAME: &'static str = "RemoveContainer";
+}
+
+/// Why a container could not be made or removed. Whatever was made has been removed again.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ContainerError {
+    /// The task asks for something that cannot or may not be.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// containerd refused or failed.
+    #[error("{step}: {source}")]
+    Containerd {
+        /// The step, e.g. `creating container`.
+        step: &'static str,
+        /// The fault.
+        source: ContainerdFault,
+    },
+    /// The command cannot be run: not found, not executable.
+    #[error("option {option}: {command:?} cannot be started: {reason}")]
+    Command {
+        /// `command`, `entrypoint` or `args`, whichever named the program.
+        option: &'static str,
+        /// The program.
+        command: String,
+        /// The runtime's words.
+        reason: String,
+    },
+    /// A log path, a directory or another host object is not usable.
+    #[error("{what}: {path}: {reason}")]
+    Host {
+        /// What it is for, e.g. `stdout log`.
+        what: &'static str,
+        /// The path.
+        path: String,
+        /// Why.
+        reason: String,
+    },
+    /// The factory was interrupted. Worth a retry.
+    #[error("creating container was interrupted: {0}")]
+    Interrupted(String),
+}
+
+impl ContainerError {
+    /// Whether trying again may help without a change by the user.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Spec(_) | Self::Command { .. } | Self::Host { .. } => false,
+            Self::Containerd { source, .. } => source.is_transient(),
+            Self::Interrupted(_) => true,
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Facts from containerd, and the fault that a call to it ends with.
+
+use super::{Fact, Request};
+use crate::spec::identity::ContainerId;
+use crate::spec::record::ExitRecord;
+use std::time::Duration;
+
+/// What went wrong in a call to containerd. Decided in `containerd/error.rs` from the status code, never from text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FaultKind {
+    /// The socket is absent, refuses, or the connection broke.
+    Unreachable,
+    /// No answer within the deadline: hung or overloaded.
+    Deadline,
+    /// The object does not exist.
+    NotFound,
+    /// The object exists already.
+    AlreadyExists,
+    /// The object is in the wrong state for this.
+    FailedPrecondition,
+    /// No space, no memory, too many of something.
+    Exhausted,
+    /// Anything else: the operation was carried out and failed.
+    Failed,
+}
+
+/// A call to containerd that failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("containerd: {operation}: {text}")]
+pub struct ContainerdFault {
+    /// Kind, for decisions.
+    pub kind: FaultKind,
+    /// What was tried, e.g. `create task`.
+    pub operation: &'static str,
+    /// containerd's words, or ours for a deadline, for humans.
+    pub text: String,
+}
+
+impl ContainerdFault {
+    /// Whether the same call may succeed later without a change by the user.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self.kind {
+            FaultKind::Unreachable | FaultKind::Deadline | FaultKind::Exhausted => true,
+            FaultKind::NotFound | FaultKind::AlreadyExists | FaultKind::FailedPrecondition | FaultKind::Failed => false,
+        }
+    }
+}
+
+/// containerd's view of one task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TaskView {
+    /// Created by the runtime, user process not started.
+    Created {
+        /// Process id of the container's init on the host.
+        pid: u32,
+    },
+    /// The process runs (or is paused).
+    Running {
+        /// Process id on the host.
+        pid: u32,
+    },
+    /// The process has ended; the shim keeps the status.
+    Stopped(ExitRecord),
+}
+
+/// The container's first process has ended. Told once by the event stream, and again after a gap: receivers are
+/// idempotent.
+#[derive(Debug, Clone)]
+pub struct TaskExited {
+    /// Which.
+    pub container: ContainerId,
+    /// How.
+    pub exit: ExitRecord,
+}
+
+impl Fact for TaskExited {
+    const NAME: &'static str = "TaskExited";
+}
+
+/// The kernel killed a process of the container for want of memory.
+#[derive(Debug, Clone)]
+pub struct TaskOom {
+    /// Which.
+    pub container: ContainerId,
+}
+
+impl Fact for TaskOom {
+    const NAME: &'static str = "TaskOom";
+}
+
+/// Asks the event stream what containerd says of one task. Answered from memory while the stream is live, else from
+/// one listing that all askers share.
+#[derive(Debug, Clone)]
+pub struct LookUpTask {
+    /// Which.
+    pub container: ContainerId,
+    /// How long to wait for containerd if it is away.
+    pub patience: Duration,
+}
+
+impl Request for LookUpTask {
+    /// `None`: containerd knows no such task.
+    type Reply = Result<Option<TaskView>, ContainerdFault>;
+    const NAME: &'static str = "LookUpTask";
+}

@@ -1,0 +1,119 @@
+//! A task as the actors see it: Nomad's `TaskConfig` without protobuf, its driver options decoded.
+
+use super::identity::TaskId;
+use super::options::TaskOptions;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// All that is known about a task before it starts.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TaskSpec {
+    /// `TaskConfig.id`.
+    pub id: TaskId,
+    /// Task name in the job.
+    pub name: String,
+    /// Allocation id; may be empty (test harnesses).
+    pub alloc_id: String,
+    /// Host path of the allocation directory; empty without Nomad.
+    pub alloc_dir: PathBuf,
+    /// The complete task environment.
+    pub env: BTreeMap<String, String>,
+    /// Job `user`, verbatim; empty for the image's.
+    pub user: String,
+    /// Driver options of the task.
+    pub options: TaskOptions,
+    /// Limits.
+    pub resources: Resources,
+    /// Mounts from host volumes, CSI and device plugins.
+    pub mounts: Vec<HostMount>,
+    /// Devices from device plugins.
+    pub devices: Vec<HostDevice>,
+    /// The group's network namespace, if Nomad made one.
+    pub network: Option<NetworkNamespace>,
+    /// The group's DNS settings, if any.
+    pub dns: Option<Dns>,
+    /// Where Nomad wants standard output: a FIFO, a file, `/dev/null` or empty.
+    pub stdout_path: PathBuf,
+    /// Where Nomad wants standard error.
+    pub stderr_path: PathBuf,
+    /// Names for labels.
+    pub job: JobNames,
+}
+
+/// Names of the job the task belongs to; empty where an old host sends none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct JobNames {
+    /// Job name.
+    pub job_name: String,
+    /// Job id.
+    pub job_id: String,
+    /// Task group.
+    pub task_group: String,
+    /// Nomad namespace.
+    pub namespace: String,
+    /// Node name.
+    pub node_name: String,
+    /// Node id.
+    pub node_id: String,
+}
+
+/// Limits as Nomad allocated them.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Resources {
+    /// CPU shares in MHz.
+    pub cpu_shares: i64,
+    /// Memory in MiB; 0 for unset.
+    pub memory_mb: i64,
+    /// `memory_max` in MiB; 0 for unset, -1 for no limit.
+    pub memory_max_mb: i64,
+    /// Reserved cores, e.g. `0,3`; empty without.
+    pub cpuset_cpus: String,
+    /// The cgroup that Nomad prepared; empty if none.
+    pub cpuset_cgroup: String,
+    /// Share of the node's usable compute, 0 to 1.
+    pub percent_ticks: f64,
+}
+
+/// A mount that Nomad asks for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HostMount {
+    /// Path in the task.
+    pub task_path: String,
+    /// Path on the host.
+    pub host_path: String,
+    /// Read-only.
+    pub readonly: bool,
+    /// Empty, `private`, `host-to-task` or `bidirectional`.
+    pub propagation: String,
+}
+
+/// A device that Nomad asks for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HostDevice {
+    /// Path in the task.
+    pub task_path: String,
+    /// Path on the host.
+    pub host_path: String,
+    /// Subset of `rwm`; empty for all.
+    pub permissions: String,
+}
+
+/// The group's network namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NetworkNamespace {
+    /// Path of the namespace file.
+    pub path: String,
+    /// Host name and address for `/etc/hosts`, if the host knows them.
+    pub hosts: Option<(String, String)>,
+}
+
+/// The group's DNS settings. An empty list means "as on the host".
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Dns {
+    /// Name servers.
+    pub servers: Vec<String>,
+    /// Search domains.
+    pub searches: Vec<String>,
+    /// Resolver options.
+    pub options: Vec<String>,
+}
