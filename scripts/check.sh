@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Static checks.
+#
+#   scripts/check.sh [fmt|lint|doc|deny]…    all of them without an argument; deny is left out if cargo-deny is missing
+set -euo pipefail
+. "$(dirname "$0")/common.sh"
+cd "$root"
+export PATH=$PATH:$cache/cargo/bin
+
+fmt() {
+	cargo fmt --all --check
+	if have gofmt; then
+		local untidy
+		untidy=$(gofmt -l tests/gohost)
+		[ -z "$untidy" ] || die "gofmt would change $untidy"
+	fi
+}
+
+lint() {
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo clippy --workspace --all-targets --all-features --locked -- -D warnings
+	! have shellcheck || shellcheck scripts/*.sh .ci/run
+}
+
+doc() {
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --locked
+}
+
+deny() {
+	cargo deny --all-features check
+}
+
+if [ $# -eq 0 ]; then
+	set -- fmt lint doc
+	if have cargo-deny; then set -- "$@" deny; else say "cargo-deny is not installed, dependencies are not judged (make deny installs it)"; fi
+fi
+for step in "$@"; do
+	case $step in fmt | lint | doc | deny) "$step" ;; *) die "unknown check $step" ;; esac
+done
