@@ -19,7 +19,8 @@ fmt() {
 lint() {
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo clippy --workspace --all-targets --all-features --locked -- -D warnings
-	! have shellcheck || shellcheck scripts/*.sh .ci/run
+	! have go || (cd tests/gohost && go vet ./...)
+	! have shellcheck || shellcheck -x -P SCRIPTDIR scripts/*.sh .ci/run
 }
 
 doc() {

@@ -65,7 +65,7 @@ containerd_24() {
 	[ ${#missing[@]} -gt 0 ] || return 0
 	say "building containerd $containerd_version into $bin (some minutes, once)"
 	# Not from inside the repository: a go.mod there must not have a say.
-	(cd / && GOBIN=$bin GOFLAGS= go install "${missing[@]}")
+	(cd / && GOBIN=$bin GOFLAGS='' go install "${missing[@]}")
 }
 
 what=${1:-run}

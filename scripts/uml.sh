@@ -5,8 +5,8 @@
 #
 # The guest sees this machine's files through hostfs at the same paths, so a test executable and its
 # libraries need no copying. What overlayfs, sockets and FIFOs need lives on a tmpfs: TMPDIR (/run/tmp)
-# and /run. The guest has one CPU, no network but loopback, and starts a process about twenty times
-# more slowly than the host (measured: 20 ms for fork and exec of a small program, boot 2 s,
+# and /run. The guest has one CPU, no network but loopback, and starts a process about 25 times
+# more slowly than the host (measured: 18 ms for fork and exec of a small program, boot 2 s,
 # a busybox container by ctr and runc 2 s).
 #
 # Environment: UML_TIMEOUT  seconds before the guest is killed (600); the status is then 124
@@ -111,6 +111,7 @@ setsid "$kernel" mem="${UML_MEM:-3072M}" rootfstype=hostfs rw init="$work/init" 
 	selinux=0 random.trust_cpu=on </dev/null 2>"$work/early" 3>"$work/kernel" &
 guest=$!
 
+# shellcheck disable=SC2329
 cleanup() {
 	# The group holds the kernel and every guest process, and nothing else.
 	kill -KILL -- "-$guest" 2>/dev/null || true
