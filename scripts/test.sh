@@ -137,28 +137,28 @@ counts() {
 
 # In the background and a group of its own, so that the limit can end the suite and what it started.
 timed() {
-	local suite=$1 log=$2 pid watch show='' status=0
+	local suite=$1 log=$2 show='' status=0 end
+	end=$((SECONDS + $(limit "$suite")))
 	set -m
 	(run_suite "$suite") >"$log" 2>&1 &
-	pid=$!
+	running=$!
 	set +m
-	running=$pid
-	if [ ${#suites[@]} -eq 1 ]; then tail -n +1 -s 0.2 -f --pid="$pid" "$log" & show=$!; fi
-	(
-		sleep "$(limit "$suite")" &
-		trap 'kill $! 2>/dev/null' EXIT
-		trap 'exit 0' TERM
-		wait $!
-		echo "the suite took longer than $(limit "$suite") s and was ended" >>"$log"
-		kill -TERM -- "-$pid" 2>/dev/null
-		sleep 5
-		kill -KILL -- "-$pid" 2>/dev/null
-	) >/dev/null 2>&1 &
-	watch=$!
-	wait "$pid" || status=$?
+	if [ ${#suites[@]} -eq 1 ]; then
+		tail -n +1 -s 0.2 -f --pid="$running" "$log" &
+		show=$!
+	fi
+	while kill -0 "$running" 2>/dev/null; do
+		if [ "$SECONDS" -ge "$end" ]; then
+			echo "the suite took longer than $(limit "$suite") s and was ended" >>"$log"
+			kill -TERM -- "-$running" 2>/dev/null || true
+			sleep 2
+			kill -KILL -- "-$running" 2>/dev/null || true
+			break
+		fi
+		sleep 0.1
+	done
+	wait "$running" || status=$?
 	running=
-	kill "$watch" 2>/dev/null || true
-	wait "$watch" 2>/dev/null || true
 	[ -z "$show" ] || wait "$show" || true
 	return $status
 }
