@@ -18,9 +18,9 @@ test: ## Run all test suites, or those named by SUITE; FILTER picks tests by nam
 check: ## Formatting, clippy without and with all features, documentation, licences if cargo-deny is there
 	@scripts/check.sh
 
-deny: ## Install cargo-deny into the cache and judge the dependencies
+deny: ## Install cargo-deny into the cache and judge the dependencies, known advisories included
 	@scripts/deps.sh deny
-	@scripts/check.sh deny
+	@scripts/check.sh deny advisories
 
 bench: ## Run the benchmarks
 	@scripts/deps.sh test

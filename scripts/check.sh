@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Static checks.
 #
-#   scripts/check.sh [fmt|lint|doc|deny]…    all of them without an argument; deny is left out if cargo-deny is missing
+#   scripts/check.sh [fmt|lint|doc|deny|advisories]…    the first four without an argument, deny only if there is cargo-deny
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 cd "$root"
@@ -28,7 +28,12 @@ doc() {
 }
 
 deny() {
-	cargo deny --all-features check
+	cargo deny --all-features --locked check bans licenses sources
+}
+
+# Apart, because it asks the network for the advisory database.
+advisories() {
+	cargo deny --all-features --locked check advisories
 }
 
 if [ $# -eq 0 ]; then
@@ -36,5 +41,5 @@ if [ $# -eq 0 ]; then
 	if have cargo-deny; then set -- "$@" deny; else say "cargo-deny is not installed, dependencies are not judged (make deny installs it)"; fi
 fi
 for step in "$@"; do
-	case $step in fmt | lint | doc | deny) "$step" ;; *) die "unknown check $step" ;; esac
+	case $step in fmt | lint | doc | deny | advisories) "$step" ;; *) die "unknown check $step" ;; esac
 done
