@@ -108,7 +108,7 @@ impl Telemetry {
             .with_threads(false)
             .with_tracked_inactivity(false)
             .with_filter(WhileOn(switch.clone()));
-        let events = log.with_filter(filter_fn(|meta| meta.is_event()));
+        let events = log.with_filter(filter_fn(|meta| !meta.is_span()));
         let subscriber = Registry::default().with(events).with(spans);
         (Self { switch, resource, io, disabled, endpoint: Mutex::new(None) }, subscriber)
     }
