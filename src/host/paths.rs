@@ -15,14 +15,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// # Errors
 /// `LOOP` for a link, `XDEV` for a way out, else as `open`.
 pub fn open_beneath(root: impl AsFd, rest: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
-    let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    // Not NOFOLLOW: with it and O_PATH the last component may be a link in spite of NO_SYMLINKS (openat2(2)).
+    let flags = flags | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     for _ in 0..8 {
         match fs::openat2(&root, rest, flags, Mode::empty(), resolve) {
             // Something was renamed during the walk: openat2(2) asks to try again.
             Err(Errno::AGAIN | Errno::INTR) => {}
             // Linux before 5.6, or a seccomp filter that does not know the call.
-            Err(Errno::NOSYS | Errno::PERM) => return walk_beneath(root, rest, flags),
+            Err(Errno::NOSYS | Errno::PERM) => return walk_beneath(root, rest, flags | OFlags::NOFOLLOW),
             other => return other,
         }
     }
