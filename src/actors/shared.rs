@@ -9,11 +9,12 @@ use crate::messages::image::{EnsureImage, PullProgress};
 use crate::messages::logs::CheckLogPaths;
 use crate::messages::runtime::{ContainerdFault, ForgetTask, LookUpTask, TaskExited, TaskOom};
 use crate::messages::task::TaskEvent;
-use crate::messages::{AskError, Cx};
+use crate::messages::Cx;
 use crate::spec::identity::ContainerId;
 use crate::spec::settings::Settings;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::{broadcast, watch};
 
@@ -68,8 +69,10 @@ pub struct Shared {
     pub events: broadcast::Sender<TaskEvent>,
     /// The latest verdict on containerd: kept while the probe restarts.
     pub verdict: watch::Sender<Verdict>,
-    /// Facts about this node.
-    pub node: Arc<crate::spec::oci::NodeFacts>,
+    /// Facts about this node that do not change.
+    pub node: crate::host::node::Node,
+    /// Sum of the MHz of all cores as Nomad counts them; 0 until it has told.
+    pub total_compute_mhz: Arc<AtomicU64>,
     /// Directory for files of tasks without an allocation directory.
     pub run_dir: PathBuf,
     /// Cores of the machine: the unit of the budgets.
@@ -100,8 +103,3 @@ pub fn unix_nanos() -> i64 {
         .unwrap_or_default()
 }
 
-/// An ask between actors that found no answer, as the fault of the driver that it is.
-#[must_use]
-pub fn driver_fault(e: &AskError) -> String {
-    e.to_string()
-}

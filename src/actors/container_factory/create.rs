@@ -40,8 +40,9 @@ pub(super) async fn create(shared: &Shared, links: &Arc<Links>, req: CreateConta
     let configured = shared.configured().map_err(at("creating container"))?;
     let gateway = &configured.gateway;
     let id = ContainerId::of(&req.task.id);
-    let node = shared.node.for_task(&req.task).map_err(ContainerError::from)?;
+    let node = super::node::facts(shared, &req.task);
     let plan = oci::build(&req.task, &req.image.facts, &node, &configured.settings)?;
+    let stop_signal = stop_signal(&req)?;
     let logs = check_logs(links, &req).await?;
     for _ in 0..ATTEMPTS {
         let attempt = attempt(gateway, &configured.settings.snapshotter, &configured.settings.containerd_runtime, &id, &req, &plan, &logs).await;
@@ -122,7 +123,7 @@ async fn attempt(
         Attempt::Started(Created { container: id.clone(), view, started_at, stop_signal, adopted: adopted.is_some() })
     };
     if let Some(started_at) = adopted {
-        match gateway.task(id).await.map_err(at("reading task"))? {
+        match gateway.task(id.as_str()).await.map_err(at("reading task"))? {
             Some(view @ (TaskView::Running { .. } | TaskView::Stopped(_))) => return Ok(created(view, started_at)),
             Some(TaskView::Created { .. }) => return start(gateway, id, plan).await.map(|pid| created(TaskView::Running { pid }, now)),
             None => {}
@@ -142,7 +143,7 @@ async fn attempt(
         Err(fault) if fault.kind == FaultKind::AlreadyExists => return Ok(Attempt::InTheWay),
         Err(fault) => return Err(at("preparing snapshot")(fault)),
     };
-    let task = NewTask { container: id.clone(), rootfs, stdin: None, stdout: logs.0.clone(), stderr: logs.1.clone(), terminal: false };
+    let task = NewTask { container: id.as_str().to_owned(), rootfs, stdin: None, stdout: logs.0.clone(), stderr: logs.1.clone(), terminal: false };
     match gateway.create_task(task).await {
         Ok(_pid) => {}
         // A shim of an interrupted start that containerd is still taking down, or its bundle.
@@ -154,7 +155,7 @@ async fn attempt(
 }
 
 async fn start(gateway: &Gateway, id: &ContainerId, plan: &ContainerPlan) -> Result<u32, ContainerError> {
-    gateway.start_task(id).await.map_err(|fault| command_fault(plan, fault, "starting task"))
+    gateway.start_task(id.as_str()).await.map_err(|fault| command_fault(plan, fault, "starting task"))
 }
 
 /// The runtime reports a program that cannot be run only in words. They decide nothing but which words we use.

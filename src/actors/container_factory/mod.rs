@@ -8,6 +8,7 @@
 //! | restart | in place; work in flight is cancelled, askers ask again, steps adopt or remove what they find |
 
 mod create;
+pub mod node;
 mod remove;
 
 use crate::actors::shared::{Links, Shared};

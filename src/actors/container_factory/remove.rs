@@ -32,15 +32,15 @@ pub(super) async fn remove(shared: &Shared, id: &ContainerId) -> Result<(), Cont
 
 /// Kills what runs and deletes the task, so that its shim ends.
 async fn remove_task(gateway: &Gateway, id: &ContainerId) -> Result<(), ContainerError> {
-    match gateway.task(id).await.map_err(at("reading task"))? {
+    match gateway.task(id.as_str()).await.map_err(at("reading task"))? {
         None => return Ok(()),
         Some(TaskView::Stopped(_)) => {}
         Some(TaskView::Running { .. } | TaskView::Created { .. }) => {
             // Waiting begins before the kill: the exit cannot be missed.
-            let exited = gateway.wait_task(id);
+            let exited = gateway.wait_task(id.as_str());
             tokio::pin!(exited);
             let kill = async {
-                match gateway.kill_task(id, 9, true).await {
+                match gateway.kill_task(id.as_str(), 9, true).await {
                     Err(fault) if fault.kind != FaultKind::NotFound => Err(fault),
                     _ => Ok(()),
                 }
@@ -61,7 +61,7 @@ async fn remove_task(gateway: &Gateway, id: &ContainerId) -> Result<(), Containe
             }
         }
     }
-    match gateway.delete_task(id).await {
+    match gateway.delete_task(id.as_str()).await {
         Err(fault) if fault.kind == FaultKind::NotFound => Ok(()),
         other => other.map(|_| ()).map_err(at("deleting task")),
     }

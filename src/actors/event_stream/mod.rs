@@ -17,7 +17,7 @@ use crate::messages::health::ProbeNow;
 use crate::messages::runtime::{ContainerdFault, ForgetTask, LookUpTask, TaskExited, TaskOom, TaskView};
 use crate::messages::{Ask, Cx, Reply, Tell};
 use crate::spec::identity::ContainerId;
-use crate::telemetry::counters;
+use crate::telemetry::Counter;
 use actix::{Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, StreamHandler, Supervised, WrapFuture as _};
 use reader::{Item, Reader};
 use std::collections::HashMap;
@@ -63,7 +63,7 @@ impl EventStream {
                 Err(fault) => answer.send(Err(fault)),
                 Ok(configured) => {
                     ctx.spawn(
-                        async move { answer.send(configured.gateway.task(&wanted.container).await) }.into_actor(self),
+                        async move { answer.send(configured.gateway.task(wanted.container.as_str()).await) }.into_actor(self),
                     );
                 }
             },
@@ -93,7 +93,7 @@ impl EventStream {
     fn deliver(&self, fact: TaskExited) {
         let known = self.links.tasks.exited(fact, Cx::current());
         if known {
-            counters::EXITS_DELIVERED.add(1);
+            Counter::TasksExited.bump();
         }
     }
 }
@@ -135,7 +135,7 @@ impl StreamHandler<Item> for EventStream {
             Item::Gap(fault) => {
                 tracing::warn!(error.kind = ?fault.kind, error = fault.text, "event stream broke");
                 self.roster = None;
-                counters::STREAM_GAPS.add(1);
+                Counter::EventGaps.bump();
                 self.links.probe_now.offer(ProbeNow, Cx::current());
                 // Whoever asked is told now: waiting for containerd's return is the asker's decision.
                 for (_, answer) in std::mem::take(&mut self.waiting) {

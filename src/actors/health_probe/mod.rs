@@ -104,7 +104,7 @@ async fn look(configured: &Configured, shared: &Shared) -> Finding {
             snapshotters: abilities.snapshotters,
             snapshotter: settings.snapshotter.clone(),
             runtime: settings.containerd_runtime.clone(),
-            cgroup: shared.node.cgroup,
+            cgroup: shared.node.cgroups,
         },
         Err(fault) => Finding::Fault { fault, socket: configured.gateway.socket().to_owned(), present: true },
     }

@@ -2,7 +2,7 @@
 
 use crate::messages::health::{Attribute, Health, Verdict};
 use crate::messages::runtime::{ContainerdFault, FaultKind};
-use crate::spec::oci::CgroupMode;
+use crate::host::node::CgroupVersion;
 
 /// What one probe found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub enum Finding {
         /// The runtime in force.
         runtime: String,
         /// cgroup mode of the node.
-        cgroup: CgroupMode,
+        cgroup: CgroupVersion,
     },
 }
 
@@ -95,7 +95,7 @@ impl Memory {
                     text("driver.containerd-driver.driver_version", env!("CARGO_PKG_VERSION")),
                     text("driver.containerd-driver.runtime", runtime),
                     text("driver.containerd-driver.snapshotter", snapshotter),
-                    text("driver.containerd-driver.cgroup", cgroup.name()),
+                    text("driver.containerd-driver.cgroup", match cgroup { CgroupVersion::V1 => "v1", CgroupVersion::V2 => "v2" }),
                     // Names that the Go driver used: constraints in existing jobs name them.
                     text("driver.containerd.containerd_version", &version),
                     text("driver.containerd.containerd_revision", revision),
@@ -126,7 +126,7 @@ mod tests {
             snapshotters: vec!["overlayfs".into()],
             snapshotter: "overlayfs".into(),
             runtime: "io.containerd.runc.v2".into(),
-            cgroup: CgroupMode::V1,
+            cgroup: CgroupVersion::V1,
         }
     }
 

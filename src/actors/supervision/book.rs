@@ -5,7 +5,7 @@
 //! first served, and a message holds its place until its handler takes it up.
 
 use crate::messages::{Ask, AskError, Cx, Fact, Reply, Request, Tell};
-use crate::telemetry::counters;
+use crate::telemetry::Counter;
 use actix::dev::ToEnvelope;
 use actix::{Actor, Addr, Context, Handler};
 use std::future::Future;
@@ -138,7 +138,7 @@ where
         let left = within.map(|w| w.saturating_sub(begun.elapsed()));
         match door.ask(req.clone(), cx.clone(), left).await {
             Err(died @ AskError::Died { .. }) => {
-                counters::ASKED_AGAIN.add(1);
+                Counter::MessagesAskedAgain.bump();
                 last = Some(died);
             }
             other => return other,
@@ -180,7 +180,7 @@ where
             Seat::Empty | Seat::Ended => false,
         };
         if !taken {
-            counters::MESSAGES_REFUSED.add(1);
+            Counter::MessagesRefused.bump();
         }
         taken
     }

@@ -6,7 +6,7 @@
 
 use super::policy::{Decision, FailureHistory, RestartPolicy};
 use crate::messages::lifecycle::{ChildEnd, ChildExit, ChildName};
-use crate::telemetry::counters;
+use crate::telemetry::Counter;
 use actix::dev::{ContextFut, channel};
 use actix::{Actor, Addr, Context, Supervised};
 use std::any::Any;
@@ -95,7 +95,7 @@ where
     fn on_panic(&mut self, payload: &(dyn Any + Send)) -> Option<ChildEnd> {
         let reason = panic_text(payload);
         let decision = self.history.record(&self.policy, Instant::now());
-        counters::ACTOR_RESTARTS.add(1);
+        Counter::ActorRestarts.bump();
         match decision {
             Decision::RestartAfter(rest) => {
                 tracing::warn!(
@@ -110,6 +110,7 @@ where
                 None
             }
             Decision::Escalate => {
+                Counter::ActorEscalations.bump();
                 tracing::error!(actor.name = self.identity.actor(), child = ?self.identity.name, reason, "actor panicked too often");
                 Some(ChildEnd::Escalated(reason))
             }

@@ -7,6 +7,7 @@
 pub mod book;
 #[cfg(feature = "chaos")]
 pub mod chaos;
+pub mod front;
 pub mod guard;
 pub mod policy;
 pub mod root;

@@ -11,7 +11,7 @@ use super::policy::{Decision, FailureHistory, RestartPolicy};
 use super::tree::Nursery;
 use crate::messages::lifecycle::{ChildEnd, ChildExit, ChildName, OpenTask};
 use crate::messages::{Ask, Tell};
-use crate::telemetry::counters;
+use crate::telemetry::Counter;
 use actix::{Actor, Context, Handler, Supervised};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -44,7 +44,7 @@ impl Root {
                 self.nursery.bury_task(task);
             }
             (_, end) => {
-                counters::ACTOR_REPLACEMENTS.add(1);
+                Counter::ActorReplacements.bump();
                 let history = self.replacements.entry(exit.child.clone()).or_default();
                 match history.record(&RestartPolicy::REPLACEMENT, Instant::now()) {
                     Decision::RestartAfter(_) => {

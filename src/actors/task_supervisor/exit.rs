@@ -114,7 +114,7 @@ impl TaskSupervisor {
         let container = self.container.clone();
         let look = async move {
             let gateway = configured.gateway;
-            match gateway.task(&container).await {
+            match gateway.task(container.as_str()).await {
                 Ok(None) => {
                     let record = gateway.container(container.as_str()).await?;
                     Ok((None, record.and_then(|r| record::exit_of(&r.labels))))

@@ -108,7 +108,7 @@ impl TaskSupervisor {
         let (shared, container) = (Arc::clone(&self.shared), self.container.clone());
         let look = async move {
             let configured = shared.configured()?;
-            let (view, record) = tokio::join!(configured.gateway.task(&container), configured.gateway.container(container.as_str()));
+            let (view, record) = tokio::join!(configured.gateway.task(container.as_str()), configured.gateway.container(container.as_str()));
             let record = record?;
             Ok((view?, record.as_ref().and_then(|r| record::exit_of(&r.labels)), record))
         };

@@ -64,7 +64,7 @@ impl TaskSupervisor {
         async move {
             let gateway = configured?.gateway;
             let signal = u32::try_from(signal).map_err(|_| interrupted("kill task", format!("{signal} is not a signal")))?;
-            match gateway.kill_task(&container, signal, all).await {
+            match gateway.kill_task(container.as_str(), signal, all).await {
                 Err(fault) if fault.kind == FaultKind::NotFound => Ok(()),
                 other => other,
             }
