@@ -2,16 +2,18 @@
 //!
 //! Options: `table` declares them, `value` and `types` read them, `options` and `settings` list them, `docs` prints them.
 //! Containers: `oci` puts together what `process`, `env`, `user`, `capabilities`, `resources`, `devices`, `network`,
-//! `files` and `mounts` each know; `node` is what they are told of the machine.
+//! `files` and `mounts` each know; `node` is what they are told of the machine. `labels` and `record` are what survives.
 
 mod capabilities;
 mod devices;
+pub mod docs;
 mod env;
 pub mod error;
 mod files;
 pub mod go;
 pub mod identity;
 pub mod image;
+pub mod labels;
 mod mounts;
 mod network;
 pub mod node;
@@ -31,3 +33,6 @@ mod user;
 mod value;
 
 pub use error::SpecError;
+
+#[cfg(test)]
+mod decode_test;
