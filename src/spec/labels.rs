@@ -4,7 +4,7 @@
 //! whole container. So a text that is only shown is cut; one that is compared is left out, since a part of it would be
 //! another thing's name.
 
-use super::identity::{ContainerId, Digest, TaskId};
+use super::identity::{Digest, TaskId};
 use super::oci::ContainerPlan;
 use super::record::ExitRecord;
 use super::task::TaskSpec;
@@ -76,7 +76,7 @@ pub fn started_label(at: i64) -> (String, String) {
 /// # Errors
 /// If the record cannot be encoded (it always can).
 pub fn exit_label(exit: &ExitRecord) -> Result<(String, String), String> {
-    // JSON may write one byte as six (`\u0000`): a quarter of a quarter of the limit always fits.
+    // JSON may write one byte as six (`\u0000`): 512 bytes become at most 3072.
     let exit = ExitRecord { lost: cut(&exit.lost, 512).to_owned(), ..exit.clone() };
     serde_json::to_string(&exit).map(|json| own((KEY_EXIT, &json))).map_err(|e| e.to_string())
 }
@@ -116,10 +116,10 @@ impl Marks {
         })
     }
 
-    /// True if the container was made for this task from this plan.
+    /// True if the container was made from this plan and can be adopted for it.
     #[must_use]
-    pub fn fits(&self, plan: &ContainerPlan, container: &ContainerId) -> bool {
-        plan.container == *container && !self.spec_hash.is_empty() && self.spec_hash == plan.hash
+    pub fn fits(&self, plan: &ContainerPlan) -> bool {
+        self.spec_hash == plan.hash
     }
 }
 
@@ -159,7 +159,7 @@ mod tests {
         stored.extend([started_label(5), exit_label(&exit).unwrap()]);
         let marks = Marks::read(&stored).unwrap();
         assert_eq!((marks.task.clone(), marks.stop_signal, marks.started_at), (Some(task.id), Some(15), Some(5)));
-        assert!(marks.fits(&plan, &plan.container));
+        assert!(marks.fits(&plan));
         let back = marks.exit.unwrap();
         assert_eq!((back.code, back.oom, back.at, back.lost.len()), (137, true, 7, 512));
     }

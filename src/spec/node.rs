@@ -65,7 +65,8 @@ pub struct NodeFacts {
     pub hosts: Option<String>,
     /// Directory for files of containers that have no allocation directory.
     pub run_dir: PathBuf,
-    /// For each path in [`wanted_devices`]: the device there, all devices below a directory, or why there is none.
+    /// For each path in [`wanted_devices`]: the device there (under the path asked for, also if that is a link), all
+    /// devices below a directory, or why there is none.
     pub devices: BTreeMap<String, Result<Vec<DeviceNode>, String>>,
     /// All devices in the host's `/dev` (without `pts`, `shm`, `mqueue`, `fd`, `console`); only read for `privileged`.
     pub host_devices: Vec<DeviceNode>,

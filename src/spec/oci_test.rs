@@ -158,21 +158,67 @@ prop_compose! {
     }
 }
 
+/// A task that can be built with some fields replaced by wild ones: all wild at once, the first check refuses it.
+fn blend(mut base: TaskSpec, wild: &TaskSpec, picks: &[u8]) -> TaskSpec {
+    let (o, w) = (&mut base.options, wild.options.clone());
+    for pick in picks {
+        match pick {
+            0 => o.command = w.command.clone(),
+            1 => o.args = w.args.clone(),
+            2 => o.entrypoint = w.entrypoint.clone(),
+            3 => o.cwd = w.cwd.clone(),
+            4 => o.hostname = w.hostname.clone(),
+            5 => o.cap_add = w.cap_add.clone(),
+            6 => o.devices = w.devices.clone(),
+            7 => o.extra_hosts = w.extra_hosts.clone(),
+            8 => o.privileged = w.privileged,
+            9 => (o.host_network, o.host_dns) = (w.host_network, w.host_dns),
+            10 => o.pids_limit = w.pids_limit,
+            11 => o.pid_mode = w.pid_mode.clone(),
+            12 => o.shm_size = w.shm_size.clone(),
+            13 => o.sysctl = w.sysctl.clone(),
+            14 => o.mounts = w.mounts.clone(),
+            15 => base.id = wild.id.clone(),
+            16 => base.name = wild.name.clone(),
+            17 => base.alloc_id = wild.alloc_id.clone(),
+            18 => base.alloc_dir = wild.alloc_dir.clone(),
+            19 => base.env = wild.env.clone(),
+            20 => base.user = wild.user.clone(),
+            21 => base.resources = wild.resources.clone(),
+            22 => base.mounts = wild.mounts.clone(),
+            23 => base.network = wild.network.clone(),
+            _ => base.dns = wild.dns.clone(),
+        }
+    }
+    base
+}
+
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
     #[test]
     fn build_answers_whatever_it_is_given(
-        task in any_task(), ep in texts(), env in texts(), user in ".{0,9}", passwd in ".{0,40}", group in ".{0,40}",
-        v1 in any::<bool>(), limit in any::<u64>(), mhz in any::<u64>(), resolv in proptest::option::of(".{0,40}"),
+        wild in any_task(), picks in vec(0_u8..25, 0..6), ep in texts(), env in texts(), user in ".{0,9}",
+        passwd in ".{0,40}", group in ".{0,40}", v1 in any::<bool>(), limit in any::<u64>(), mhz in any::<u64>(), resolv in proptest::option::of(".{0,40}"),
     ) {
-        let image = ImageFacts { entrypoint: ep, env, user, passwd, group, ..ImageFacts::default() };
+        let wild_image = ImageFacts { entrypoint: ep, env, user, passwd, group, ..ImageFacts::default() };
+        let image = if wild_image.entrypoint.len() == 3 { wild_image } else { image() };
         let node = NodeFacts {
             cgroup: if v1 { CgroupMode::V1 } else { CgroupMode::V2 }, nofile_limit: limit, total_compute_mhz: mhz, resolv_conf: resolv,
             cpuset_cgroup_exists: true,
             host_devices: vec![DeviceNode { path: "/dev/x".to_owned(), kind: DeviceKind::Block, major: 1, minor: 1, mode: 0, uid: 0, gid: 0 }],
             ..NodeFacts::default()
         };
-        if let Ok(plan) = build(&task, &image, &node, &Settings::default()) {
-            serde_json::from_slice::<oci_spec::runtime::Spec>(&plan.spec_json).unwrap();
+        build(&wild, &image, &node, &Settings::default()).ok();
+        let task = blend(task(), &wild, &picks);
+        let built = build(&task, &image, &node, &Settings::default());
+        if let Ok(plan) = &built {
+            let spec: oci_spec::runtime::Spec = serde_json::from_slice(&plan.spec_json).unwrap();
+            let targets: Vec<_> = spec.mounts().iter().flatten().skip(8).map(|m| m.destination().clone()).collect();
+            let different: std::collections::BTreeSet<_> = targets.iter().collect();
+            prop_assert_eq!(different.len(), targets.len());
+            prop_assert!(plan.beneath.iter().all(|(dir, source)| source.starts_with(dir)));
+            prop_assert!(plan.hostname.len() <= 64);
+            prop_assert_eq!(plan, &build(&task, &image, &node, &Settings::default()).unwrap());
         }
     }
 }
