@@ -10,6 +10,7 @@ pub mod record;
 pub mod schema;
 pub mod secret;
 pub mod settings;
+pub mod signal;
 pub mod task;
 
 pub use error::SpecError;
