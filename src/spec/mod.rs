@@ -27,6 +27,7 @@ pub mod schema;
 pub mod secret;
 pub mod settings;
 pub mod table;
+pub mod signal;
 pub mod task;
 mod types;
 mod user;
