@@ -1,7 +1,7 @@
 //! What a container looks like and what it is called. Pure: no I/O, no clock, no actor, no protobuf.
 
-pub mod env;
 pub mod error;
+pub mod go;
 pub mod identity;
 pub mod image;
 pub mod options;
@@ -10,6 +10,8 @@ pub mod record;
 pub mod schema;
 pub mod secret;
 pub mod settings;
+pub mod table;
 pub mod task;
+mod value;
 
 pub use error::SpecError;
