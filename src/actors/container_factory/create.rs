@@ -8,15 +8,19 @@
 use super::remove::{at, remove};
 use crate::actors::shared::{Links, Shared, unix_nanos};
 use crate::actors::supervision::book::ask_until;
-use crate::containerd::{Gateway, NewContainer, NewTask};
+use crate::containerd::{ContainerRecord, Gateway, NewContainer, NewTask};
 use crate::host::paths;
 use crate::messages::Cx;
 use crate::messages::container::{ContainerError, CreateContainer, Created};
 use crate::messages::logs::CheckLogPaths;
 use crate::messages::runtime::{ContainerdFault, FaultKind, TaskView};
+use crate::spec::SpecError;
 use crate::spec::identity::ContainerId;
 use crate::spec::oci::{self, ContainerPlan};
-use crate::spec::record;
+use crate::spec::labels::{self, Marks};
+use crate::spec::settings::Settings;
+use crate::spec::signal;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +31,8 @@ const LOG_CHECK: Duration = Duration::from_secs(10);
 
 /// Attempts to get past leftovers: each removes what it found.
 const ATTEMPTS: usize = 3;
+
+const SIGTERM: i32 = 15;
 
 /// What one attempt ended with.
 enum Attempt {
@@ -45,7 +51,7 @@ pub(super) async fn create(shared: &Shared, links: &Arc<Links>, req: CreateConta
     let stop_signal = stop_signal(&req)?;
     let logs = check_logs(links, &req).await?;
     for _ in 0..ATTEMPTS {
-        let attempt = attempt(gateway, &configured.settings.snapshotter, &configured.settings.containerd_runtime, &id, &req, &plan, &logs).await;
+        let attempt = attempt(gateway, &configured.settings, &id, &req, &plan, stop_signal, &logs).await;
         match attempt {
             Ok(Attempt::Started(created)) => return Ok(created),
             Ok(Attempt::InTheWay) => {
@@ -87,38 +93,38 @@ async fn check_logs(links: &Arc<Links>, req: &CreateContainer) -> Result<(Option
 
 async fn attempt(
     gateway: &Gateway,
-    snapshotter: &str,
-    runtime: &str,
+    settings: &Settings,
     id: &ContainerId,
     req: &CreateContainer,
     plan: &ContainerPlan,
+    stop_signal: i32,
     logs: &(Option<PathBuf>, Option<PathBuf>),
 ) -> Result<Attempt, ContainerError> {
-    let now = unix_nanos();
+    let (now, snapshotter) = (unix_nanos(), settings.snapshotter.as_str());
     let container = NewContainer {
         id: id.as_str().to_owned(),
         image: req.image.name.clone(),
         snapshotter: snapshotter.to_owned(),
         snapshot_key: id.as_str().to_owned(),
-        runtime: runtime.to_owned(),
+        runtime: settings.containerd_runtime.clone(),
         runtime_options: None,
         spec_json: plan.spec_json.clone(),
-        labels: record::labels(&req.task, plan, now),
+        labels: labels_of(req, plan, stop_signal, now),
     };
     let adopted = match gateway.create_container(container).await {
         Ok(()) => None,
         Err(fault) if fault.kind == FaultKind::AlreadyExists => {
             let record = gateway.container(id.as_str()).await.map_err(at("reading container"))?;
             match record {
-                Some(record) if record::spec_hash(&record.labels) == Some(plan.hash.as_str()) => {
-                    Some(record::created_at(&record.labels).unwrap_or(now))
-                }
-                _ => return Ok(Attempt::InTheWay),
+                Some(record) => match marks(&record) {
+                    Some(marks) if marks.fits(plan) => Some(marks.started_at.unwrap_or(now)),
+                    _ => return Ok(Attempt::InTheWay),
+                },
+                None => return Ok(Attempt::InTheWay),
             }
         }
         Err(fault) => return Err(at("creating container")(fault)),
     };
-    let stop_signal = plan.stop_signal;
     let created = |view, started_at| {
         Attempt::Started(Created { container: id.clone(), view, started_at, stop_signal, adopted: adopted.is_some() })
     };
@@ -134,7 +140,7 @@ async fn attempt(
             .map_err(|e| ContainerError::Host { what: "generated file", path: file.path_on_host.display().to_string(), reason: e.to_string() })?;
     }
     let parent = req.image.facts.chain_id.as_ref().map_or("", |d| d.as_str());
-    let rootfs = match gateway.prepare_snapshot(snapshotter, id.as_str(), parent, &record::snapshot_labels(&req.task)).await {
+    let rootfs = match gateway.prepare_snapshot(snapshotter, id.as_str(), parent, &BTreeMap::new()).await {
         Ok(mounts) => mounts,
         // Of an interrupted start: no process has ever run in it, or the task would be there.
         Err(fault) if fault.kind == FaultKind::AlreadyExists && adopted.is_some() => {
@@ -165,5 +171,26 @@ fn command_fault(plan: &ContainerPlan, fault: ContainerdFault, step: &'static st
         ContainerError::Command { option: plan.program.0, command: plan.program.1.clone(), reason: fault.text }
     } else {
         at(step)(fault)
+    }
+}
+
+/// What the labels of a container of ours say.
+pub(crate) fn marks(record: &ContainerRecord) -> Option<Marks> {
+    let labels: HashMap<String, String> = record.labels.clone().into_iter().collect();
+    Marks::read(&labels)
+}
+
+fn labels_of(req: &CreateContainer, plan: &ContainerPlan, stop_signal: i32, now: i64) -> BTreeMap<String, String> {
+    let mut labels = labels::labels(&req.task, plan, &req.image.manifest, stop_signal);
+    labels.extend([labels::started_label(now)]);
+    labels
+}
+
+/// The image's STOPSIGNAL, or SIGTERM.
+fn stop_signal(req: &CreateContainer) -> Result<i32, ContainerError> {
+    match &req.image.facts.stop_signal {
+        None => Ok(SIGTERM),
+        Some(text) => signal::parse(text)
+            .map_err(|e| SpecError::option("image", format!("{} with STOPSIGNAL {text}", req.image.name), e.to_string()).into()),
     }
 }

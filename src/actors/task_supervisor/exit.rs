@@ -5,7 +5,8 @@ use super::state::{Event, State};
 use crate::actors::shared::unix_nanos;
 use crate::messages::Tell;
 use crate::messages::runtime::{TaskExited, TaskOom, TaskView};
-use crate::spec::record::{self, ExitRecord};
+use crate::spec::labels::{self, Marks};
+use crate::spec::record::ExitRecord;
 use actix::{ActorFutureExt as _, AsyncContext as _, Context, Handler, WrapFuture as _};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -70,7 +71,7 @@ impl TaskSupervisor {
     /// Keeps the exit where it survives this process and the shim.
     pub(super) fn record_exit(&mut self, ctx: &mut Context<Self>) {
         let State::Exited(exit) = &self.state else { return };
-        let (Ok(configured), Ok(label)) = (self.shared.configured(), record::exit_label(exit)) else { return };
+        let (Ok(configured), Ok(label)) = (self.shared.configured(), labels::exit_label(exit)) else { return };
         let (container, task) = (self.container.clone(), self.id.clone());
         ctx.spawn(
             async move {
@@ -117,7 +118,7 @@ impl TaskSupervisor {
             match gateway.task(container.as_str()).await {
                 Ok(None) => {
                     let record = gateway.container(container.as_str()).await?;
-                    Ok((None, record.and_then(|r| record::exit_of(&r.labels))))
+                    Ok((None, record.and_then(|r| Marks::read(&r.labels.into_iter().collect())?.exit)))
                 }
                 Ok(view) => Ok((view, None)),
                 Err(fault) => Err(fault),

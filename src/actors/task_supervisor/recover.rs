@@ -4,12 +4,12 @@ use super::TaskSupervisor;
 use super::state::{Event, State};
 use crate::actors::shared::Configured;
 use crate::actors::supervision::book::ask_until;
-use crate::containerd::ContainerRecord;
 use crate::messages::runtime::{ContainerdFault, LookUpTask, TaskView};
 use crate::messages::task::{Recover, TaskError};
 use crate::messages::{Ask, Request as _};
 use crate::spec::identity::ContainerId;
-use crate::spec::record::{self, ExitRecord};
+use crate::spec::labels::Marks;
+use crate::spec::record::ExitRecord;
 use actix::{ActorContext as _, ActorFutureExt as _, AsyncContext as _, Context, ContextFutureSpawner as _, Handler, WrapFuture as _};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What containerd knows of the container.
-type Found = (Option<TaskView>, Option<ExitRecord>, Option<ContainerRecord>);
+type Found = (Option<TaskView>, Option<ExitRecord>, Option<Marks>);
 
 impl Handler<Ask<Recover>> for TaskSupervisor {
     type Result = ();
@@ -66,8 +66,8 @@ impl Handler<Ask<Recover>> for TaskSupervisor {
 
 /// containerd has no task: the label tells whether it ended before the shim went.
 async fn found_without_task(configured: &Configured, container: &ContainerId) -> Result<Found, ContainerdFault> {
-    let record = configured.gateway.container(container.as_str()).await?;
-    Ok((None, record.as_ref().and_then(|r| record::exit_of(&r.labels)), record))
+    let marks = configured.gateway.container(container.as_str()).await?.and_then(|r| Marks::read(&r.labels.into_iter().collect()));
+    Ok((None, marks.as_ref().and_then(|m| m.exit.clone()), marks))
 }
 
 impl TaskSupervisor {
@@ -109,14 +109,14 @@ impl TaskSupervisor {
         let look = async move {
             let configured = shared.configured()?;
             let (view, record) = tokio::join!(configured.gateway.task(container.as_str()), configured.gateway.container(container.as_str()));
-            let record = record?;
-            Ok((view?, record.as_ref().and_then(|r| record::exit_of(&r.labels)), record))
+            let marks = record?.and_then(|r| Marks::read(&r.labels.into_iter().collect()));
+            Ok((view?, marks.as_ref().and_then(|m| m.exit.clone()), marks))
         };
         look.into_actor(self).map(|found, actor: &mut Self, ctx| actor.looked_back(found, ctx)).wait(ctx);
     }
 
     fn looked_back(&mut self, found: Result<Found, ContainerdFault>, ctx: &mut Context<Self>) {
-        let (view, exit, record) = match found {
+        let (view, exit, marks) = match found {
             Ok(found) => found,
             Err(fault) => {
                 tracing::warn!(task.id = %self.id, error = %fault, "restarted supervisor cannot look at its task yet");
@@ -126,9 +126,11 @@ impl TaskSupervisor {
             }
         };
         self.unsure = None;
-        if let Some(record) = &record {
-            self.about.started_at = record::created_at(&record.labels).unwrap_or_default();
-            self.about.stop_signal = record::stop_signal(&record.labels).unwrap_or(super::stop::DEFAULT_SIGNAL);
+        if let Some(marks) = marks {
+            self.about.started_at = marks.started_at.unwrap_or_default();
+            self.about.stop_signal = marks.stop_signal.unwrap_or(super::stop::DEFAULT_SIGNAL);
+            self.about.name = marks.task_name;
+            self.about.alloc_id = marks.alloc_id;
         }
         match (view, exit) {
             (_, Some(exit)) | (Some(TaskView::Stopped(exit)), None) => self.exit_seen(exit, ctx),
