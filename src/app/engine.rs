@@ -14,15 +14,17 @@ use crate::actors::supervision::front::Front;
 use crate::actors::supervision::tree::{Arbiters, Nursery};
 use crate::cli;
 use crate::host::node::Node;
-use crate::messages::doors::Doors;
+use crate::host::{fifo, paths};
+use crate::messages::doors::{Answer, Doors};
 use crate::messages::health::{Health, Verdict};
-use crate::messages::logs::{Attach, Drained, LogError};
+use crate::messages::logs::{Attach, Drained, LogError, Sink, Stream};
 use crate::plugin::NodeCompute;
 use crate::spec::identity::ContainerId;
 use crate::spec::settings::Settings;
 use actix_rt::{Arbiter, System};
 use std::future::Future;
-use std::path::PathBuf;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use tokio::runtime::Runtime;
@@ -147,7 +149,7 @@ impl Engine {
     /// The door to the log pump for the command line.
     #[must_use]
     pub fn log_door(&self) -> Arc<dyn cli::LogDoor> {
-        Arc::new(Logs(Arc::clone(&self.front)))
+        Arc::new(Logs { front: Arc::clone(&self.front), shared: Arc::clone(&self.shared) })
     }
 
     /// Takes over Nomad's count of the node's compute whenever a task is described.
@@ -182,22 +184,57 @@ impl Engine {
     /// Ends when the supervision gives up; the reason.
     pub async fn last_resort(&self) -> String {
         let mut resort = self.last_resort.clone();
-        match resort.wait_for(Option::is_some).await {
-            Ok(reason) => reason.clone().unwrap_or_default(),
-            Err(_closed) => std::future::pending().await,
+        let reason = resort.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        match reason {
+            Some(reason) => reason,
+            None => std::future::pending().await,
         }
     }
 }
 
-/// The log door of the command line.
-struct Logs(Arc<Front>);
+/// The log door of the command line: pipes in the run directory of the container, bytes by `LogPump`.
+struct Logs {
+    front: Arc<Front>,
+    shared: Arc<Shared>,
+}
+
+impl Logs {
+    fn pipes(&self, container: &ContainerId) -> cli::Pipes {
+        let dir = self.shared.run_dir.join(container.as_str());
+        cli::Pipes { stdout: dir.join("stdout"), stderr: dir.join("stderr") }
+    }
+}
 
 impl cli::LogDoor for Logs {
-    fn attach(&self, attach: Attach) -> cli::LogAnswer<'_, Result<(), LogError>> {
-        Box::pin(self.0.attach(attach))
+    fn open<'a>(&'a self, container: &'a ContainerId) -> Answer<'a, Result<cli::Pipes, LogError>> {
+        let pipes = self.pipes(container);
+        Box::pin(async move {
+            let fault = |stream: &'static str, path: &Path, reason: String| LogError { stream, path: path.display().to_string(), reason };
+            let dir = self.shared.run_dir.join(container.as_str());
+            paths::create_run_dir(&dir).map_err(|e| fault("output", &dir, e.to_string()))?;
+            fifo::make_fifo(&pipes.stdout).map_err(|e| fault("stdout", &pipes.stdout, e.to_string()))?;
+            fifo::make_fifo(&pipes.stderr).map_err(|e| fault("stderr", &pipes.stderr, e.to_string()))?;
+            Ok(pipes)
+        })
     }
 
-    fn drain(&self, container: ContainerId) -> cli::LogAnswer<'_, Result<Drained, LogError>> {
-        Box::pin(self.0.drain(container))
+    fn attach<'a>(&'a self, container: &'a ContainerId, stream: Stream, fifo: &'a Path, sink: Arc<OwnedFd>) -> Answer<'a, Result<(), LogError>> {
+        Box::pin(self.front.attach(Attach { container: container.clone(), stream, fifo: fifo.to_owned(), sink: Sink::Descriptor(sink) }))
+    }
+
+    fn drain<'a>(&'a self, container: &'a ContainerId) -> Answer<'a, Result<Drained, LogError>> {
+        Box::pin(self.front.drain(container.clone()))
+    }
+
+    fn close<'a>(&'a self, container: &'a ContainerId) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let dir = self.shared.run_dir.join(container.as_str());
+            match tokio::fs::remove_dir_all(&dir).await {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    tracing::warn!(error = %e, path = %dir.display(), "pipes not removed");
+                }
+                _ => {}
+            }
+        })
     }
 }

@@ -16,6 +16,9 @@ use std::time::Duration;
 /// Exit code of the last rung of the ladder: an actor could not be kept alive (`EX_SOFTWARE` of sysexits).
 const EXIT_SOFTWARE: u8 = 70;
 
+/// Exit code of `run` when the driver failed and not the task, as `docker run` has it.
+const EXIT_DRIVER: u8 = 125;
+
 /// How long the end of the process waits for log lines and spans to leave.
 const GOODBYE: Duration = Duration::from_millis(500);
 
@@ -29,22 +32,19 @@ pub fn main() -> ExitCode {
     if Launch::is_plugin(&env) {
         return ExitCode::from(plugin());
     }
-    let args: Vec<std::ffi::OsString> = std::env::args_os().collect();
-    if args.len() <= 1 {
-        eprintln!("{}", cli::explanation());
-        return ExitCode::from(1);
-    }
-    match cli::parse(args) {
+    match cli::parse(std::env::args_os()) {
         Ok(cli::Command::Run(run)) => ExitCode::from(foreground(*run)),
-        Ok(other) => ExitCode::from(cli::print(&other)),
-        Err(e) => {
-            // Help and version are errors to clap, which knows the stream and the code.
-            if e.print().is_err() {
-                return ExitCode::from(2);
-            }
-            ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2))
-        }
+        Ok(cli::Command::Config { json }) => print(&cli::config::render(json), false, 0),
+        Ok(cli::Command::Version) => print(&cli::version(), false, 0),
+        Err(printed) => print(&printed.text, printed.to_stderr, printed.code),
     }
+}
+
+/// Writes without the panic of `println!` on a closed pipe; a text that nobody could be shown is a failure.
+fn print(text: &str, to_stderr: bool, code: u8) -> ExitCode {
+    use std::io::Write as _;
+    let written = if to_stderr { std::io::stderr().write_all(text.as_bytes()) } else { std::io::stdout().write_all(text.as_bytes()) };
+    ExitCode::from(if written.is_ok() { code } else { 1 })
 }
 
 /// What both front doors stand on.
@@ -134,16 +134,18 @@ fn foreground(run: cli::RunCommand) -> u8 {
         Ok(base) => base,
         Err(e) => {
             say(&e);
-            return cli::EXIT_DRIVER;
+            return EXIT_DRIVER;
         }
     };
+    let settings = run.settings(Settings::default());
     let code = Engine::run(&base.io, |_: &Settings| {}, env, |engine| async move {
+        engine.doors().settings.apply(settings);
         let logs = engine.log_door();
         tokio::select! {
             code = cli::run(run, engine.doors(), logs) => code,
             reason = engine.last_resort() => {
                 say(&format!("containerd-driver: {reason}"));
-                cli::EXIT_DRIVER
+                EXIT_DRIVER
             }
         }
     });

@@ -7,11 +7,8 @@
 //! | mailbox | 64 |
 //! | restart | in place; pulls in flight are cancelled, askers ask again, and containerd's ingests make them resume |
 
-pub mod fetch;
-pub mod plan;
+pub mod ensure;
 mod progress;
-pub mod registry;
-pub mod unpack;
 
 use crate::actors::shared::{Links, Shared};
 use crate::messages::image::{Credentials, EnsureImage, ImageError, ImageReady, PullPolicy};
@@ -75,10 +72,11 @@ impl ImagePuller {
         let progress = Progress::new(req.image.clone(), Arc::clone(&watchers), Arc::clone(&self.links));
         let work = self.shared.io.spawn(
             async move {
-                let config = fetch::PullConfig { snapshotter: configured.settings.snapshotter.clone() };
+                let config = ensure::PullConfig { snapshotter: configured.settings.snapshotter.clone() };
                 let image = req.image.clone();
                 let timeout = req.timeout;
-                let ensure = fetch::ensure(&configured.gateway, &config, &req, &|event| progress.on(&event));
+                let tell = |event| progress.on(&event);
+                let ensure = ensure::ensure(&configured.gateway, &config, &req, &tell);
                 match tokio::time::timeout(timeout, ensure).await {
                     Ok(done) => {
                         progress.finish(&done);

@@ -2,7 +2,7 @@
 //!
 //! Nomad keeps ten events per task and writes each to disk: one at the start, few while it lasts, one at the end.
 
-use super::fetch::PullEvent;
+use super::ensure::PullEvent;
 use crate::actors::shared::Links;
 use crate::messages::Cx;
 use crate::messages::image::{ImageError, ImageReady, PullProgress};

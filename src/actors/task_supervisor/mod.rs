@@ -18,7 +18,7 @@ use crate::actors::shared::{Links, Shared, unix_nanos};
 use crate::actors::supervision::tasks::TaskTable;
 use crate::messages::image::{ImageReady, PullProgress};
 use crate::messages::runtime::{ContainerdFault, FaultKind};
-use crate::messages::task::{Inspect, Inspection, Signal, Start, Started, TaskError, TaskEvent, Wait};
+use crate::messages::task::{Inspect, Inspection, Signal, Started, TaskError, TaskEvent, Wait};
 use crate::messages::{Ask, Cx, Reply, Request as _, Tell};
 use crate::spec::identity::{ContainerId, TaskId};
 use crate::spec::record::{ExitRecord, HandleState};
