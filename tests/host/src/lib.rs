@@ -1,0 +1,9 @@
+//! A host for task-driver plugins that is not Nomad: it launches a plugin as an agent does, speaks its protocol with types of its own, and
+//! looks at containerd, the kernel and the log pipes from the outside.
+
+pub mod cty;
+pub mod plugin;
+pub mod schema;
+pub mod types;
+pub mod wire;
+pub mod within;
