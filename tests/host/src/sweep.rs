@@ -1,0 +1,78 @@
+//! Removes everything a private containerd left behind, knowing only its root directory.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::mount::{UnmountFlags, unmount};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::procfs;
+
+/// Kills every containerd, shim, `ctr` and registry with an argument below `root`, and every process started with `TMPDIR` below `root` (the
+/// plugins), each with its descendants; removes their cgroups and shim sockets, unmounts
+/// whatever is mounted below `root` and deletes it. Safe to call when there is nothing to do.
+pub fn sweep(root: &Path) {
+    // An empty or short path would match half of the machine.
+    if root.components().count() < 3 {
+        return;
+    }
+    let needle = format!("{}/", root.display());
+    let mut cgroups = BTreeSet::new();
+    let mut sockets = BTreeSet::new();
+    let end = Instant::now() + Duration::from_secs(5);
+    loop {
+        let mut roots = procfs::with_argument(&needle);
+        roots.retain(|pid| ours(*pid));
+        roots.extend(procfs::with_environment(&format!("TMPDIR={needle}")));
+        let mut doomed: Vec<u32> = roots.iter().flat_map(|pid| procfs::descendants(*pid)).collect();
+        for pid in &doomed {
+            cgroups.extend(procfs::cgroups(*pid));
+        }
+        for pid in &roots {
+            sockets.extend(procfs::unix_sockets(*pid).into_iter().filter(|path| path.starts_with("/run/containerd/s")));
+        }
+        doomed.extend(roots);
+        doomed.retain(|pid| procfs::alive(*pid) && *pid != std::process::id());
+        if doomed.is_empty() || Instant::now() > end {
+            break;
+        }
+        for pid in doomed {
+            if let Some(pid) = Pid::from_raw(pid as i32) {
+                kill_process(pid, Signal::KILL).ok();
+            }
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    for socket in sockets {
+        std::fs::remove_file(socket).ok();
+    }
+    remove_cgroups(&cgroups);
+    unmount_below(root);
+    std::fs::remove_dir_all(root).ok();
+}
+
+fn ours(pid: u32) -> bool {
+    let program = procfs::cmdline(pid).first().and_then(|arg0| arg0.rsplit('/').next().map(str::to_owned)).unwrap_or_default();
+    program.starts_with("containerd") || program == "ctr" || program == "docker-registry"
+}
+
+/// Unmounts everything below `root`, newest first.
+pub fn unmount_below(root: &Path) {
+    for point in procfs::mounts_below(root).into_iter().rev() {
+        unmount(&point, UnmountFlags::DETACH).ok();
+    }
+}
+
+/// Removes cgroups that are not those of this process, waiting shortly for their processes to go.
+fn remove_cgroups(dirs: &BTreeSet<PathBuf>) {
+    let own = procfs::cgroups(std::process::id());
+    for dir in dirs.iter().filter(|dir| !own.contains(*dir)) {
+        for _ in 0..20 {
+            match std::fs::remove_dir(dir) {
+                Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => std::thread::sleep(Duration::from_millis(10)),
+                Ok(()) | Err(_) => break,
+            }
+        }
+    }
+}
