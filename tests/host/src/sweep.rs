@@ -9,8 +9,14 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::procfs;
 
+/// runc's state directory as the shim sets it, one directory per namespace below it.
+pub const RUNC_STATE: &str = "/run/containerd/runc";
+
+/// Where clients of containerd usually put the pipes of a container.
+pub const FIFO_DIR: &str = "/run/containerd/fifo";
+
 /// Kills every containerd, shim, `ctr` and registry with an argument below `root`, and every process started with `TMPDIR` below `root` (the
-/// plugins), each with its descendants; removes their cgroups and shim sockets, unmounts
+/// plugins), each with its descendants; removes their cgroups, shim sockets, pipes and runc state, unmounts
 /// whatever is mounted below `root` and deletes it. Safe to call when there is nothing to do.
 pub fn sweep(root: &Path) {
     // An empty or short path would match half of the machine.
@@ -20,6 +26,8 @@ pub fn sweep(root: &Path) {
     let needle = format!("{}/", root.display());
     let mut cgroups = BTreeSet::new();
     let mut sockets = BTreeSet::new();
+    let mut runc_state = BTreeSet::new();
+    let mut fifos = BTreeSet::new();
     let end = Instant::now() + Duration::from_secs(5);
     loop {
         let mut roots = procfs::with_argument(&needle);
@@ -30,6 +38,8 @@ pub fn sweep(root: &Path) {
             cgroups.extend(procfs::cgroups(*pid));
         }
         for pid in &roots {
+            fifos.extend(fifo_dirs_of(*pid));
+            runc_state.extend(runc_state_of(*pid));
             sockets.extend(procfs::unix_sockets(*pid).into_iter().filter(|path| path.starts_with("/run/containerd/s")));
         }
         doomed.extend(roots);
@@ -47,9 +57,31 @@ pub fn sweep(root: &Path) {
     for socket in sockets {
         std::fs::remove_file(socket).ok();
     }
+    for dir in fifos {
+        std::fs::remove_dir_all(dir).ok();
+    }
+    for dir in runc_state {
+        std::fs::remove_dir_all(&dir).ok();
+        // The namespace's directory, if that was its last container.
+        dir.parent().map(std::fs::remove_dir);
+    }
     remove_cgroups(&cgroups);
     unmount_below(root);
     std::fs::remove_dir_all(root).ok();
+}
+
+/// Where runc keeps the state of a shim's container: the same place for every containerd of the machine.
+fn runc_state_of(shim: u32) -> Option<PathBuf> {
+    let args = procfs::cmdline(shim);
+    let after = |flag: &str| args.iter().position(|arg| arg == flag).and_then(|at| args.get(at + 1));
+    let (namespace, id) = (after("-namespace")?, after("-id")?);
+    (!namespace.contains("..") && !id.contains("..")).then(|| Path::new(RUNC_STATE).join(namespace).join(id))
+}
+
+/// The directories of the pipes a process holds in the usual place for them.
+fn fifo_dirs_of(pid: u32) -> Vec<PathBuf> {
+    let pipes = procfs::descriptors(pid).into_values().map(PathBuf::from).filter(|path| path.starts_with(FIFO_DIR));
+    pipes.filter_map(|path| Some(path.parent()?.to_owned())).filter(|dir| dir.as_path() != Path::new(FIFO_DIR)).collect()
 }
 
 fn ours(pid: u32) -> bool {
@@ -73,6 +105,10 @@ fn remove_cgroups(dirs: &BTreeSet<PathBuf>) {
                 Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => std::thread::sleep(Duration::from_millis(10)),
                 Ok(()) | Err(_) => break,
             }
+        }
+        // The parent the runtime made for the namespace; refused while it is in use.
+        if let Some(parent) = dir.parent().filter(|parent| parent.components().count() > 4) {
+            std::fs::remove_dir(parent).ok();
         }
     }
 }

@@ -7,23 +7,23 @@ use testhost::image::ImageConfig;
 use testhost::registry::Registry;
 use testhost::within::within;
 
-async fn round(kind: ContainerdKind) {
+async fn round(kind: ContainerdKind, ns: &str) {
     let dir = tempfile::Builder::new().prefix("cdt-").tempdir_in("/tmp").expect("tempdir");
     let root = dir.path().join("c");
     let registry = Registry::start(&dir.path().join("r")).await.expect("registry");
     let reference = registry.push_busybox("library/busybox", "1", &ImageConfig::default()).await.expect("push");
     let containerd = Containerd::start(kind, &root).await.expect("containerd");
     assert_eq!(containerd.version().await.expect("version").0.trim_start_matches('v'), containerd.binaries().version);
-    containerd.ctr("t", &["images", "pull", "--plain-http", &reference]).await.expect("pull");
+    containerd.ctr(ns, &["images", "pull", "--plain-http", &reference]).await.expect("pull");
     let out = within(
         Duration::from_secs(30),
         "ctr run",
-        containerd.ctr("t", &["run", "--rm", &reference, "one", "sh", "-c", "id app; cat /etc/group | head -n 1; seq 3"]),
+        containerd.ctr(ns, &["run", "--rm", &reference, "one", "sh", "-c", "id app; cat /etc/group | head -n 1; seq 3"]),
     )
     .await
     .expect("run");
     assert!(out.contains("uid=1000(app) gid=1000(app) groups=1000(app),2000(extra)"), "{out}");
-    containerd.ctr("t", &["run", "-d", &reference, "two", "sleep", "1000"]).await.expect("run detached");
+    containerd.ctr(ns, &["run", "-d", &reference, "two", "sleep", "1000"]).await.expect("run detached");
     let shim = containerd.shim_of("two").expect("a shim");
     containerd.restart().await.expect("restart");
     assert_eq!(containerd.shims(), [shim]);
@@ -35,13 +35,13 @@ async fn round(kind: ContainerdKind) {
 
 #[tokio::test]
 async fn debian_containerd_pulls_runs_and_is_swept_away() {
-    round(ContainerdKind::Debian16).await;
+    round(ContainerdKind::Debian16, "th16").await;
 }
 
 #[tokio::test]
 async fn containerd_2_pulls_runs_and_is_swept_away() {
     match ContainerdKind::V24.locate() {
-        Ok(_) => round(ContainerdKind::V24).await,
+        Ok(_) => round(ContainerdKind::V24, "th24").await,
         Err(error) => eprintln!("skipped: {error:#}"),
     }
 }
