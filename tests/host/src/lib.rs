@@ -26,6 +26,8 @@ pub mod procfs;
 pub mod registry;
 pub mod rig;
 pub mod schema;
+#[cfg(test)]
+mod schema_tests;
 pub mod status;
 pub mod sweep;
 pub mod task;
