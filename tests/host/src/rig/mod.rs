@@ -2,6 +2,7 @@
 
 mod events;
 mod exec;
+mod home;
 mod running;
 mod shared;
 
@@ -11,7 +12,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::{Value as Json, json};
-use tempfile::TempDir;
 use tonic::{Status, Streaming};
 
 pub use events::EventLog;
@@ -27,6 +27,7 @@ use crate::registry::Registry;
 use crate::task::TaskSpec;
 use crate::wire::driver::{FingerprintRequest, FingerprintResponse, RecoverTaskRequest, StartTaskRequest, TaskConfig};
 use crate::wire::hclspec::Spec;
+use home::Home;
 use running::persisted;
 use shared::Shared;
 
@@ -43,6 +44,8 @@ pub struct RigOpts {
     pub launch: LaunchOpts,
     /// Further lines of containerd's `config.toml`.
     pub containerd_config: String,
+    /// The rig's directory instead of a fresh one under `/tmp`; keep it short. It is swept before and after.
+    pub dir: Option<PathBuf>,
     /// Launch the probes of an agent start first.
     pub like_agent: bool,
 }
@@ -50,16 +53,30 @@ pub struct RigOpts {
 impl RigOpts {
     pub fn new(kind: ContainerdKind) -> Result<RigOpts> {
         let bin = std::env::var_os("CD_DRIVER_BIN").context("CD_DRIVER_BIN does not name the plugin under test")?;
-        Ok(RigOpts {
+        Ok(RigOpts::of(kind, bin))
+    }
+
+    pub fn of(kind: ContainerdKind, bin: impl Into<PathBuf>) -> RigOpts {
+        RigOpts {
             kind,
             bin: bin.into(),
             namespace: format!("t{}", random_hex(4)),
             config: json!({}),
             launch: LaunchOpts::default(),
             containerd_config: String::new(),
+            dir: None,
             like_agent: false,
-        })
+        }
     }
+}
+
+/// Containerd and registry of a rig, before a plugin is launched.
+pub struct Backend {
+    pub containerd: Containerd,
+    pub registry: Registry,
+    opts: RigOpts,
+    config: Json,
+    home: Home,
 }
 
 /// The bundle. Dropping it kills the plugin, sweeps containerd away and removes every file.
@@ -71,23 +88,17 @@ pub struct Rig {
     config: Json,
     schema: Spec,
     shared: Arc<Shared>,
-    dir: TempDir,
+    home: Home,
 }
 
-impl Rig {
-    pub async fn new(kind: ContainerdKind) -> Result<Rig> {
-        Rig::with(RigOpts::new(kind)?).await
-    }
-
-    pub async fn with(mut opts: RigOpts) -> Result<Rig> {
-        let dir = tempfile::Builder::new().prefix("cdt-").tempdir_in("/tmp")?;
-        for sub in ["alloc", "tmp"] {
-            std::fs::create_dir_all(dir.path().join(sub))?;
-        }
-        // Reachable for the containers' users.
-        std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-        let registry = Registry::start(&dir.path().join("reg")).await?;
-        let containerd = Containerd::start_with(opts.kind.clone(), &dir.path().join("cd"), &opts.containerd_config).await?;
+impl Backend {
+    pub async fn start(mut opts: RigOpts) -> Result<Backend> {
+        let home = match opts.dir.clone() {
+            Some(dir) => Home::at(dir)?,
+            None => Home::fresh()?,
+        };
+        let registry = Registry::start(&home.path().join("reg")).await?;
+        let containerd = Containerd::start_with(opts.kind.clone(), &home.path().join("cd"), &opts.containerd_config).await?;
         let mut config = json!({ "containerd_address": containerd.socket().display().to_string(), "containerd_namespace": opts.namespace });
         if let Json::Object(more) = &opts.config {
             for (key, value) in more {
@@ -95,14 +106,30 @@ impl Rig {
             }
         }
         // The socket then lies in the rig's directory and the sweep recognises the process.
-        opts.launch = opts.launch.env("TMPDIR", dir.path().join("tmp"));
+        opts.launch = opts.launch.env("TMPDIR", home.path().join("tmp"));
+        Ok(Backend { containerd, registry, opts, config, home })
+    }
+
+    /// Launches and configures the plugin.
+    pub async fn launch(self) -> Result<Rig> {
+        let Backend { containerd, registry, opts, config, home } = self;
         let plugin = match opts.like_agent {
             true => crate::plugin::launch_like_agent(&opts.bin, &config, opts.launch.clone()).await?,
             false => launch(&opts, &config).await?,
         };
         let schema = plugin.task_schema().await?;
         let shared = Arc::new(Shared::new(plugin.driver()));
-        Ok(Rig { plugin, containerd, registry, opts, config, schema, shared, dir })
+        Ok(Rig { plugin, containerd, registry, opts, config, schema, shared, home })
+    }
+}
+
+impl Rig {
+    pub async fn new(kind: ContainerdKind) -> Result<Rig> {
+        Rig::with(RigOpts::new(kind)?).await
+    }
+
+    pub async fn with(opts: RigOpts) -> Result<Rig> {
+        Backend::start(opts).await?.launch().await
     }
 
     pub fn plugin(&self) -> &Plugin {
@@ -128,11 +155,11 @@ impl Rig {
 
     /// The rig's own directory.
     pub fn dir(&self) -> &Path {
-        self.dir.path()
+        self.home.path()
     }
 
     pub fn alloc_base(&self) -> PathBuf {
-        self.dir.path().join("alloc")
+        self.home.path().join("alloc")
     }
 
     /// Pushes a busybox image and returns its reference.
@@ -181,7 +208,7 @@ impl Rig {
 
     /// Census of the rig's namespace, its cgroups and the pipes in the usual place.
     pub fn scope(&self) -> Scope<'_> {
-        Scope::new(&self.containerd, self.namespace()).fifos(self.dir.path().join("cd")).fifos(self.dir.path().join("tmp"))
+        Scope::new(&self.containerd, self.namespace()).fifos(self.home.path().join("cd")).fifos(self.home.path().join("tmp"))
     }
 
     /// A new plugin process (the old one is killed if it still lives), configured, with every undestroyed task recovered as after the
