@@ -1,4 +1,4 @@
-//! Compiles the hand-written protocol files without `protoc`. Clients only: the host never serves a plugin.
+//! Compiles the hand-written protocol files without `protoc`. Only the stand-in plugin of the self tests uses the servers.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
@@ -7,7 +7,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ["proto"],
     )?;
     tonic_prost_build::configure()
-        .build_server(false)
+        .build_server(true)
         .build_client(true)
         .include_file("wire_tree.rs")
         .compile_fds(files)?;

@@ -89,6 +89,20 @@ fn ours(pid: u32) -> bool {
     program.starts_with("containerd") || program == "ctr" || program == "docker-registry"
 }
 
+/// Removes the empty directories that a namespace leaves among runc's state and as a cgroup parent. The names a Nomad agent uses itself are
+/// left alone.
+pub fn forget_namespace(namespace: &str) {
+    if namespace.is_empty() || namespace.contains(['/', '.']) || namespace == "nomad" {
+        return;
+    }
+    std::fs::remove_dir(Path::new(RUNC_STATE).join(namespace)).ok();
+    let top = Path::new("/sys/fs/cgroup");
+    let hierarchies = std::fs::read_dir(top).into_iter().flatten().flatten().map(|entry| entry.path());
+    for dir in hierarchies.chain([top.to_owned()]).map(|dir| dir.join(namespace)) {
+        std::fs::remove_dir(dir).ok();
+    }
+}
+
 /// Unmounts everything below `root`, newest first.
 pub fn unmount_below(root: &Path) {
     for point in procfs::mounts_below(root).into_iter().rev() {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use testhost::census::Scope;
 use testhost::containerd::{Containerd, ContainerdKind};
 use testhost::image::ImageConfig;
 use testhost::registry::Registry;
@@ -44,4 +45,30 @@ async fn containerd_2_pulls_runs_and_is_swept_away() {
         Ok(_) => round(ContainerdKind::V24, "th24").await,
         Err(error) => eprintln!("skipped: {error:#}"),
     }
+}
+
+#[tokio::test]
+async fn a_census_names_what_a_container_leaves() {
+    let dir = tempfile::Builder::new().prefix("cdt-").tempdir_in("/tmp").expect("tempdir");
+    let registry = Registry::start(&dir.path().join("r")).await.expect("registry");
+    let reference = registry.push_busybox("library/busybox", "1", &ImageConfig::default()).await.expect("push");
+    let containerd = Containerd::start(ContainerdKind::Debian16, &dir.path().join("c")).await.expect("containerd");
+    containerd.ctr("tcensus", &["images", "pull", "--plain-http", &reference]).await.expect("pull");
+    let scope = Scope::new(&containerd, "tcensus");
+    let before = scope.take().await.expect("census");
+    containerd.ctr("tcensus", &["run", "-d", &reference, "left", "sleep", "1000"]).await.expect("run");
+    let shim = containerd.shim_of("left").expect("a shim");
+    let leaks = scope.take().await.expect("census").diff(&before);
+    for expected in ["container left", "task left", "snapshot overlayfs/left", &format!("shim {shim} left"), "runc state left"] {
+        assert!(leaks.iter().any(|leak| leak == expected), "{expected}: {leaks:?}");
+    }
+    for expected in ["mount ", "cgroup /sys/fs/cgroup/memory/tcensus/left"] {
+        assert!(leaks.iter().any(|leak| leak.starts_with(expected)), "{expected}: {leaks:?}");
+    }
+    containerd.ctr("tcensus", &["tasks", "rm", "-f", "left"]).await.expect("remove the task");
+    containerd.ctr("tcensus", &["containers", "rm", "left"]).await.expect("remove the container");
+    assert_eq!(scope.leaks(&before, Duration::from_secs(5)).await.expect("census"), Vec::<String>::new());
+    drop(containerd);
+    testhost::sweep::forget_namespace("tcensus");
+    assert!(!std::path::Path::new("/run/containerd/runc/tcensus").exists());
 }

@@ -164,7 +164,8 @@ async fn tour(args: &Args) -> Result<()> {
     check_nothing_left(&mut tour, &rig, &before).await?;
     ensure!(exit.exit_code == 7, "exit code {} instead of 7", exit.exit_code);
     let report = rig.plugin().shutdown().await?;
-    tour.step("Shutdown", &format!("the driver left {} with {:?}", if report.forced { "by SIGKILL" } else { "by itself" }, report.status));
+    let status = report.status.map_or("no status".to_owned(), |status| status.to_string());
+    tour.step("Shutdown", &format!("the driver left {} ({status})", if report.forced { "by SIGKILL" } else { "by itself" }));
     drop(task);
     drop(rig);
     tour.step("cleanup", "private containerd and registry stopped and removed");

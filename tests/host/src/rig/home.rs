@@ -11,16 +11,17 @@ use crate::sweep;
 /// Owns a directory. Dropping it sweeps it: processes, mounts, files.
 pub struct Home {
     path: PathBuf,
+    namespace: String,
 }
 
 impl Home {
     /// A fresh short directory under `/tmp`.
-    pub fn fresh() -> Result<Home> {
-        Home::at(Path::new("/tmp").join(format!("cdt-{}", random_hex(4))))
+    pub fn fresh(namespace: &str) -> Result<Home> {
+        Home::at(Path::new("/tmp").join(format!("cdt-{}", random_hex(4))), namespace)
     }
 
     /// A given directory; whatever an earlier run left there is swept away first.
-    pub fn at(path: PathBuf) -> Result<Home> {
+    pub fn at(path: PathBuf, namespace: &str) -> Result<Home> {
         if path.exists() {
             sweep::sweep(&path);
         }
@@ -29,7 +30,7 @@ impl Home {
             std::fs::create_dir_all(path.join(sub)).with_context(|| format!("create {}", path.display()))?;
             std::fs::set_permissions(path.join(sub), std::fs::Permissions::from_mode(0o755))?;
         }
-        Ok(Home { path })
+        Ok(Home { path, namespace: namespace.to_owned() })
     }
 
     pub fn path(&self) -> &Path {
@@ -40,5 +41,6 @@ impl Home {
 impl Drop for Home {
     fn drop(&mut self) {
         sweep::sweep(&self.path);
+        sweep::forget_namespace(&self.namespace);
     }
 }

@@ -94,8 +94,8 @@ pub struct Rig {
 impl Backend {
     pub async fn start(mut opts: RigOpts) -> Result<Backend> {
         let home = match opts.dir.clone() {
-            Some(dir) => Home::at(dir)?,
-            None => Home::fresh()?,
+            Some(dir) => Home::at(dir, &opts.namespace)?,
+            None => Home::fresh(&opts.namespace)?,
         };
         let registry = Registry::start(&home.path().join("reg")).await?;
         let containerd = Containerd::start_with(opts.kind.clone(), &home.path().join("cd"), &opts.containerd_config).await?;
