@@ -65,10 +65,11 @@ mod tests {
 
     #[test]
     fn one_attribute_has_the_bytes_that_nomad_has() {
-        let response = ConfigSchemaResponse { spec: Some(root(&[("foo".into(), plain(AttrType::String))])) };
+        let spec = root(&[("foo".into(), plain(AttrType::String))]);
+        let hex = |bytes: Vec<u8>| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
         let golden = "0a180a160a03666f6f120f1a0d0a03666f6f1206737472696e67";
-        let bytes: String = response.encode_to_vec().iter().map(|b| format!("{b:02x}")).collect();
-        assert_eq!(bytes, golden);
+        assert_eq!(hex(spec.encode_to_vec()), golden);
+        assert_eq!(hex(ConfigSchemaResponse { spec: Some(spec) }.encode_to_vec()), format!("0a1a{golden}"));
     }
 
     #[test]

@@ -65,7 +65,9 @@ where
 #[must_use]
 pub fn panic_hook(mode: Mode, sink: Sink) -> Box<dyn Fn(&PanicHookInfo<'_>) + Send + Sync> {
     Box::new(move |panic| {
-        let text = panic.payload_as_str().unwrap_or("(no text)");
+        let payload = panic.payload();
+        let text = payload.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no text)");
         let place = panic.location().map_or_else(|| "unknown".to_owned(), ToString::to_string);
         let thread = std::thread::current().name().unwrap_or("unnamed").to_owned();
         sink.line(match mode {
