@@ -19,7 +19,12 @@ fn service() -> (DriverService, Arc<FakeTasks>) {
 }
 
 fn config() -> pb::TaskConfig {
-    pb::TaskConfig { id: ID.into(), name: "web".into(), msgpack_driver_config: vec![0x80], ..Default::default() }
+    pb::TaskConfig {
+        id: ID.into(),
+        name: "web".into(),
+        msgpack_driver_config: vec![0x80],
+        ..Default::default()
+    }
 }
 
 fn start_request() -> Request<pb::StartTaskRequest> {
@@ -31,7 +36,12 @@ fn started() -> Result<Result<Started, TaskError>, AskError> {
 }
 
 fn exited(code: i32) -> ExitRecord {
-    ExitRecord { code, oom: false, at: 1, lost: String::new() }
+    ExitRecord {
+        code,
+        oom: false,
+        at: 1,
+        lost: String::new(),
+    }
 }
 
 fn wait() -> Request<pb::WaitTaskRequest> {
@@ -39,27 +49,50 @@ fn wait() -> Request<pb::WaitTaskRequest> {
 }
 
 fn destroy() -> Request<pb::DestroyTaskRequest> {
-    Request::new(pb::DestroyTaskRequest { task_id: ID.into(), force: true })
+    Request::new(pb::DestroyTaskRequest {
+        task_id: ID.into(),
+        force: true,
+    })
 }
 
 fn late() -> AskError {
-    AskError::Late { actor: "task", message: "m", after: Duration::from_secs(1) }
+    AskError::Late {
+        actor: "task",
+        message: "m",
+        after: Duration::from_secs(1),
+    }
 }
 
 /// The verbs of what was asked.
 fn verbs(tasks: &FakeTasks) -> Vec<String> {
-    tasks.asked().iter().filter_map(|l| l.split(' ').next().map(str::to_owned)).collect()
+    tasks
+        .asked()
+        .iter()
+        .filter_map(|l| l.split(' ').next().map(str::to_owned))
+        .collect()
 }
 
 #[tokio::test(start_paused = true)]
 async fn started_task_has_a_handle_that_recovers_it() {
     let (service, tasks) = service();
     tasks.then::<Start>(started());
-    let handle = service.start_task(start_request()).await.unwrap().into_inner().handle.unwrap();
-    assert_eq!((handle.version, handle.state(), handle.config.clone()), (HANDLE_VERSION, pb::TaskState::Running, Some(config())));
+    let handle = service
+        .start_task(start_request())
+        .await
+        .unwrap()
+        .into_inner()
+        .handle
+        .unwrap();
+    assert_eq!(
+        (handle.version, handle.state(), handle.config.clone()),
+        (HANDLE_VERSION, pb::TaskState::Running, Some(config()))
+    );
     assert_eq!(verbs(&tasks), ["open", "Start"]);
     tasks.then::<Recover>(Ok(Ok(())));
-    let request = pb::RecoverTaskRequest { task_id: String::new(), handle: Some(handle) };
+    let request = pb::RecoverTaskRequest {
+        task_id: String::new(),
+        handle: Some(handle),
+    };
     service.recover_task(Request::new(request)).await.unwrap();
     assert_eq!(verbs(&tasks), ["open", "Start", "open", "Recover"]);
     assert!(tasks.asked()[3].starts_with(&format!("Recover {ID}")));
@@ -74,7 +107,9 @@ async fn start_is_asked_again_as_a_resumption_when_the_actor_dies() {
     service.start_task(start_request()).await.unwrap();
     let asked = tasks.asked();
     assert_eq!(verbs(&tasks), ["open", "Start", "open", "Start", "open", "Start"]);
-    assert!(asked[1].contains("resume: false") && asked[3].contains("resume: true") && asked[5].contains("resume: true"));
+    assert!(
+        asked[1].contains("resume: false") && asked[3].contains("resume: true") && asked[5].contains("resume: true")
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -94,7 +129,10 @@ async fn start_gives_up_after_twenty_deaths() {
     (0..21).for_each(|_| tasks.then::<Start>(Err(died())));
     tasks.then::<Destroy>(Err(AskError::Ended { actor: "task" }));
     let status = service.start_task(start_request()).await.unwrap_err();
-    assert!(status.message().contains("restarted while") && !status.details().is_empty(), "{status:?}");
+    assert!(
+        status.message().contains("restarted while") && !status.details().is_empty(),
+        "{status:?}"
+    );
     assert_eq!(verbs(&tasks).last().map(String::as_str), Some("sweep"));
 }
 
@@ -106,7 +144,10 @@ async fn refused_start_is_final_and_says_why() {
     assert_eq!(status.message(), format!("task with ID \"{ID}\" already started"));
     assert!(status.details().is_empty());
     assert_eq!(verbs(&tasks), ["open", "Start"]);
-    let empty = service.start_task(Request::new(pb::StartTaskRequest::default())).await.unwrap_err();
+    let empty = service
+        .start_task(Request::new(pb::StartTaskRequest::default()))
+        .await
+        .unwrap_err();
     assert_eq!(empty.code(), Code::InvalidArgument);
 }
 
@@ -129,7 +170,10 @@ async fn handles_that_cannot_be_read_are_errors() {
         Some(make(HANDLE_VERSION + 1, Some(config()), &good)),
     ];
     for handle in handles {
-        let request = pb::RecoverTaskRequest { task_id: String::new(), handle };
+        let request = pb::RecoverTaskRequest {
+            task_id: String::new(),
+            handle,
+        };
         let status = service.recover_task(Request::new(request)).await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument);
     }
@@ -152,12 +196,24 @@ async fn unknown_tasks_are_not_found() {
     let ended = || AskError::Ended { actor: "task" };
     tasks.then::<Wait>(Err(ended()));
     let status = service.wait_task(wait()).await.unwrap_err();
-    assert_eq!((status.code(), status.message()), (Code::NotFound, "task not found for given id"));
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::NotFound, "task not found for given id")
+    );
     tasks.then::<Stop>(Ok(Err(TaskError::NotFound)));
-    let stop = pb::StopTaskRequest { task_id: ID.into(), ..Default::default() };
-    assert_eq!(service.stop_task(Request::new(stop)).await.unwrap_err().code(), Code::NotFound);
+    let stop = pb::StopTaskRequest {
+        task_id: ID.into(),
+        ..Default::default()
+    };
+    assert_eq!(
+        service.stop_task(Request::new(stop)).await.unwrap_err().code(),
+        Code::NotFound
+    );
     tasks.then::<Inspect>(Err(ended()));
-    let stats = pb::TaskStatsRequest { task_id: ID.into(), ..Default::default() };
+    let stats = pb::TaskStatsRequest {
+        task_id: ID.into(),
+        ..Default::default()
+    };
     let refused = service.task_stats(Request::new(stats)).await.err().unwrap();
     assert_eq!(refused.code(), Code::NotFound);
 }
@@ -171,7 +227,10 @@ async fn destroy_of_an_unknown_task_sweeps() {
     service.destroy_task(destroy()).await.unwrap();
     assert_eq!(verbs(&tasks), ["Destroy", "sweep", "Destroy", "sweep"]);
     tasks.then::<Destroy>(Ok(Err(TaskError::StillRunning)));
-    assert_eq!(service.destroy_task(destroy()).await.unwrap_err().message(), "cannot destroy running task");
+    assert_eq!(
+        service.destroy_task(destroy()).await.unwrap_err().message(),
+        "cannot destroy running task"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -185,7 +244,10 @@ async fn stop_reads_the_signal_and_does_not_lengthen_the_grace() {
         })
     };
     let status = service.stop_task(request("SIGDOESNOTEXIST")).await.unwrap_err();
-    assert_eq!((status.code(), status.message()), (Code::InvalidArgument, "Invalid signal: SIGDOESNOTEXIST"));
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::InvalidArgument, "Invalid signal: SIGDOESNOTEXIST")
+    );
     assert!(tasks.asked().is_empty());
     (0..5).for_each(|_| tasks.then::<Stop>(Err(died())));
     tasks.then::<Stop>(Ok(Ok(())));
@@ -203,11 +265,19 @@ async fn stop_reads_the_signal_and_does_not_lengthen_the_grace() {
 #[tokio::test(start_paused = true)]
 async fn signals_are_sent_by_number() {
     let (service, tasks) = service();
-    let request = |s: &str| Request::new(pb::SignalTaskRequest { task_id: ID.into(), signal: s.into() });
+    let request = |s: &str| {
+        Request::new(pb::SignalTaskRequest {
+            task_id: ID.into(),
+            signal: s.into(),
+        })
+    };
     tasks.then::<Signal>(Ok(Ok(())));
     service.signal_task(request("SIGHUP")).await.unwrap();
     assert!(tasks.asked()[0].contains("signal: 1"));
-    assert_eq!(service.signal_task(request("INVALID")).await.unwrap_err().message(), "Invalid signal: INVALID");
+    assert_eq!(
+        service.signal_task(request("INVALID")).await.unwrap_err().message(),
+        "Invalid signal: INVALID"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -222,8 +292,15 @@ async fn stats_are_silent_and_end_with_the_task() {
         exit: None,
     };
     tasks.then::<Inspect>(Ok(Ok(inspection)));
-    let request = pb::TaskStatsRequest { task_id: ID.into(), ..Default::default() };
-    let mut stream = service.task_stats(Request::new(request.clone())).await.unwrap().into_inner();
+    let request = pb::TaskStatsRequest {
+        task_id: ID.into(),
+        ..Default::default()
+    };
+    let mut stream = service
+        .task_stats(Request::new(request.clone()))
+        .await
+        .unwrap()
+        .into_inner();
     assert!(stream.next().now_or_never().is_none());
     let inspection = Inspection {
         container: ContainerId::reported("c"),
@@ -240,7 +317,9 @@ async fn stats_are_silent_and_end_with_the_task() {
 
 #[test]
 fn capabilities_are_those_of_an_image_driver() {
-    let r = pb::CapabilitiesResponse { capabilities: Some(capabilities()) };
+    let r = pb::CapabilitiesResponse {
+        capabilities: Some(capabilities()),
+    };
     let hex: String = r.encode_to_vec().iter().map(|b| format!("{b:02x}")).collect();
     assert_eq!(hex, "0a09080118022203000102");
 }
@@ -248,8 +327,17 @@ fn capabilities_are_those_of_an_image_driver() {
 #[tokio::test]
 async fn exec_and_networks_are_refused_as_the_go_driver_does() {
     let (service, _) = service();
-    let exec = service.exec_task(Request::new(pb::ExecTaskRequest::default())).await.unwrap_err();
-    assert_eq!((exec.code(), exec.message()), (Code::Unimplemented, "This driver does not support exec"));
-    let network = service.create_network(Request::new(pb::CreateNetworkRequest::default())).await.unwrap_err();
+    let exec = service
+        .exec_task(Request::new(pb::ExecTaskRequest::default()))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (exec.code(), exec.message()),
+        (Code::Unimplemented, "This driver does not support exec")
+    );
+    let network = service
+        .create_network(Request::new(pb::CreateNetworkRequest::default()))
+        .await
+        .unwrap_err();
     assert_eq!(network.code(), Code::Unimplemented);
 }

@@ -20,6 +20,8 @@ mod broker;
 mod controller;
 mod convert;
 mod driver;
+#[cfg(test)]
+mod fake;
 pub mod handshake;
 pub mod hclog;
 mod rpc;
@@ -30,8 +32,6 @@ mod status;
 mod stdio;
 mod streams;
 mod tasks;
-#[cfg(test)]
-mod fake;
 
 pub use base::{Compute, NodeCompute};
 pub use handshake::{Launch, Refused};

@@ -76,7 +76,13 @@ async fn serve_in(dir: tempfile::TempDir) -> Served {
     while !stdout.text().ends_with('\n') {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    Served { dir, stdout, stop: Some(stop), end, tasks }
+    Served {
+        dir,
+        stdout,
+        stop: Some(stop),
+        end,
+        tasks,
+    }
 }
 
 impl Served {
@@ -91,7 +97,11 @@ impl Served {
 
     async fn ended(self) -> Duration {
         let begun = Instant::now();
-        tokio::time::timeout(Duration::from_secs(5), self.end).await.unwrap().unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(5), self.end)
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap();
         begun.elapsed()
     }
 }
@@ -103,15 +113,26 @@ where
 {
     client.ready().await.unwrap();
     let codec = ProstCodec::<Q, A>::default();
-    client.unary(Request::new(request), PathAndQuery::from_static(path), codec).await.map(tonic::Response::into_inner)
+    client
+        .unary(Request::new(request), PathAndQuery::from_static(path), codec)
+        .await
+        .map(tonic::Response::into_inner)
 }
 
 async fn info(client: &mut Grpc<Channel>) -> base_pb::PluginInfoResponse {
-    call(client, "/hashicorp.nomad.plugins.base.proto.BasePlugin/PluginInfo", base_pb::PluginInfoRequest {}).await.unwrap()
+    call(
+        client,
+        "/hashicorp.nomad.plugins.base.proto.BasePlugin/PluginInfo",
+        base_pb::PluginInfoRequest {},
+    )
+    .await
+    .unwrap()
 }
 
 async fn health(client: &mut Grpc<Channel>, service: &str) -> Result<i32, Status> {
-    let request = tonic_health::pb::HealthCheckRequest { service: service.into() };
+    let request = tonic_health::pb::HealthCheckRequest {
+        service: service.into(),
+    };
     let answer: tonic_health::pb::HealthCheckResponse = call(client, "/grpc.health.v1.Health/Check", request).await?;
     Ok(answer.status)
 }
@@ -125,12 +146,21 @@ async fn one_line_then_the_services_answer() {
     let served = serve().await;
     let mut client = served.client().await;
     assert_eq!(info(&mut client).await.name, "containerd-driver");
-    assert_eq!((health(&mut client, "plugin").await.unwrap(), health(&mut client, "").await.unwrap()), (1, 1));
+    assert_eq!(
+        (
+            health(&mut client, "plugin").await.unwrap(),
+            health(&mut client, "").await.unwrap()
+        ),
+        (1, 1)
+    );
     assert_eq!(health(&mut client, "other").await.unwrap_err().code(), Code::NotFound);
     let unknown = call::<(), ()>(&mut client, "/hashicorp.nomad.plugins.drivers.proto.Driver/Nope", ()).await;
     assert_eq!(unknown.unwrap_err().code(), Code::Unimplemented);
     let line = served.stdout.text();
-    assert!(line.starts_with("1|2|unix|") && line.ends_with(".sock|grpc|\n") && line.matches('\n').count() == 1, "{line}");
+    assert!(
+        line.starts_with("1|2|unix|") && line.ends_with(".sock|grpc|\n") && line.matches('\n').count() == 1,
+        "{line}"
+    );
 }
 
 #[tokio::test]
@@ -167,7 +197,12 @@ async fn shutdown_future_ends_it_and_removes_the_socket() {
 #[tokio::test]
 async fn survives_raw_connections_and_garbage() {
     let served = serve().await;
-    for bytes in [&b""[..], b"GET / HTTP/1.1\r\n\r\n", &[0xff; 4096], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff"] {
+    for bytes in [
+        &b""[..],
+        b"GET / HTTP/1.1\r\n\r\n",
+        &[0xff; 4096],
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff",
+    ] {
         let mut raw = UnixStream::connect(served.socket()).await.unwrap();
         raw.write_all(bytes).await.unwrap();
         drop(raw);
@@ -213,10 +248,14 @@ async fn large_task_is_decoded() {
     let served = serve().await;
     let mut client = served.client().await;
     let env = (0..6).map(|n| (n.to_string(), "x".repeat(1 << 20))).collect();
-    let task = pb::TaskConfig { id: "t".into(), env, msgpack_driver_config: vec![0x80], ..Default::default() };
-    let start = async {
-        call::<_, pb::StartTaskResponse>(&mut client, START, pb::StartTaskRequest { task: Some(task) }).await
+    let task = pb::TaskConfig {
+        id: "t".into(),
+        env,
+        msgpack_driver_config: vec![0x80],
+        ..Default::default()
     };
+    let start =
+        async { call::<_, pb::StartTaskResponse>(&mut client, START, pb::StartTaskRequest { task: Some(task) }).await };
     let asked = async {
         while !served.tasks.asked().iter().any(|l| l.starts_with("Start t")) {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -234,7 +273,9 @@ async fn stale_sockets_go_and_live_ones_stay() {
     // No process has this id: the kernel's greatest is 2^22.
     let stale = dir.path().join("containerd-driver-4194305-00000000.sock");
     let listening = dir.path().join("containerd-driver-4194306-00000000.sock");
-    let ours = dir.path().join(format!("containerd-driver-{}-00000000.sock", std::process::id()));
+    let ours = dir
+        .path()
+        .join(format!("containerd-driver-{}-00000000.sock", std::process::id()));
     let foreign = dir.path().join("plugin123");
     for path in [&stale, &ours, &foreign] {
         drop(std::os::unix::net::UnixListener::bind(path).unwrap());
@@ -257,6 +298,9 @@ async fn too_long_a_directory_is_an_error_if_the_host_gave_it() {
     given.socket_dir_is_given = false;
     let out = Stdout::default();
     let ready = std::future::ready(());
-    Plugin::new(doors().0).serve(&given, &mut out.clone(), ready).await.unwrap();
+    Plugin::new(doors().0)
+        .serve(&given, &mut out.clone(), ready)
+        .await
+        .unwrap();
     assert!(out.text().starts_with("1|2|unix|/tmp/containerd-driver-"));
 }

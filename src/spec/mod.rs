@@ -26,7 +26,6 @@ mod resources;
 pub mod schema;
 pub mod secret;
 pub mod settings;
-
 pub mod signal;
 pub mod table;
 pub mod task;
