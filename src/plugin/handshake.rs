@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 /// Variable and value by which Nomad says that it started us (Nomad `plugins/base/plugin.go`).
 const COOKIE_KEY: &str = "NOMAD_PLUGIN_MAGIC_COOKIE";
-const COOKIE_VALUE: &str = "e4327c2e01eabfd75a8a67adb114fb34a757d57eee7728d757a8cec6e91a7255";
+const COOKIE_VALUE: &str = "e4327c2e01eabfd75a8a67adb114fb34a757d57eee7728d857a8cec6e91a7255";
 
 /// go-plugin's own protocol; the first field of the line.
 const CORE_PROTOCOL: u32 = 1;
