@@ -27,6 +27,7 @@ pub mod hclog;
 mod rpc;
 mod schema;
 pub mod serve;
+
 mod socket;
 mod status;
 mod stdio;

@@ -65,3 +65,38 @@ fn log(method: &'static str, status: &Status) {
         _ => tracing::warn!(rpc.method = method, rpc.grpc.status_code = code, error, "call failed"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::messages::Cx;
+    use opentelemetry::trace::{TraceContextExt as _, TracerProvider as _};
+    use opentelemetry_sdk::trace::SdkTracerProvider;
+    use tonic::Request;
+    use tracing_subscriber::layer::SubscriberExt as _;
+
+    /// The trace that a message sent while a call with this header is answered belongs to.
+    async fn trace_of(header: Option<&str>) -> String {
+        let provider = SdkTracerProvider::builder().build();
+        let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
+        let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(layer));
+        let mut request = Request::new(());
+        if let Some(header) = header {
+            request.metadata_mut().insert("traceparent", header.parse().unwrap());
+        }
+        let work = async { Ok(Cx::current().0.span().span_context().trace_id().to_string()) };
+        call!("WaitTask", &request, task.id = "t")
+            .answer(work)
+            .await
+            .unwrap()
+            .into_inner()
+    }
+
+    #[tokio::test]
+    async fn messages_of_a_call_belong_to_the_callers_trace() {
+        let id = "0af7651916cd43dd8448eb211c80319c";
+        let joined = trace_of(Some(&format!("00-{id}-b7ad6b7169203331-01"))).await;
+        assert_eq!(joined, id);
+        let own = trace_of(None).await;
+        assert!(own != id && own != "0".repeat(32), "{own}");
+    }
+}
