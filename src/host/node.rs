@@ -13,7 +13,7 @@ const READ_MAX: u64 = 256 * 1024;
 /// Where cgroups are mounted on every system that containerd supports.
 pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 /// `CGROUP2_SUPER_MAGIC` of `linux/magic.h`.
-const CGROUP2_MAGIC: i64 = 0x6367_7270;
+const CGROUP2_MAGIC: u64 = 0x6367_7270;
 
 /// Which generation of cgroups rules this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -61,7 +61,7 @@ impl Node {
 #[must_use]
 pub fn cgroup_version(root: &Path) -> CgroupVersion {
     match rustix::fs::statfs(root) {
-        Ok(found) if i64::try_from(found.f_type).is_ok_and(|t| t == CGROUP2_MAGIC) => CgroupVersion::V2,
+        Ok(found) if u64::try_from(found.f_type).is_ok_and(|t| t == CGROUP2_MAGIC) => CgroupVersion::V2,
         _ => CgroupVersion::V1,
     }
 }

@@ -25,7 +25,7 @@ const COMMANDS: usize = 256;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PumpKey(pub u32);
 
-/// What a pump thread tells, on that thread: the receiver must not block.
+/// What a pump thread tells, on that thread: the receiver must neither block nor panic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Report {
     /// The stream is over and was moved to its last byte, or cannot go on.

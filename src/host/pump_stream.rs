@@ -87,7 +87,7 @@ impl Stream {
     fn step(&mut self, buffer: &mut [u8], left: usize) -> Result<usize, Turn> {
         self.write_pending()?;
         let Way::Copy { chunk, gated } = self.way else { return self.splice(left) };
-        if gated && !writable(&*self.sink) && waiting(&self.source) {
+        if gated && !writable(&self.sink) && waiting(&self.source) {
             return Err(Turn::WaitSink);
         }
         let chunk = chunk.min(buffer.len()).min(left);
@@ -103,7 +103,7 @@ impl Stream {
                 Ok(w) => {
                     self.moved += count(w);
                     rest = rest.get(w..).unwrap_or_default();
-                    if gated && !rest.is_empty() && !writable(&*self.sink) {
+                    if gated && !rest.is_empty() && !writable(&self.sink) {
                         self.pending = rest.to_vec();
                         return Err(Turn::WaitSink);
                     }
@@ -121,13 +121,13 @@ impl Stream {
     fn write_pending(&mut self) -> Result<(), Turn> {
         while !self.pending.is_empty() {
             if let Way::Copy { gated: true, .. } = self.way
-                && !writable(&*self.sink)
+                && !writable(&self.sink)
             {
                 return Err(Turn::WaitSink);
             }
             let end = self.pending.len().min(if matches!(self.way, Way::Copy { gated: false, .. }) { BUFFER } else { GATED });
             // A blocking pipe with room for a page takes a page; `splice` sinks are polled for the same reason.
-            if self.way == Way::Splice && !writable(&*self.sink) {
+            if self.way == Way::Splice && !writable(&self.sink) {
                 return Err(Turn::WaitSink);
             }
             match io::write(&*self.sink, self.pending.get(..end).unwrap_or_default()) {

@@ -17,7 +17,7 @@ struct Bench {
 
 fn bench(threads: usize) -> Bench {
     let (tx, reports) = unbounded();
-    let pool = PumpPool::start(threads, move |r| tx.send(r).unwrap()).unwrap();
+    let pool = PumpPool::start(threads, move |r| drop(tx.send(r))).unwrap();
     Bench { dir: tempfile::tempdir().unwrap(), pool, reports }
 }
 

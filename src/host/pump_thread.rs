@@ -46,6 +46,8 @@ pub(super) struct Pump {
     buffer: Vec<u8>,
     ledger: Arc<Mutex<Ledger>>,
     reports: Arc<dyn Fn(Report) + Send + Sync>,
+    /// Inside `reports`: a panic there must not lead to a second call while the first unwinds (that would abort).
+    reporting: bool,
 }
 
 impl Pump {
@@ -66,6 +68,7 @@ impl Pump {
             buffer: Vec::new(),
             ledger,
             reports,
+            reporting: false,
         })
     }
 
@@ -126,7 +129,7 @@ impl Pump {
 
     fn detach(&mut self, key: PumpKey) {
         if let Some(gone) = self.take(u64::from(key.0)) {
-            (self.reports)(Report::Detached { key, bytes: gone.moved });
+            self.report(Report::Detached { key, bytes: gone.moved });
         }
     }
 
@@ -162,12 +165,18 @@ impl Pump {
         }
     }
 
+    fn report(&mut self, report: Report) {
+        self.reporting = true;
+        (self.reports)(report);
+        self.reporting = false;
+    }
+
     fn end(&mut self, token: u64, fault: Option<String>) {
         let Some(gone) = self.take(token) else { return };
         if fault.is_some() {
             Counter::LogFaults.bump();
         }
-        (self.reports)(Report::Ended { key: key_of(token), bytes: gone.moved, fault });
+        self.report(Report::Ended { key: key_of(token), bytes: gone.moved, fault });
     }
 }
 
@@ -178,7 +187,7 @@ impl Drop for Pump {
             ledger.dead = true;
             std::mem::take(&mut ledger.keys)
         };
-        if std::thread::panicking() {
+        if std::thread::panicking() && !self.reporting {
             (self.reports)(Report::Died { keys: keys.into_iter().collect() });
         }
     }

@@ -42,6 +42,7 @@ counters! {
     MessagesUndelivered "containerd_driver_fact_losses_total": "Facts whose receiver had ended.";
     ActorRestarts "containerd_driver_actor_restarts_total": "Restarts of an actor after a panic.";
     ActorEscalations "containerd_driver_actor_escalations_total": "Actors that panicked too often and were given up.";
+    ActorReplacements "containerd_driver_actor_replacements_total": "Actors that ended and were replaced by a fresh one.";
     EventsIgnored "containerd_driver_event_ignores_total": "containerd events that were not about us or not understood.";
     EventsDropped "containerd_driver_taskevent_drops_total": "Task events that a slow reader missed.";
     EventGaps "containerd_driver_event_gaps_total": "Breaks of the event stream, each followed by a listing.";
