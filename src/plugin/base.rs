@@ -2,7 +2,7 @@
 
 use super::pb::base as pb;
 use super::pb::base::base_plugin_server::BasePlugin;
-use super::rpc::{call_span, traced};
+use super::rpc::call;
 use super::{DRIVER_NAME, schema, status};
 use crate::messages::doors::SettingsDoor;
 use crate::spec::settings::{self, Settings};
@@ -25,6 +25,8 @@ pub struct Compute {
     /// Number of cores.
     pub cores: u32,
 }
+
+type Reply<T> = Result<Response<T>, Status>;
 
 /// The service.
 pub(super) struct Base {
@@ -57,7 +59,11 @@ impl Base {
 fn compute(t: &pb::ClientTopology) -> Option<Compute> {
     let speed = |c: &pb::ClientTopologyCore| [c.base_speed, c.max_speed, c.guess_speed].into_iter().find(|s| *s > 0);
     let sum = t.cores.iter().filter_map(speed).fold(0, u64::saturating_add);
-    let total_mhz = if t.override_total_compute > 0 { t.override_total_compute } else { sum };
+    let total_mhz = if t.override_total_compute > 0 {
+        t.override_total_compute
+    } else {
+        sum
+    };
     let cores = u32::try_from(t.cores.len()).unwrap_or(u32::MAX);
     (cores > 0 && total_mhz > 0).then_some(Compute { total_mhz, cores })
 }
@@ -73,30 +79,22 @@ fn info() -> pb::PluginInfoResponse {
 
 #[tonic::async_trait]
 impl BasePlugin for Base {
-    async fn plugin_info(
-        &self,
-        request: Request<pb::PluginInfoRequest>,
-    ) -> Result<Response<pb::PluginInfoResponse>, Status> {
-        let (metadata, _, _) = request.into_parts();
-        traced(call_span!("nomad.PluginInfo"), metadata, async { Ok(info()) }).await
+    async fn plugin_info(&self, request: Request<pb::PluginInfoRequest>) -> Reply<pb::PluginInfoResponse> {
+        call!("PluginInfo", &request).answer(async { Ok(info()) }).await
     }
 
-    async fn config_schema(
-        &self,
-        request: Request<pb::ConfigSchemaRequest>,
-    ) -> Result<Response<pb::ConfigSchemaResponse>, Status> {
-        let (metadata, _, _) = request.into_parts();
-        let answer = async { Ok(pb::ConfigSchemaResponse { spec: Some(schema::root(&settings::schema())) }) };
-        traced(call_span!("nomad.ConfigSchema"), metadata, answer).await
+    async fn config_schema(&self, request: Request<pb::ConfigSchemaRequest>) -> Reply<pb::ConfigSchemaResponse> {
+        let answer = async {
+            Ok(pb::ConfigSchemaResponse {
+                spec: Some(schema::root(&settings::schema())),
+            })
+        };
+        call!("ConfigSchema", &request).answer(answer).await
     }
 
-    async fn set_config(
-        &self,
-        request: Request<pb::SetConfigRequest>,
-    ) -> Result<Response<pb::SetConfigResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let answer = async { self.configure(&request).map(|()| pb::SetConfigResponse {}) };
-        traced(call_span!("nomad.SetConfig"), metadata, answer).await
+    async fn set_config(&self, request: Request<pb::SetConfigRequest>) -> Reply<pb::SetConfigResponse> {
+        let answer = async { self.configure(request.get_ref()).map(|()| pb::SetConfigResponse {}) };
+        call!("SetConfig", &request).answer(answer).await
     }
 }
 
@@ -108,7 +106,11 @@ mod tests {
 
     #[test]
     fn info_has_the_bytes_that_nomad_has() {
-        let demo = pb::PluginInfoResponse { plugin_version: "v0.9.3".into(), name: "demo".into(), ..info() };
+        let demo = pb::PluginInfoResponse {
+            plugin_version: "v0.9.3".into(),
+            name: "demo".into(),
+            ..info()
+        };
         let hex: String = demo.encode_to_vec().iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(hex, "0802120676302e312e301a0676302e392e33220464656d6f");
     }
@@ -121,14 +123,30 @@ mod tests {
             disable,
             ..Default::default()
         };
-        pb::ClientTopology { cores: cores.iter().map(core).collect(), override_total_compute, ..Default::default() }
+        pb::ClientTopology {
+            cores: cores.iter().map(core).collect(),
+            override_total_compute,
+            ..Default::default()
+        }
     }
 
     #[test]
     fn compute_is_reckoned_as_nomad_does() {
         let cores = [(2000, 3000, 0, false), (0, 3000, 1, false), (0, 0, 1000, true)];
-        assert_eq!(compute(&topology(&cores, 0)), Some(Compute { total_mhz: 6000, cores: 3 }));
-        assert_eq!(compute(&topology(&cores, 9000)), Some(Compute { total_mhz: 9000, cores: 3 }));
+        assert_eq!(
+            compute(&topology(&cores, 0)),
+            Some(Compute {
+                total_mhz: 6000,
+                cores: 3
+            })
+        );
+        assert_eq!(
+            compute(&topology(&cores, 9000)),
+            Some(Compute {
+                total_mhz: 9000,
+                cores: 3
+            })
+        );
         assert_eq!(compute(&topology(&[], 0)), None);
     }
 
@@ -136,11 +154,23 @@ mod tests {
     fn topology_stays_when_a_later_call_has_none() {
         let settings = Arc::new(FakeSettings::default());
         let base = Base::new(settings.clone(), NodeCompute::default());
-        let driver = pb::NomadDriverConfig { topology: Some(topology(&[(1000, 0, 0, false)], 0)), ..Default::default() };
-        let told = pb::SetConfigRequest { nomad_config: Some(pb::NomadConfig { driver: Some(driver) }), ..Default::default() };
+        let driver = pb::NomadDriverConfig {
+            topology: Some(topology(&[(1000, 0, 0, false)], 0)),
+            ..Default::default()
+        };
+        let told = pb::SetConfigRequest {
+            nomad_config: Some(pb::NomadConfig { driver: Some(driver) }),
+            ..Default::default()
+        };
         base.configure(&told).unwrap();
         base.configure(&pb::SetConfigRequest::default()).unwrap();
-        assert_eq!(base.compute.load().as_deref(), Some(&Compute { total_mhz: 1000, cores: 1 }));
+        assert_eq!(
+            base.compute.load().as_deref(),
+            Some(&Compute {
+                total_mhz: 1000,
+                cores: 1
+            })
+        );
         assert_eq!(settings.applied(), 2);
     }
 }

@@ -6,8 +6,14 @@
 use std::error::Error;
 use std::path::Path;
 
-const FILES: [&str; 6] =
-    ["base.proto", "driver.proto", "go_plugin.proto", "hcl_spec.proto", "rpc_status.proto", "structs.proto"];
+const FILES: [&str; 6] = [
+    "base.proto",
+    "driver.proto",
+    "go_plugin.proto",
+    "hcl_spec.proto",
+    "rpc_status.proto",
+    "structs.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let dir = Path::new("src/plugin/proto");

@@ -19,7 +19,10 @@ use tonic::Status;
 const NANOS: i64 = 1_000_000_000;
 
 /// Go's zero time (year 1): what Go drivers send for "not yet".
-pub(super) const ZERO_TIME: prost_types::Timestamp = prost_types::Timestamp { seconds: -62_135_596_800, nanos: 0 };
+pub(super) const ZERO_TIME: prost_types::Timestamp = prost_types::Timestamp {
+    seconds: -62_135_596_800,
+    nanos: 0,
+};
 
 /// The task of a `StartTask`.
 pub(super) fn task(config: &pb::TaskConfig) -> Result<TaskSpec, Status> {
@@ -60,12 +63,17 @@ fn resources(r: &pb::Resources) -> Resources {
     let linux = r.linux_resources.as_ref();
     let shares = linux.map(|l| l.cpu_shares).filter(|n| *n > 0);
     Resources {
-        cpu_shares: shares.or_else(|| Some(allocated?.cpu.as_ref()?.cpu_shares)).unwrap_or_default(),
+        cpu_shares: shares
+            .or_else(|| Some(allocated?.cpu.as_ref()?.cpu_shares))
+            .unwrap_or_default(),
         memory_mb: memory.map(|m| m.memory_mb).unwrap_or_default(),
         memory_max_mb: memory.map(|m| m.memory_max_mb).unwrap_or_default(),
         cpuset_cpus: linux.map(|l| l.cpuset_cpus.clone()).unwrap_or_default(),
         cpuset_cgroup: linux.map(|l| l.cpuset_cgroup.clone()).unwrap_or_default(),
-        percent_ticks: linux.map(|l| l.percent_ticks).filter(|p| p.is_finite()).unwrap_or_default(),
+        percent_ticks: linux
+            .map(|l| l.percent_ticks)
+            .filter(|p| p.is_finite())
+            .unwrap_or_default(),
     }
 }
 
@@ -90,7 +98,10 @@ fn device(d: &pb::Device) -> HostDevice {
 /// run in the host's network.
 fn network(spec: Option<&pb::NetworkIsolationSpec>) -> Result<Option<NetworkNamespace>, SpecError> {
     let Some(spec) = spec else { return Ok(None) };
-    let hosts = spec.hosts_config.as_ref().filter(|h| !h.hostname.is_empty() && !h.address.is_empty());
+    let hosts = spec
+        .hosts_config
+        .as_ref()
+        .filter(|h| !h.hostname.is_empty() && !h.address.is_empty());
     let namespace = NetworkNamespace {
         path: spec.path.clone(),
         hosts: hosts.map(|h| (h.hostname.clone(), h.address.clone())),
@@ -100,14 +111,20 @@ fn network(spec: Option<&pb::NetworkIsolationSpec>) -> Result<Option<NetworkName
         (NetworkIsolationMode::Group | NetworkIsolationMode::Task | NetworkIsolationMode::None, false) => {
             Ok(Some(namespace))
         }
-        (NetworkIsolationMode::Group | NetworkIsolationMode::None, true) => {
-            Err(SpecError::option("network", spec.mode().as_str_name(), "a path of a network namespace must be given"))
-        }
+        (NetworkIsolationMode::Group | NetworkIsolationMode::None, true) => Err(SpecError::option(
+            "network",
+            spec.mode().as_str_name(),
+            "a path of a network namespace must be given",
+        )),
     }
 }
 
 fn dns(d: &pb::DnsConfig) -> Dns {
-    Dns { servers: d.servers.clone(), searches: d.searches.clone(), options: d.options.clone() }
+    Dns {
+        servers: d.servers.clone(),
+        searches: d.searches.clone(),
+        options: d.options.clone(),
+    }
 }
 
 /// How a task ended, as Nomad shows it. Success is code 0, signal 0 and no text.
@@ -116,23 +133,34 @@ pub(super) fn exit(exit: &ExitRecord) -> pb::WaitTaskResponse {
         ("", true) => "OOM Killed".to_owned(),
         (lost, _) => lost.to_owned(),
     };
-    pb::WaitTaskResponse { result: Some(result(exit)), err }
+    pb::WaitTaskResponse {
+        result: Some(result(exit)),
+        err,
+    }
 }
 
 fn result(exit: &ExitRecord) -> pb::ExitResult {
-    pb::ExitResult { exit_code: exit.code, signal: exit.signal(), oom_killed: exit.oom }
+    pb::ExitResult {
+        exit_code: exit.code,
+        signal: exit.signal(),
+        oom_killed: exit.oom,
+    }
 }
 
 /// Answer to `InspectTask`: no part may be null, or the reader's process ends.
-pub(super) fn inspection(id: &str, i: &Inspection) -> pb::InspectTaskResponse {
-    let state = if i.exit.is_some() { pb::TaskState::Exited } else { pb::TaskState::Running };
+pub(super) fn inspection(id: &TaskId, i: &Inspection) -> pb::InspectTaskResponse {
+    let state = if i.exit.is_some() {
+        pb::TaskState::Exited
+    } else {
+        pb::TaskState::Running
+    };
     let mut attributes = BTreeMap::from([("container_id".to_owned(), i.container.to_string())]);
     if let Some(pid) = i.pid {
         attributes.insert("pid".to_owned(), pid.to_string());
     }
     pb::InspectTaskResponse {
         task: Some(pb::TaskStatus {
-            id: id.to_owned(),
+            id: id.to_string(),
             name: i.name.clone(),
             state: state.into(),
             started_at: Some(timestamp(i.started_at)),
@@ -174,18 +202,27 @@ fn attribute(a: &Attribute) -> PbAttribute {
         Attribute::Text(text) => Value::StringVal(text.clone()),
         Attribute::Bool(b) => Value::BoolVal(*b),
     };
-    PbAttribute { value: Some(value), unit: String::new() }
+    PbAttribute {
+        value: Some(value),
+        unit: String::new(),
+    }
 }
 
 /// An attribute with the empty text: Nomad's way to delete it from the node.
 pub(super) fn withdrawn() -> PbAttribute {
-    PbAttribute { value: Some(Value::StringVal(String::new())), unit: String::new() }
+    PbAttribute {
+        value: Some(Value::StringVal(String::new())),
+        unit: String::new(),
+    }
 }
 
 fn timestamp(nanos: i64) -> prost_types::Timestamp {
     // The remainder is below 10^9.
     let rest = i32::try_from(nanos.rem_euclid(NANOS)).unwrap_or_default();
-    prost_types::Timestamp { seconds: nanos.div_euclid(NANOS), nanos: rest }
+    prost_types::Timestamp {
+        seconds: nanos.div_euclid(NANOS),
+        nanos: rest,
+    }
 }
 
 /// A grace: absent and negative mean none.

@@ -4,7 +4,7 @@ use super::pb::driver as pb;
 use super::pb::driver::driver_capabilities::FsIsolation;
 use super::pb::driver::driver_server::Driver;
 use super::pb::driver::network_isolation_spec::NetworkIsolationMode;
-use super::rpc::{call_span, traced};
+use super::rpc::call;
 use super::streams::{self, Answers};
 use super::tasks::Tasks;
 use super::{convert, schema};
@@ -20,6 +20,8 @@ use tonic::{Request, Response, Status, Streaming};
 const NO_EXEC: &str = "This driver does not support exec";
 const NO_NETWORK: &str = "this driver creates no networks: the host does (must_create_network is false)";
 
+type Reply<T> = Result<Response<T>, Status>;
+
 /// The service.
 pub(super) struct DriverService {
     doors: Doors,
@@ -28,13 +30,21 @@ pub(super) struct DriverService {
 
 impl DriverService {
     pub(super) fn new(doors: Doors) -> Self {
-        Self { tasks: Tasks::new(Arc::clone(&doors.tasks)), doors }
+        Self {
+            tasks: Tasks::new(Arc::clone(&doors.tasks)),
+            doors,
+        }
     }
 
     async fn start(&self, request: pb::StartTaskRequest) -> Result<pb::StartTaskResponse, Status> {
-        let config = request.task.ok_or_else(|| Status::invalid_argument("task config is missing"))?;
+        let config = request
+            .task
+            .ok_or_else(|| Status::invalid_argument("task config is missing"))?;
         let task = convert::task(&config)?;
-        let pull = task.options.image_pull_timeout.unwrap_or_else(|| self.doors.settings.current().image_pull_timeout);
+        let pull = task
+            .options
+            .image_pull_timeout
+            .unwrap_or_else(|| self.doors.settings.current().image_pull_timeout);
         let started = self.tasks.start(Arc::new(task), pull).await?;
         let driver_state = started.handle.encode().map_err(Status::unknown)?;
         let handle = pb::TaskHandle {
@@ -43,7 +53,10 @@ impl DriverService {
             state: pb::TaskState::Running.into(),
             driver_state,
         };
-        Ok(pb::StartTaskResponse { handle: Some(handle), ..Default::default() })
+        Ok(pb::StartTaskResponse {
+            handle: Some(handle),
+            ..Default::default()
+        })
     }
 
     async fn recover(&self, handle: Option<pb::TaskHandle>) -> Result<pb::RecoverTaskResponse, Status> {
@@ -58,7 +71,11 @@ impl DriverService {
 }
 
 fn capabilities() -> pb::DriverCapabilities {
-    let modes = [NetworkIsolationMode::Host, NetworkIsolationMode::Group, NetworkIsolationMode::Task];
+    let modes = [
+        NetworkIsolationMode::Host,
+        NetworkIsolationMode::Group,
+        NetworkIsolationMode::Task,
+    ];
     pb::DriverCapabilities {
         send_signals: true,
         exec: false,
@@ -73,11 +90,6 @@ fn signal_number(name: &str) -> Result<i32, Status> {
     signal::parse(name).map_err(|e| Status::invalid_argument(e.to_string()))
 }
 
-/// Id of the task in a `StartTask` or `RecoverTask`, for the span.
-fn id_of(config: Option<&pb::TaskConfig>) -> &str {
-    config.map_or("", |c| &c.id)
-}
-
 #[tonic::async_trait]
 impl Driver for DriverService {
     type FingerprintStream = Answers<pb::FingerprintResponse>;
@@ -85,186 +97,152 @@ impl Driver for DriverService {
     type TaskEventsStream = Answers<pb::DriverTaskEvent>;
     type ExecTaskStreamingStream = Answers<pb::ExecTaskStreamingResponse>;
 
-    async fn init(&self, request: Request<pb::InitRequest>) -> Result<Response<pb::InitResponse>, Status> {
-        let (metadata, _, _) = request.into_parts();
-        traced(call_span!("nomad.Init"), metadata, async { Ok(pb::InitResponse {}) }).await
+    async fn init(&self, request: Request<pb::InitRequest>) -> Reply<pb::InitResponse> {
+        call!("Init", &request).answer(async { Ok(pb::InitResponse {}) }).await
     }
 
     /// The agent stops; tasks go on.
-    async fn shutdown(&self, request: Request<pb::ShutdownRequest>) -> Result<Response<pb::ShutdownResponse>, Status> {
-        let (metadata, _, _) = request.into_parts();
-        traced(call_span!("nomad.Shutdown"), metadata, async { Ok(pb::ShutdownResponse {}) }).await
+    async fn shutdown(&self, request: Request<pb::ShutdownRequest>) -> Reply<pb::ShutdownResponse> {
+        call!("Shutdown", &request)
+            .answer(async { Ok(pb::ShutdownResponse {}) })
+            .await
     }
 
     async fn task_config_schema(
         &self,
         request: Request<pb::TaskConfigSchemaRequest>,
-    ) -> Result<Response<pb::TaskConfigSchemaResponse>, Status> {
-        let (metadata, _, _) = request.into_parts();
-        let answer = async { Ok(pb::TaskConfigSchemaResponse { spec: Some(schema::root(&options::schema())) }) };
-        traced(call_span!("nomad.TaskConfigSchema"), metadata, answer).await
+    ) -> Reply<pb::TaskConfigSchemaResponse> {
+        let answer = async {
+            Ok(pb::TaskConfigSchemaResponse {
+                spec: Some(schema::root(&options::schema())),
+            })
+        };
+        call!("TaskConfigSchema", &request).answer(answer).await
     }
 
-    async fn capabilities(
-        &self,
-        request: Request<pb::CapabilitiesRequest>,
-    ) -> Result<Response<pb::CapabilitiesResponse>, Status> {
-        let (metadata, _, _) = request.into_parts();
-        let answer = async { Ok(pb::CapabilitiesResponse { capabilities: Some(capabilities()) }) };
-        traced(call_span!("nomad.Capabilities"), metadata, answer).await
+    async fn capabilities(&self, request: Request<pb::CapabilitiesRequest>) -> Reply<pb::CapabilitiesResponse> {
+        let answer = async {
+            Ok(pb::CapabilitiesResponse {
+                capabilities: Some(capabilities()),
+            })
+        };
+        call!("Capabilities", &request).answer(answer).await
     }
 
-    async fn fingerprint(
-        &self,
-        request: Request<pb::FingerprintRequest>,
-    ) -> Result<Response<Self::FingerprintStream>, Status> {
-        let (metadata, _, _) = request.into_parts();
+    async fn fingerprint(&self, request: Request<pb::FingerprintRequest>) -> Reply<Self::FingerprintStream> {
         let answer = async { Ok(streams::fingerprints(self.doors.health.clone())) };
-        traced(call_span!("nomad.Fingerprint"), metadata, answer).await
+        call!("Fingerprint", &request).answer(answer).await
     }
 
-    async fn task_events(
-        &self,
-        request: Request<pb::TaskEventsRequest>,
-    ) -> Result<Response<Self::TaskEventsStream>, Status> {
-        let (metadata, _, _) = request.into_parts();
+    async fn task_events(&self, request: Request<pb::TaskEventsRequest>) -> Reply<Self::TaskEventsStream> {
         let answer = async { Ok(streams::events(self.doors.events.subscribe())) };
-        traced(call_span!("nomad.TaskEvents"), metadata, answer).await
+        call!("TaskEvents", &request).answer(answer).await
     }
 
-    async fn start_task(
-        &self,
-        request: Request<pb::StartTaskRequest>,
-    ) -> Result<Response<pb::StartTaskResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let config = request.task.as_ref();
-        let alloc = config.map_or("", |c| &c.alloc_id);
-        let span = call_span!("nomad.StartTask", task.id = id_of(config), alloc.id = alloc);
-        traced(span, metadata, self.start(request)).await
+    async fn start_task(&self, request: Request<pb::StartTaskRequest>) -> Reply<pb::StartTaskResponse> {
+        let (id, alloc) = request
+            .get_ref()
+            .task
+            .as_ref()
+            .map_or(("", ""), |c| (&c.id, &c.alloc_id));
+        let call = call!("StartTask", &request, task.id = id, alloc.id = alloc);
+        call.answer(self.start(request.into_inner())).await
     }
 
     /// The host never sets `task_id`; the id is in the handle.
-    async fn recover_task(
-        &self,
-        request: Request<pb::RecoverTaskRequest>,
-    ) -> Result<Response<pb::RecoverTaskResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let config = request.handle.as_ref().and_then(|h| h.config.as_ref());
-        let span = call_span!("nomad.RecoverTask", task.id = id_of(config));
-        traced(span, metadata, self.recover(request.handle)).await
+    async fn recover_task(&self, request: Request<pb::RecoverTaskRequest>) -> Reply<pb::RecoverTaskResponse> {
+        let config = request.get_ref().handle.as_ref().and_then(|h| h.config.as_ref());
+        let call = call!("RecoverTask", &request, task.id = config.map_or("", |c| &c.id));
+        call.answer(self.recover(request.into_inner().handle)).await
     }
 
-    async fn wait_task(
-        &self,
-        request: Request<pb::WaitTaskRequest>,
-    ) -> Result<Response<pb::WaitTaskResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let task = TaskId::new(request.task_id);
+    async fn wait_task(&self, request: Request<pb::WaitTaskRequest>) -> Reply<pb::WaitTaskResponse> {
+        let task = TaskId::new(&request.get_ref().task_id);
         let answer = async { self.tasks.wait(&task).await.map(|e| convert::exit(&e)) };
-        traced(call_span!("nomad.WaitTask", task.id = %task), metadata, answer).await
+        call!("WaitTask", &request, task.id = %task).answer(answer).await
     }
 
-    async fn stop_task(
-        &self,
-        request: Request<pb::StopTaskRequest>,
-    ) -> Result<Response<pb::StopTaskResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let task = TaskId::new(&request.task_id);
-        let span = call_span!("nomad.StopTask", task.id = %task, signal = request.signal);
+    async fn stop_task(&self, request: Request<pb::StopTaskRequest>) -> Reply<pb::StopTaskResponse> {
+        let stop = request.get_ref();
+        let task = TaskId::new(&stop.task_id);
         let answer = async {
-            let signal = match request.signal.as_str() {
+            let signal = match stop.signal.as_str() {
                 "" => None,
                 name => Some(signal_number(name)?),
             };
-            self.tasks.stop(&task, convert::duration(request.timeout), signal).await?;
+            self.tasks.stop(&task, convert::duration(stop.timeout), signal).await?;
             Ok(pb::StopTaskResponse {})
         };
-        traced(span, metadata, answer).await
+        call!("StopTask", &request, task.id = %task, signal = stop.signal)
+            .answer(answer)
+            .await
     }
 
-    async fn signal_task(
-        &self,
-        request: Request<pb::SignalTaskRequest>,
-    ) -> Result<Response<pb::SignalTaskResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let task = TaskId::new(&request.task_id);
-        let span = call_span!("nomad.SignalTask", task.id = %task, signal = request.signal);
+    async fn signal_task(&self, request: Request<pb::SignalTaskRequest>) -> Reply<pb::SignalTaskResponse> {
+        let signal = &request.get_ref().signal;
+        let task = TaskId::new(&request.get_ref().task_id);
         let answer = async {
-            self.tasks.signal(&task, signal_number(&request.signal)?).await?;
+            self.tasks.signal(&task, signal_number(signal)?).await?;
             Ok(pb::SignalTaskResponse {})
         };
-        traced(span, metadata, answer).await
+        call!("SignalTask", &request, task.id = %task, signal = signal)
+            .answer(answer)
+            .await
     }
 
-    async fn destroy_task(
-        &self,
-        request: Request<pb::DestroyTaskRequest>,
-    ) -> Result<Response<pb::DestroyTaskResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let task = TaskId::new(&request.task_id);
-        let span = call_span!("nomad.DestroyTask", task.id = %task, force = request.force);
-        let answer = async { self.tasks.destroy(&task, request.force).await.map(|()| pb::DestroyTaskResponse {}) };
-        traced(span, metadata, answer).await
+    async fn destroy_task(&self, request: Request<pb::DestroyTaskRequest>) -> Reply<pb::DestroyTaskResponse> {
+        let force = request.get_ref().force;
+        let task = TaskId::new(&request.get_ref().task_id);
+        let answer = async {
+            self.tasks
+                .destroy(&task, force)
+                .await
+                .map(|()| pb::DestroyTaskResponse {})
+        };
+        call!("DestroyTask", &request, task.id = %task, force)
+            .answer(answer)
+            .await
     }
 
-    async fn inspect_task(
-        &self,
-        request: Request<pb::InspectTaskRequest>,
-    ) -> Result<Response<pb::InspectTaskResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let task = TaskId::new(&request.task_id);
-        let answer = async { self.tasks.inspect(&task).await.map(|i| convert::inspection(&request.task_id, &i)) };
-        traced(call_span!("nomad.InspectTask", task.id = %task), metadata, answer).await
+    async fn inspect_task(&self, request: Request<pb::InspectTaskRequest>) -> Reply<pb::InspectTaskResponse> {
+        let task = TaskId::new(&request.get_ref().task_id);
+        let answer = async { self.tasks.inspect(&task).await.map(|i| convert::inspection(&task, &i)) };
+        call!("InspectTask", &request, task.id = %task).answer(answer).await
     }
 
-    async fn task_stats(
-        &self,
-        request: Request<pb::TaskStatsRequest>,
-    ) -> Result<Response<Self::TaskStatsStream>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let task = TaskId::new(request.task_id);
-        let span = call_span!("nomad.TaskStats", task.id = %task);
+    async fn task_stats(&self, request: Request<pb::TaskStatsRequest>) -> Reply<Self::TaskStatsStream> {
+        let task = TaskId::new(&request.get_ref().task_id);
+        let call = call!("TaskStats", &request, task.id = %task);
         let answer = async {
             // An unknown task is an error at once, not a silent stream.
             self.tasks.inspect(&task).await?;
             Ok(streams::silent_stats(self.tasks.clone(), task))
         };
-        traced(span, metadata, answer).await
+        call.answer(answer).await
     }
 
-    async fn exec_task(
-        &self,
-        request: Request<pb::ExecTaskRequest>,
-    ) -> Result<Response<pb::ExecTaskResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let span = call_span!("nomad.ExecTask", task.id = request.task_id);
-        traced(span, metadata, async { Err(Status::unimplemented(NO_EXEC)) }).await
+    async fn exec_task(&self, request: Request<pb::ExecTaskRequest>) -> Reply<pb::ExecTaskResponse> {
+        let call = call!("ExecTask", &request, task.id = request.get_ref().task_id);
+        call.answer(async { Err(Status::unimplemented(NO_EXEC)) }).await
     }
 
     async fn exec_task_streaming(
         &self,
         request: Request<Streaming<pb::ExecTaskStreamingRequest>>,
-    ) -> Result<Response<Self::ExecTaskStreamingStream>, Status> {
-        let (metadata, _, _) = request.into_parts();
-        traced(call_span!("nomad.ExecTaskStreaming"), metadata, async { Err(Status::unimplemented(NO_EXEC)) }).await
+    ) -> Reply<Self::ExecTaskStreamingStream> {
+        call!("ExecTaskStreaming", &request)
+            .answer(async { Err(Status::unimplemented(NO_EXEC)) })
+            .await
     }
 
-    async fn create_network(
-        &self,
-        request: Request<pb::CreateNetworkRequest>,
-    ) -> Result<Response<pb::CreateNetworkResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let span = call_span!("nomad.CreateNetwork", alloc.id = request.alloc_id);
-        traced(span, metadata, async { Err(Status::unimplemented(NO_NETWORK)) }).await
+    async fn create_network(&self, request: Request<pb::CreateNetworkRequest>) -> Reply<pb::CreateNetworkResponse> {
+        let call = call!("CreateNetwork", &request, alloc.id = request.get_ref().alloc_id);
+        call.answer(async { Err(Status::unimplemented(NO_NETWORK)) }).await
     }
 
-    async fn destroy_network(
-        &self,
-        request: Request<pb::DestroyNetworkRequest>,
-    ) -> Result<Response<pb::DestroyNetworkResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let span = call_span!("nomad.DestroyNetwork", alloc.id = request.alloc_id);
-        traced(span, metadata, async { Err(Status::unimplemented(NO_NETWORK)) }).await
+    async fn destroy_network(&self, request: Request<pb::DestroyNetworkRequest>) -> Reply<pb::DestroyNetworkResponse> {
+        let call = call!("DestroyNetwork", &request, alloc.id = request.get_ref().alloc_id);
+        call.answer(async { Err(Status::unimplemented(NO_NETWORK)) }).await
     }
 }
 

@@ -58,14 +58,22 @@ impl FakeTasks {
 }
 
 impl<R: Request + Debug> TaskDoor<R> for FakeTasks {
-    fn ask<'a>(&'a self, task: &'a TaskId, req: R, _: Cx, within: Option<Duration>) -> Answer<'a, Result<R::Reply, AskError>> {
+    fn ask<'a>(
+        &'a self,
+        task: &'a TaskId,
+        req: R,
+        _: Cx,
+        within: Option<Duration>,
+    ) -> Answer<'a, Result<R::Reply, AskError>> {
         let limit = within.map_or_else(|| "no limit".to_owned(), |d| format!("{}s", d.as_secs()));
         let shown: String = format!("{req:?}").chars().take(4_000).collect();
         self.note(format!("{} {task} {shown} {limit}", R::NAME));
         let next = self.script.lock().unwrap().pop_front();
         Box::pin(async move {
             match next {
-                Some(answer) => *answer.downcast::<Result<R::Reply, AskError>>().expect("script of this kind"),
+                Some(answer) => *answer
+                    .downcast::<Result<R::Reply, AskError>>()
+                    .expect("script of this kind"),
                 None => std::future::pending().await,
             }
         })
@@ -86,19 +94,40 @@ impl TaskDoors for FakeTasks {
 /// Doors on a fake, with the senders that tests use.
 pub(super) fn doors() -> (Doors, Arc<FakeTasks>, watch::Sender<Verdict>) {
     let tasks = Arc::new(FakeTasks::default());
-    let verdict = Verdict { health: Health::Healthy, description: "Healthy".into(), attributes: vec![] };
+    let verdict = Verdict {
+        health: Health::Healthy,
+        description: "Healthy".into(),
+        attributes: vec![],
+    };
     let (tx, health) = watch::channel(verdict);
     let (events, _) = broadcast::channel(16);
     let settings = Arc::new(FakeSettings::default());
-    (Doors { tasks: tasks.clone(), health, events, settings }, tasks, tx)
+    (
+        Doors {
+            tasks: tasks.clone(),
+            health,
+            events,
+            settings,
+        },
+        tasks,
+        tx,
+    )
 }
 
 /// The death of an actor.
 pub(super) fn died() -> AskError {
-    AskError::Died { actor: "task", message: "m" }
+    AskError::Died {
+        actor: "task",
+        message: "m",
+    }
 }
 
 /// What a start answers.
 pub(super) fn handle() -> HandleState {
-    HandleState { container: ContainerId::reported("c"), namespace: "nomad".into(), started_at: 1, stop_signal: 15 }
+    HandleState {
+        container: ContainerId::reported("c"),
+        namespace: "nomad".into(),
+        started_at: 1,
+        stop_signal: 15,
+    }
 }

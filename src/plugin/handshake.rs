@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 /// Variable and value by which Nomad says that it started us (Nomad `plugins/base/plugin.go`).
 const COOKIE_KEY: &str = "NOMAD_PLUGIN_MAGIC_COOKIE";
-const COOKIE_VALUE: &str = "e4327c2e01eabfd75a8a67adb114fb34a757d57eee7728d757a8cec6e91a7255";
+const COOKIE_VALUE: &str = "e4327c2e01eabfd75a8a67adb114fb34a757d57eee7728d857a8cec6e91a7255";
 
 /// go-plugin's own protocol; the first field of the line.
 const CORE_PROTOCOL: u32 = 1;
@@ -42,7 +42,9 @@ pub enum Refused {
     )]
     NotFromNomad,
     /// The host wants mutual TLS. Nomad never does.
-    #[error("PLUGIN_CLIENT_CERT is set: the host asks for AutoMTLS, which this plugin does not support (Nomad does not use it)")]
+    #[error(
+        "PLUGIN_CLIENT_CERT is set: the host asks for AutoMTLS, which this plugin does not support (Nomad does not use it)"
+    )]
     AutoMtls,
     /// The socket's path would break the handshake line.
     #[error("{variable}: {value:?}: the path may not contain '|' or a line break and must be absolute")]
@@ -71,7 +73,9 @@ impl Launch {
         let socket_dir = match &given {
             Some(dir) => usable("PLUGIN_UNIX_SOCKET_DIR", dir)?,
             // An unusable TMPDIR is no reason to fail: go-plugin hosts never look at it.
-            None => set("TMPDIR").and_then(|dir| usable("TMPDIR", &dir).ok()).unwrap_or_else(|| "/tmp".into()),
+            None => set("TMPDIR")
+                .and_then(|dir| usable("TMPDIR", &dir).ok())
+                .unwrap_or_else(|| "/tmp".into()),
         };
         Ok(Self {
             socket_dir,
@@ -100,7 +104,10 @@ impl Launch {
 fn usable(variable: &'static str, dir: &str) -> Result<PathBuf, Refused> {
     let path = PathBuf::from(dir);
     if dir.contains(['|', '\n', '\r']) || !path.is_absolute() {
-        return Err(Refused::SocketDir { variable, value: dir.to_owned() });
+        return Err(Refused::SocketDir {
+            variable,
+            value: dir.to_owned(),
+        });
     }
     Ok(path)
 }
@@ -141,7 +148,10 @@ mod tests {
             let l = launch(&[COOKIE, ("PLUGIN_MULTIPLEX_GRPC", asked)]).unwrap();
             assert_eq!(l.line("/s"), "1|2|unix|/s|grpc||false\n");
         }
-        assert_eq!(launch(&[COOKIE, ("PLUGIN_MULTIPLEX_GRPC", "")]).unwrap().line("/s"), "1|2|unix|/s|grpc|\n");
+        assert_eq!(
+            launch(&[COOKIE, ("PLUGIN_MULTIPLEX_GRPC", "")]).unwrap().line("/s"),
+            "1|2|unix|/s|grpc|\n"
+        );
     }
 
     #[test]
@@ -155,7 +165,10 @@ mod tests {
 
     #[test]
     fn mutual_tls_is_refused_aloud() {
-        assert_eq!(launch(&[COOKIE, ("PLUGIN_CLIENT_CERT", "-----BEGIN")]), Err(Refused::AutoMtls));
+        assert_eq!(
+            launch(&[COOKIE, ("PLUGIN_CLIENT_CERT", "-----BEGIN")]),
+            Err(Refused::AutoMtls)
+        );
         assert!(launch(&[COOKIE, ("PLUGIN_CLIENT_CERT", "")]).is_ok());
     }
 
@@ -164,8 +177,14 @@ mod tests {
         let l = launch(&[COOKIE, ("PLUGIN_UNIX_SOCKET_DIR", "/run/p"), ("TMPDIR", "/var/tmp")]).unwrap();
         assert_eq!((l.socket_dir, l.socket_dir_is_given), (PathBuf::from("/run/p"), true));
         let l = launch(&[COOKIE, ("TMPDIR", "/var/tmp"), ("PLUGIN_UNIX_SOCKET_GROUP", "nomad")]).unwrap();
-        assert_eq!((l.socket_dir, l.socket_group.as_deref()), (PathBuf::from("/var/tmp"), Some("nomad")));
-        assert_eq!(launch(&[COOKIE, ("TMPDIR", "relative")]).unwrap().socket_dir, PathBuf::from("/tmp"));
+        assert_eq!(
+            (l.socket_dir, l.socket_group.as_deref()),
+            (PathBuf::from("/var/tmp"), Some("nomad"))
+        );
+        assert_eq!(
+            launch(&[COOKIE, ("TMPDIR", "relative")]).unwrap().socket_dir,
+            PathBuf::from("/tmp")
+        );
         assert!(launch(&[COOKIE, ("PLUGIN_UNIX_SOCKET_DIR", "/a|b")]).is_err());
     }
 }

@@ -20,18 +20,19 @@ mod broker;
 mod controller;
 mod convert;
 mod driver;
+#[cfg(test)]
+mod fake;
 pub mod handshake;
 pub mod hclog;
 mod rpc;
 mod schema;
 pub mod serve;
+
 mod socket;
 mod status;
 mod stdio;
 mod streams;
 mod tasks;
-#[cfg(test)]
-mod fake;
 
 pub use base::{Compute, NodeCompute};
 pub use handshake::{Launch, Refused};

@@ -62,7 +62,10 @@ impl Plugin {
     /// A plugin that asks through `doors`.
     #[must_use]
     pub fn new(doors: Doors) -> Self {
-        Self { doors, compute: NodeCompute::default() }
+        Self {
+            doors,
+            compute: NodeCompute::default(),
+        }
     }
 
     /// The node's compute as the host tells it with `SetConfig`.
@@ -94,7 +97,11 @@ impl Plugin {
         if !launch.protocol_offered {
             tracing::warn!("the host does not offer protocol version 2");
         }
-        tracing::debug!(version = env!("CARGO_PKG_VERSION"), socket = file.text(), "plugin serves");
+        tracing::debug!(
+            version = env!("CARGO_PKG_VERSION"),
+            socket = file.text(),
+            "plugin serves"
+        );
         let outcome = tokio::select! {
             result = self.server(end, connections) => result.map_err(ServeError::from),
             () = told(&mut ended) => {
@@ -140,7 +147,10 @@ impl Plugin {
 }
 
 fn announce(stdout: &mut impl Write, line: &str) -> Result<(), ServeError> {
-    stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()).map_err(ServeError::Announce)
+    stdout
+        .write_all(line.as_bytes())
+        .and_then(|()| stdout.flush())
+        .map_err(ServeError::Announce)
 }
 
 /// Resolves when the host asked for the end, and only then.

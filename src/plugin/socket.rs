@@ -82,16 +82,28 @@ impl Socket {
         if let Some(dir) = path.parent() {
             remove_stale(dir).await;
         }
-        let listener = UnixListener::bind(&path).map_err(|source| SocketError::Bind { path: path.clone(), source })?;
-        let socket = Self { listener, path: SocketFile(path) };
+        let listener = UnixListener::bind(&path).map_err(|source| SocketError::Bind {
+            path: path.clone(),
+            source,
+        })?;
+        let socket = Self {
+            listener,
+            path: SocketFile(path),
+        };
         if let Some(group) = &launch.socket_group {
-            give_to(group, &socket.path.0).map_err(|source| SocketError::Group { group: group.clone(), source })?;
+            give_to(group, &socket.path.0).map_err(|source| SocketError::Group {
+                group: group.clone(),
+                source,
+            })?;
         }
         Ok(socket)
     }
 
     /// The connections, and the file that goes when the caller drops it. All connections break when `cut` turns true.
-    pub(super) fn into_parts(self, cut: watch::Receiver<bool>) -> (impl Stream<Item = io::Result<Connection>>, SocketFile) {
+    pub(super) fn into_parts(
+        self,
+        cut: watch::Receiver<bool>,
+    ) -> (impl Stream<Item = io::Result<Connection>>, SocketFile) {
         let connections = stream::unfold((self.listener, cut), |(listener, cut)| async move {
             loop {
                 match listener.accept().await {
@@ -125,10 +137,12 @@ fn give_to(group: &str, path: &Path) -> io::Result<()> {
 }
 
 fn gid_of(name: &str, file: &str) -> Option<u32> {
-    file.lines().map(|l| l.split(':').collect::<Vec<_>>()).find_map(|fields| match fields.as_slice() {
-        [n, _, gid, ..] if *n == name => gid.parse().ok(),
-        _ => None,
-    })
+    file.lines()
+        .map(|l| l.split(':').collect::<Vec<_>>())
+        .find_map(|fields| match fields.as_slice() {
+            [n, _, gid, ..] if *n == name => gid.parse().ok(),
+            _ => None,
+        })
 }
 
 /// Removes sockets of our naming whose process is dead and on which nobody listens. Both are asked: a process in
@@ -136,7 +150,9 @@ fn gid_of(name: &str, file: &str) -> Option<u32> {
 async fn remove_stale(dir: &Path) {
     let Ok(entries) = std::fs::read_dir(dir) else { return };
     for entry in entries.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(pid_of) else { continue };
+        let Some(pid) = entry.file_name().to_str().and_then(pid_of) else {
+            continue;
+        };
         if Path::new("/proc").join(pid.to_string()).exists() {
             continue;
         }
@@ -217,7 +233,12 @@ mod tests {
     #[test]
     fn only_our_names_have_a_pid() {
         assert_eq!(pid_of("containerd-driver-123-00ff00ff.sock"), Some(123));
-        for name in ["containerd-driver-123-.sock", "containerd-driver-x-00ff00ff.sock", "plugin123", "containerd-driver-1.sock"] {
+        for name in [
+            "containerd-driver-123-.sock",
+            "containerd-driver-x-00ff00ff.sock",
+            "plugin123",
+            "containerd-driver-1.sock",
+        ] {
             assert_eq!(pid_of(name), None, "{name}");
         }
     }

@@ -76,7 +76,11 @@ fn recoverable(text: String) -> Status {
         value: RecoverableError { recoverable: true }.encode_to_vec(),
     };
     let code = Code::FailedPrecondition;
-    let blob = rpc::Status { code: i32::from(code), message: text.clone(), details: vec![detail] };
+    let blob = rpc::Status {
+        code: i32::from(code),
+        message: text.clone(),
+        details: vec![detail],
+    };
     Status::with_details(code, text, blob.encode_to_vec().into())
 }
 
@@ -91,12 +95,22 @@ mod tests {
         let status = recoverable("pull failed".into());
         let golden = "CAkSC3B1bGwgZmFpbGVkGlEKS3R5cGUuZ29vZ2xlYXBpcy5jb20vaGFzaGljb3JwLm5vbWFkLnBsdWdpbnMuc2hhcmVkLnN0cnVjdHMuUmVjb3ZlcmFibGVFcnJvchICCAE=";
         use base64::Engine as _;
-        assert_eq!(base64::engine::general_purpose::STANDARD.encode(status.details()), golden);
-        assert_eq!((status.code(), status.message()), (Code::FailedPrecondition, "pull failed"));
+        assert_eq!(
+            base64::engine::general_purpose::STANDARD.encode(status.details()),
+            golden
+        );
+        assert_eq!(
+            (status.code(), status.message()),
+            (Code::FailedPrecondition, "pull failed")
+        );
     }
 
     fn fault(kind: FaultKind) -> ContainerdFault {
-        ContainerdFault { kind, operation: "create task", text: "no".into() }
+        ContainerdFault {
+            kind,
+            operation: "create task",
+            text: "no".into(),
+        }
     }
 
     #[test]
@@ -104,7 +118,11 @@ mod tests {
         let transient = [
             TaskError::Driver("x".into()),
             TaskError::Containerd(fault(FaultKind::Unreachable)),
-            TaskError::Image(ImageError::Registry { image: "i".into(), registry: "r".into(), reason: "x".into() }),
+            TaskError::Image(ImageError::Registry {
+                image: "i".into(),
+                registry: "r".into(),
+                reason: "x".into(),
+            }),
             TaskError::Container(ContainerError::Interrupted("x".into())),
         ];
         for e in transient {
@@ -115,7 +133,10 @@ mod tests {
             TaskError::AlreadyStarted("a".into()),
             TaskError::Cancelled,
             TaskError::Containerd(fault(FaultKind::Failed)),
-            TaskError::Image(ImageError::Denied { image: "i".into(), reason: "x".into() }),
+            TaskError::Image(ImageError::Denied {
+                image: "i".into(),
+                reason: "x".into(),
+            }),
         ];
         for e in last {
             assert!(of_task(&e).details().is_empty(), "{e}");
@@ -126,11 +147,18 @@ mod tests {
     fn codes_say_whose_fault_it_is() {
         let spec = SpecError::option("cwd", "x", "an absolute path");
         assert_eq!(of_task(&TaskError::NotFound).code(), Code::NotFound);
-        assert_eq!(of_task(&TaskError::Container(spec.clone().into())).code(), Code::InvalidArgument);
+        assert_eq!(
+            of_task(&TaskError::Container(spec.clone().into())).code(),
+            Code::InvalidArgument
+        );
         assert_eq!(of_spec(&spec).code(), Code::InvalidArgument);
         assert_eq!(of_task(&TaskError::StillRunning).code(), Code::Unknown);
         assert_eq!(of_ask(&AskError::Ended { actor: "a" }).code(), Code::NotFound);
-        let late = AskError::Late { actor: "a", message: "m", after: Duration::from_secs(1) };
+        let late = AskError::Late {
+            actor: "a",
+            message: "m",
+            after: Duration::from_secs(1),
+        };
         assert_eq!(of_ask(&late).code(), Code::FailedPrecondition);
     }
 }

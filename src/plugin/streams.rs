@@ -54,7 +54,9 @@ pub(super) fn events(events: broadcast::Receiver<TaskEvent>) -> Answers<pb::Driv
 
 /// Resource usage: silent, and ended with the task. An error would be logged by the host and asked again each second.
 pub(super) fn silent_stats(tasks: Tasks, task: TaskId) -> Answers<pb::TaskStatsResponse> {
-    stream::once(async move { tasks.wait(&task).await.ok() }).filter_map(|_| future::ready(None)).boxed()
+    stream::once(async move { tasks.wait(&task).await.ok() })
+        .filter_map(|_| future::ready(None))
+        .boxed()
 }
 
 #[cfg(test)]
@@ -66,7 +68,11 @@ mod tests {
 
     fn verdict(health: Health, keys: &[&str]) -> Verdict {
         let attributes = keys.iter().map(|k| ((*k).to_owned(), Attribute::Bool(true))).collect();
-        Verdict { health, description: "d".into(), attributes }
+        Verdict {
+            health,
+            description: "d".into(),
+            attributes,
+        }
     }
 
     fn event(n: i64) -> TaskEvent {

@@ -3,9 +3,7 @@
 
 use super::status;
 use crate::messages::doors::{TaskDoor, TaskDoors};
-use crate::messages::task::{
-    Destroy, Inspect, Inspection, Recover, Signal, Start, Started, Stop, TaskError, Wait,
-};
+use crate::messages::task::{Destroy, Inspect, Inspection, Recover, Signal, Start, Started, Stop, TaskError, Wait};
 use crate::messages::{AskError, Cx, Request};
 use crate::spec::identity::TaskId;
 use crate::spec::record::{ExitRecord, HandleState};
@@ -49,7 +47,12 @@ struct Errand<'a> {
 
 impl<'a> Errand<'a> {
     fn within(task: &'a TaskId, limit: Duration) -> Self {
-        Self { task, open: false, deaths: DEATHS, until: Some(Instant::now() + limit) }
+        Self {
+            task,
+            open: false,
+            deaths: DEATHS,
+            until: Some(Instant::now() + limit),
+        }
     }
 
     fn opening(self) -> Self {
@@ -70,7 +73,13 @@ impl Tasks {
     /// no `DestroyTask` after a failed start.
     pub(super) async fn start(&self, task: Arc<TaskSpec>, pull: Duration) -> Result<Started, Status> {
         let errand = Errand::within(&task.id, pull.saturating_add(START)).opening();
-        match self.ask(&errand, |resume| Start { task: Arc::clone(&task), resume }).await {
+        match self
+            .ask(&errand, |resume| Start {
+                task: Arc::clone(&task),
+                resume,
+            })
+            .await
+        {
             Ok(outcome) => outcome.map_err(|e| status::of_task(&e)),
             Err(e) => {
                 self.abandon(&task.id).await;
@@ -88,7 +97,10 @@ impl Tasks {
 
     pub(super) async fn recover(&self, task: &TaskId, handle: HandleState) -> Result<(), Status> {
         let errand = Errand::within(task, RECOVER).opening();
-        let request = |_| Recover { task: task.clone(), handle: handle.clone() };
+        let request = |_| Recover {
+            task: task.clone(),
+            handle: handle.clone(),
+        };
         match self.ask(&errand, request).await {
             Ok(outcome) => outcome.map_err(|e| status::of_task(&e)),
             Err(e) => Err(status::of_task(&TaskError::Driver(e.to_string()))),
@@ -97,7 +109,12 @@ impl Tasks {
 
     /// Waits as long as the task lives. Nomad reads any error as the end of the task, so only an unknown task is one.
     pub(super) async fn wait(&self, task: &TaskId) -> Result<ExitRecord, Status> {
-        let errand = Errand { task, open: false, deaths: u32::MAX, until: None };
+        let errand = Errand {
+            task,
+            open: false,
+            deaths: u32::MAX,
+            until: None,
+        };
         answered(self.ask(&errand, |_| Wait).await)
     }
 
@@ -105,7 +122,10 @@ impl Tasks {
     pub(super) async fn stop(&self, task: &TaskId, timeout: Duration, signal: Option<i32>) -> Result<(), Status> {
         let errand = Errand::within(task, timeout.saturating_add(STOP));
         let begun = Instant::now();
-        let request = |_| Stop { timeout: timeout.saturating_sub(begun.elapsed()), signal };
+        let request = |_| Stop {
+            timeout: timeout.saturating_sub(begun.elapsed()),
+            signal,
+        };
         answered(self.ask(&errand, request).await)
     }
 
@@ -116,9 +136,11 @@ impl Tasks {
     /// Removes a task. Nomad also sends this for tasks that could not be recovered: what they left is found by name.
     pub(super) async fn destroy(&self, task: &TaskId, force: bool) -> Result<(), Status> {
         match self.ask(&Errand::within(task, DESTROY), |_| Destroy { force }).await {
-            Ok(Err(TaskError::NotFound)) | Err(AskError::Ended { .. }) => {
-                self.doors.sweep(task, Cx::current()).await.map_err(|e| status::of_task(&e))
-            }
+            Ok(Err(TaskError::NotFound)) | Err(AskError::Ended { .. }) => self
+                .doors
+                .sweep(task, Cx::current())
+                .await
+                .map_err(|e| status::of_task(&e)),
             other => answered(other),
         }
     }
@@ -128,11 +150,7 @@ impl Tasks {
     }
 
     /// Asks until there is an answer. `request` learns whether an earlier answer was lost.
-    async fn ask<R: Request>(
-        &self,
-        errand: &Errand<'_>,
-        request: impl Fn(bool) -> R,
-    ) -> Result<R::Reply, AskError>
+    async fn ask<R: Request>(&self, errand: &Errand<'_>, request: impl Fn(bool) -> R) -> Result<R::Reply, AskError>
     where
         dyn TaskDoors: TaskDoor<R>,
     {

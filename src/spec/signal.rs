@@ -63,7 +63,9 @@ pub fn parse(text: &str) -> Result<i32, UnknownSignal> {
     if let Some((_, number)) = NAMES.iter().find(|(known, _)| *known == name) {
         return Ok(*number);
     }
-    real_time(name).filter(|n| (RT_MIN..=RT_MAX).contains(n)).ok_or_else(unknown)
+    real_time(name)
+        .filter(|n| (RT_MIN..=RT_MAX).contains(n))
+        .ok_or_else(unknown)
 }
 
 /// The name with `SIG`, if it is a signal.
@@ -110,7 +112,12 @@ mod tests {
         for full in NOMAD.split_whitespace() {
             let number = parse(full).unwrap();
             let short = full.trim_start_matches("SIG");
-            for spelling in [full.to_lowercase(), short.to_owned(), short.to_lowercase(), number.to_string()] {
+            for spelling in [
+                full.to_lowercase(),
+                short.to_owned(),
+                short.to_lowercase(),
+                number.to_string(),
+            ] {
                 assert_eq!(parse(&spelling), Ok(number), "{spelling}");
             }
         }
@@ -118,7 +125,14 @@ mod tests {
 
     #[test]
     fn numbers_are_linux_numbers() {
-        for (text, number) in [("SIGKILL", 9), ("USR1", 10), ("sigterm", 15), ("37", 37), ("0", 0), (" TERM ", 15)] {
+        for (text, number) in [
+            ("SIGKILL", 9),
+            ("USR1", 10),
+            ("sigterm", 15),
+            ("37", 37),
+            ("0", 0),
+            (" TERM ", 15),
+        ] {
             assert_eq!(parse(text), Ok(number));
         }
     }
@@ -128,14 +142,34 @@ mod tests {
         for (text, number) in [("SIGRTMIN+3", 37), ("RTMIN", 34), ("SIGRTMAX", 64), ("sigrtmax-1", 63)] {
             assert_eq!(parse(text), Ok(number));
         }
-        for text in ["RTMIN-1", "RTMIN+31", "RTMAX-31", "RTMAX+1", "RTMIN+", "RTMIN+99999999999", "RTMIN+-1"] {
+        for text in [
+            "RTMIN-1",
+            "RTMIN+31",
+            "RTMAX-31",
+            "RTMAX+1",
+            "RTMIN+",
+            "RTMIN+99999999999",
+            "RTMIN+-1",
+        ] {
             assert!(parse(text).is_err(), "{text}");
         }
     }
 
     #[test]
     fn others_are_refused_by_name() {
-        for text in ["", "FOO", "SIGFOO", "SIG", "-9", "+9", "32", "65", "99999999999", "SIGSIGTERM", "9x"] {
+        for text in [
+            "",
+            "FOO",
+            "SIGFOO",
+            "SIG",
+            "-9",
+            "+9",
+            "32",
+            "65",
+            "99999999999",
+            "SIGSIGTERM",
+            "9x",
+        ] {
             assert_eq!(parse(text).unwrap_err().to_string(), format!("Invalid signal: {text}"));
         }
     }

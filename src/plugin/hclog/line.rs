@@ -34,7 +34,11 @@ fn object(at: SystemTime, level: &str, message: &str, fields: &[(String, Value)]
     let mut map = Map::new();
     for (key, value) in fields.iter().take(FIELDS_MAX) {
         // Keys with @ are hclog's own.
-        let key = if key.starts_with('@') { format!("field.{}", key.trim_start_matches('@')) } else { key.clone() };
+        let key = if key.starts_with('@') {
+            format!("field.{}", key.trim_start_matches('@'))
+        } else {
+            key.clone()
+        };
         map.insert(shorten(&key, cut), scalar(value, cut));
     }
     map.insert("@level".into(), level.into());

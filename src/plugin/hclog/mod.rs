@@ -47,7 +47,9 @@ pub fn layer<S>(mode: Mode, directives: Option<&str>, sink: Sink) -> Box<dyn Lay
 where
     S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
 {
-    let directives = directives.filter(|d| !d.trim().is_empty()).unwrap_or(mode.default_directives());
+    let directives = directives
+        .filter(|d| !d.trim().is_empty())
+        .unwrap_or(mode.default_directives());
     let filter = EnvFilter::builder().parse_lossy(directives);
     match mode {
         Mode::Plugin => Hclog { sink }.with_filter(filter).boxed(),
@@ -65,8 +67,14 @@ where
 #[must_use]
 pub fn panic_hook(mode: Mode, sink: Sink) -> Box<dyn Fn(&PanicHookInfo<'_>) + Send + Sync> {
     Box::new(move |panic| {
-        let text = panic.payload_as_str().unwrap_or("(no text)");
-        let place = panic.location().map_or_else(|| "unknown".to_owned(), ToString::to_string);
+        let payload = panic.payload();
+        let text = payload.downcast_ref::<&str>().copied();
+        let text = text
+            .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+            .unwrap_or("(no text)");
+        let place = panic
+            .location()
+            .map_or_else(|| "unknown".to_owned(), ToString::to_string);
         let thread = std::thread::current().name().unwrap_or("unnamed").to_owned();
         sink.line(match mode {
             Mode::Plugin => {
@@ -91,9 +99,16 @@ impl<S: Subscriber> Layer<S> for Hclog {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut fields = Fields::default();
         event.record(&mut fields);
-        fields.rest.push(("target".to_owned(), event.metadata().target().into()));
+        fields
+            .rest
+            .push(("target".to_owned(), event.metadata().target().into()));
         let message = fields.message.unwrap_or_else(|| event.metadata().name().to_owned());
-        self.sink.line(line::render(SystemTime::now(), level(*event.metadata().level()), &message, &fields.rest));
+        self.sink.line(line::render(
+            SystemTime::now(),
+            level(*event.metadata().level()),
+            &message,
+            &fields.rest,
+        ));
     }
 }
 
@@ -141,7 +156,14 @@ impl Visit for Fields {
     }
     fn record_f64(&mut self, field: &Field, value: f64) {
         // JSON has no NaN and no infinity.
-        self.put(field, if value.is_finite() { value.into() } else { value.to_string().into() });
+        self.put(
+            field,
+            if value.is_finite() {
+                value.into()
+            } else {
+                value.to_string().into()
+            },
+        );
     }
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
         self.put(field, value.to_string().into());
@@ -205,8 +227,14 @@ mod tests {
             tracing::warn!(task.id = "a/b", attempt = 3, ratio = f64::NAN, ok = true, "asked again");
         });
         let v: Value = serde_json::from_str(&text).unwrap();
-        assert_eq!((v["@message"].as_str(), v["@level"].as_str()), (Some("asked again"), Some("warn")));
-        assert_eq!((v["task.id"].as_str(), v["attempt"].as_i64(), v["ok"].as_bool()), (Some("a/b"), Some(3), Some(true)));
+        assert_eq!(
+            (v["@message"].as_str(), v["@level"].as_str()),
+            (Some("asked again"), Some("warn"))
+        );
+        assert_eq!(
+            (v["task.id"].as_str(), v["attempt"].as_i64(), v["ok"].as_bool()),
+            (Some("a/b"), Some(3), Some(true))
+        );
         assert_eq!(v["ratio"].as_str(), Some("NaN"));
     }
 
@@ -217,7 +245,10 @@ mod tests {
             tracing::debug!(target: "h2", "theirs");
             tracing::warn!(target: "h2", "their warning");
         });
-        assert!(text.contains("\"own\"") && text.contains("their warning") && !text.contains("\"theirs\""), "{text}");
+        assert!(
+            text.contains("\"own\"") && text.contains("their warning") && !text.contains("\"theirs\""),
+            "{text}"
+        );
     }
 
     #[test]
@@ -232,6 +263,9 @@ mod tests {
             tracing::warn!(path = "/x", "cannot read");
             tracing::debug!("not shown");
         });
-        assert!(text.contains("cannot read") && !text.contains('{') && text.lines().count() == 1, "{text}");
+        assert!(
+            text.contains("cannot read") && !text.contains('{') && text.lines().count() == 1,
+            "{text}"
+        );
     }
 }

@@ -43,7 +43,9 @@ impl Sink {
         let (queue, items) = bounded(size);
         let dropped = Arc::new(AtomicU64::new(0));
         let count = Arc::clone(&dropped);
-        std::thread::Builder::new().name("log-writer".into()).spawn(move || write_all(writer, &items, &count))?;
+        std::thread::Builder::new()
+            .name("log-writer".into())
+            .spawn(move || write_all(writer, &items, &count))?;
         Ok(Self { queue, dropped })
     }
 
@@ -82,7 +84,12 @@ fn write_all(mut writer: impl Write, items: &Receiver<Item>, dropped: &AtomicU64
         let lost = dropped.swap(0, Ordering::Relaxed);
         if lost > 0 {
             let fields = [("count".to_owned(), lost.into())];
-            let note = line::render(SystemTime::now(), "warn", "log lines dropped: the host reads too slowly", &fields);
+            let note = line::render(
+                SystemTime::now(),
+                "warn",
+                "log lines dropped: the host reads too slowly",
+                &fields,
+            );
             writer.write_all(note.as_bytes()).ok();
         }
     }
@@ -167,6 +174,9 @@ mod tests {
         drop(open);
         sink.flush(Duration::from_secs(5));
         let text = String::from_utf8(memory.0.lock().unwrap().clone()).unwrap();
-        assert!(text.contains("log lines dropped") && text.contains("\"count\":99"), "{text}");
+        assert!(
+            text.contains("log lines dropped") && text.contains("\"count\":99"),
+            "{text}"
+        );
     }
 }
