@@ -1,1 +1,3 @@
 //! Room `actors`.
+
+pub mod image_puller;

@@ -1,1 +1,3 @@
 //! Room `host`.
+
+pub mod rootfs;

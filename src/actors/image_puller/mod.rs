@@ -1,0 +1,13 @@
+//! Images: resolve, fetch, unpack.
+
+mod ensure;
+mod facts;
+mod fetch;
+mod plan;
+mod pull;
+mod registry;
+mod unpack;
+
+pub use ensure::{Progress, PullConfig, PullEvent, ensure};
+pub use facts::{FactsMemory, image_facts};
+pub use registry::Registries;
