@@ -139,3 +139,15 @@ async fn reported<T>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Does not compile if a pull cannot move between threads; nothing else here says so.
+    #[allow(dead_code, reason = "compiled, not run")]
+    fn a_pull_can_be_spawned(gateway: &Gateway, config: &PullConfig, request: &EnsureImage) {
+        fn spawnable(_: impl Future + Send) {}
+        spawnable(ensure(gateway, config, request, &|_| ()));
+    }
+}

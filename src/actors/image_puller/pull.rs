@@ -164,18 +164,15 @@ async fn layers(
     manifest: &Manifest,
     image: &Config,
 ) -> Result<(), ImageError> {
-    let (arrived, arrivals): (Vec<_>, Vec<_>) = manifest.layers.iter().map(|_| oneshot::channel::<()>()).unzip();
-    let fetch = futures_util::stream::iter(manifest.layers.iter().zip(arrived))
-        .map(|(layer, arrived)| {
-            let span = tracing::info_span!("image.layer", step = "fetch", digest = %layer.digest, bytes = layer.size);
-            async move {
-                fetcher.blob("layer", layer, Labels::new()).await?;
-                // The other side goes away only when the whole pull does.
-                arrived.send(()).ok();
-                Ok::<_, ImageError>(())
-            }
-            .instrument(span)
-        })
+    let mut fetches = Vec::with_capacity(manifest.layers.len());
+    let mut arrivals = Vec::with_capacity(manifest.layers.len());
+    for layer in &manifest.layers {
+        let (arrived, arrival) = oneshot::channel();
+        arrivals.push(arrival);
+        let span = tracing::info_span!("image.layer", step = "fetch", digest = %layer.digest, bytes = layer.size);
+        fetches.push(fetch_one(fetcher, layer, arrived).instrument(span));
+    }
+    let fetch = futures_util::stream::iter(fetches)
         .buffer_unordered(FETCHES)
         .try_for_each(|()| std::future::ready(Ok(())));
     let unpack = async {
@@ -194,6 +191,13 @@ async fn layers(
         Ok(())
     };
     tokio::try_join!(fetch, unpack).map(drop)
+}
+
+async fn fetch_one(fetcher: &Fetcher<'_>, layer: &Descriptor, arrived: oneshot::Sender<()>) -> Result<(), ImageError> {
+    fetcher.blob("layer", layer, Labels::new()).await?;
+    // The other side goes away only when the whole pull does.
+    arrived.send(()).ok();
+    Ok(())
 }
 
 async fn unpack_one(
