@@ -6,7 +6,6 @@
 use super::error::{ended, fault, is_locked, late};
 use super::{Gateway, Labels};
 use crate::messages::runtime::{ContainerdFault, FaultKind};
-use bytes::Bytes;
 use containerd_client::services::v1::{WriteAction, WriteContentRequest, WriteContentResponse};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -92,15 +91,15 @@ impl ContentWriter {
     ///
     /// # Errors
     /// Any fault; the writer is of no use afterwards.
-    pub async fn write(&mut self, data: Bytes) -> Result<(), ContainerdFault> {
+    pub async fn write(&mut self, data: Vec<u8>) -> Result<(), ContainerdFault> {
         const OPERATION: &str = "write content";
+        let length = data.len() as u64;
         let request = WriteContentRequest {
             action: WriteAction::Write.into(),
             offset: signed(self.offset),
-            data: data.to_vec(),
+            data,
             ..self.template()
         };
-        let length = data.len() as u64;
         let answer = self.step(OPERATION, STEP, request).await?.map_err(|status| fault(OPERATION, &status))?;
         // The answer's offset is the truth, but a server that does not fill it in has taken the chunk all the same.
         self.offset = u64::try_from(answer.offset).ok().filter(|o| *o > 0).unwrap_or(self.offset + length);

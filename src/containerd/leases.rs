@@ -6,6 +6,15 @@ use super::{Gateway, Labels, Line};
 use crate::messages::runtime::{ContainerdFault, FaultKind};
 use containerd_client::services::v1 as proto;
 use proto::leases_client::LeasesClient;
+use std::time::{Duration, SystemTime};
+
+/// The label that lets containerd collect a lease by itself, whatever becomes of us.
+#[must_use]
+pub fn expires_after(from_now: Duration) -> (String, String) {
+    // The `Display` of a protobuf timestamp is RFC 3339, which is what containerd parses.
+    let at = prost_types::Timestamp::from(SystemTime::now() + from_now);
+    ("containerd.io/gc.expire".to_owned(), at.to_string())
+}
 
 /// A lease that exists.
 #[derive(Debug, Clone, PartialEq, Eq)]

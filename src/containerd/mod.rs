@@ -23,7 +23,7 @@ pub use events::RuntimeEvent;
 pub use health::{Abilities, FailedPlugin, Version};
 pub use images::ImageRecord;
 pub use ingest::{ContentWriter, Ingest};
-pub use leases::LeaseRecord;
+pub use leases::{LeaseRecord, expires_after};
 pub use snapshots::{SnapshotKind, SnapshotRecord};
 pub use tasks::NewTask;
 pub use types::{Descriptor, Labels, Mount};

@@ -86,7 +86,7 @@ impl Gateway {
     /// Removes a task that has ended (or was never started). `None` if there was none.
     ///
     /// # Errors
-    /// `FailedPrecondition` while it runs; any other fault but `NotFound`.
+    /// `Failed` while it runs (neither generation has a code for it); any other fault but `NotFound`.
     pub async fn delete_task(&self, id: &str) -> Result<Option<ExitRecord>, ContainerdFault> {
         const CALL: Call = Call::within("delete task", 30);
         let request = CALL.request(proto::DeleteTaskRequest { container_id: id.to_owned() });

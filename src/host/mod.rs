@@ -16,3 +16,4 @@ mod pump_thread;
 pub use error::HostError;
 pub use fifo::{LogTarget, check_log_path};
 pub use pump::{PumpKey, PumpPool, PumpRefused, Report};
+pub mod rootfs;

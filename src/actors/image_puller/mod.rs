@@ -8,6 +8,12 @@
 //! | restart | in place; pulls in flight are cancelled, askers ask again, and containerd's ingests make them resume |
 
 pub mod ensure;
+mod facts;
+mod fetch;
+mod plan;
+mod pull;
+mod registry;
+mod unpack;
 mod progress;
 
 use crate::actors::shared::{Links, Shared};
@@ -15,6 +21,7 @@ use crate::messages::image::{Credentials, EnsureImage, ImageError, ImageReady, P
 use crate::messages::{Ask, Cx, Reply, Request as _};
 use crate::spec::identity::TaskId;
 use actix::{Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, Supervised, WrapFuture as _};
+use ensure::PullConfig;
 use progress::Progress;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -48,6 +55,8 @@ impl Drop for Pull {
 pub struct ImagePuller {
     shared: Arc<Shared>,
     links: Arc<Links>,
+    /// What was learned about registries and images; harmless to lose.
+    known: PullConfig,
     pulls: HashMap<PullKey, Pull>,
 }
 
@@ -55,7 +64,7 @@ impl ImagePuller {
     /// A puller without work.
     #[must_use]
     pub fn new(shared: Arc<Shared>, links: Arc<Links>) -> Self {
-        Self { shared, links, pulls: HashMap::new() }
+        Self { shared, links, known: PullConfig::default(), pulls: HashMap::new() }
     }
 
     fn begin(&mut self, key: PullKey, req: EnsureImage, cx: &Cx, reply: Reply<Result<ImageReady, ImageError>>, ctx: &mut Context<Self>) {
@@ -70,20 +79,12 @@ impl ImagePuller {
         crate::telemetry::propagate::adopt(&span, &cx.0);
         let watchers = Arc::new(Mutex::new(Vec::from_iter(req.observer.clone())));
         let progress = Progress::new(req.image.clone(), Arc::clone(&watchers), Arc::clone(&self.links));
+        let config = PullConfig { snapshotter: configured.settings.snapshotter.clone(), ..self.known.clone() };
         let work = self.shared.io.spawn(
             async move {
-                let config = ensure::PullConfig { snapshotter: configured.settings.snapshotter.clone() };
-                let image = req.image.clone();
-                let timeout = req.timeout;
-                let tell = |event| progress.on(&event);
-                let ensure = ensure::ensure(&configured.gateway, &config, &req, &tell);
-                match tokio::time::timeout(timeout, ensure).await {
-                    Ok(done) => {
-                        progress.finish(&done);
-                        done
-                    }
-                    Err(_elapsed) => Err(ImageError::Timeout { image, after: timeout }),
-                }
+                let done = ensure::ensure(&configured.gateway, &config, &req, &|event| progress.on(&event)).await;
+                progress.finish(&done);
+                done
             }
             .instrument(span),
         );

@@ -2,7 +2,7 @@
 //!
 //! Nomad keeps ten events per task and writes each to disk: one at the start, few while it lasts, one at the end.
 
-use super::ensure::PullEvent;
+use super::ensure::{self, PullEvent};
 use crate::actors::shared::Links;
 use crate::messages::Cx;
 use crate::messages::image::{ImageError, ImageReady, PullProgress};
@@ -16,7 +16,7 @@ const INTERVAL: Duration = Duration::from_secs(30);
 struct State {
     announced: bool,
     last: Instant,
-    latest: Option<PullEvent>,
+    latest: ensure::Progress,
 }
 
 /// Tells all tasks that wait for one pull how it goes.
@@ -32,40 +32,46 @@ impl Progress {
     /// Nothing is told before the first byte is asked for: an image on disk makes no noise.
     pub fn new(image: String, watchers: Arc<Mutex<Vec<TaskId>>>, links: Arc<Links>) -> Self {
         let begun = Instant::now();
-        Self { image, watchers, links, begun, state: Mutex::new(State { announced: false, last: begun, latest: None }) }
+        Self { image, watchers, links, begun, state: Mutex::new(State { announced: false, last: begun, latest: ensure::Progress::default() }) }
     }
 
     /// News from the pull.
     pub fn on(&self, event: &PullEvent) {
-        let text = {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            state.latest = Some(event.clone());
-            if !state.announced {
-                state.announced = true;
-                state.last = Instant::now();
-                format!("Pulling image {}", self.image)
-            } else if state.last.elapsed() >= INTERVAL {
-                state.last = Instant::now();
-                format!("Pulling image {}: {} of {} bytes, {} of {} layers", self.image, event.fetched_bytes, event.total_bytes, event.layers_done, event.layers)
-            } else {
-                return;
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = match event {
+            // Resolved only: there may be nothing to fetch.
+            PullEvent::Resolving { .. } => return,
+            PullEvent::Progress(latest) => {
+                state.latest = *latest;
+                if !state.announced {
+                    state.announced = true;
+                    format!("Pulling image {}", self.image)
+                } else if state.last.elapsed() >= INTERVAL {
+                    format!(
+                        "Pulling image {}: {} of {} bytes, {} of {} layers",
+                        self.image, latest.fetched_bytes, latest.total_bytes, latest.layers_done, latest.layers
+                    )
+                } else {
+                    return;
+                }
             }
         };
-        self.tell(&text, event);
+        state.last = Instant::now();
+        let latest = state.latest;
+        drop(state);
+        self.tell(&text, latest);
     }
 
     /// The end of the pull. A failure is told by the start that fails.
     pub fn finish(&self, done: &Result<ImageReady, ImageError>) {
-        let latest = self.state.lock().unwrap_or_else(PoisonError::into_inner).latest.clone();
-        if let (Ok(ready), Some(event)) = (done, latest)
-            && ready.pulled
-        {
-            let text = format!("Pulled image {} in {:.1} s ({} bytes)", self.image, self.begun.elapsed().as_secs_f64(), event.total_bytes);
-            self.tell(&text, &event);
+        let latest = self.state.lock().unwrap_or_else(PoisonError::into_inner).latest;
+        if done.as_ref().is_ok_and(|ready| ready.pulled) {
+            let text = format!("Pulled image {} in {:.1} s ({} bytes)", self.image, self.begun.elapsed().as_secs_f64(), latest.total_bytes);
+            self.tell(&text, latest);
         }
     }
 
-    fn tell(&self, text: &str, event: &PullEvent) {
+    fn tell(&self, text: &str, event: ensure::Progress) {
         let watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for task in watchers {
             let fact = PullProgress {

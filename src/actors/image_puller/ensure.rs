@@ -1,0 +1,153 @@
+//! Makes sure that an image is here and unpacked: when the registry is asked, and when it is not.
+
+use super::facts::{self, FactsMemory, image_facts};
+use super::fetch::Tally;
+use super::pull::{self, Resolved};
+use super::registry::Registries;
+use crate::containerd::Gateway;
+use crate::messages::image::{EnsureImage, ImageError, ImageReady, PullPolicy};
+use crate::spec::reference::Reference;
+use std::future::Future;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// How often a pull says how far it is.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+
+/// What all pulls have in common. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct PullConfig {
+    /// Where images are unpacked.
+    pub snapshotter: String,
+    /// What was learned about registries.
+    pub registries: Registries,
+    /// What is known of images.
+    pub facts: FactsMemory,
+}
+
+/// Told while an image is made ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PullEvent {
+    /// The registry is about to be asked.
+    Resolving {
+        /// Normalised name.
+        image: String,
+    },
+    /// The image is being fetched; first when it begins, then at most once a second, and at the end.
+    Progress(Progress),
+}
+
+/// How far a pull is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes in the content store.
+    pub fetched_bytes: u64,
+    /// Bytes of all blobs; 0 until it is known.
+    pub total_bytes: u64,
+    /// Layers unpacked.
+    pub layers_done: usize,
+    /// Layers; 0 until it is known.
+    pub layers: usize,
+}
+
+/// Carries out the request. Dropping the future cancels it; what was fetched is kept for a while for the next try.
+///
+/// # Errors
+/// See [`ImageError`]; `Timeout` when the bound in the request has passed.
+pub async fn ensure(
+    gateway: &Gateway,
+    config: &PullConfig,
+    request: &EnsureImage,
+    progress: &(dyn Fn(PullEvent) + Send + Sync),
+) -> Result<ImageReady, ImageError> {
+    let reference = Reference::parse(&request.image)
+        .map_err(|reason| ImageError::BadReference { reference: request.image.clone(), reason })?;
+    let work = ensure_reference(gateway, config, request, &reference, progress);
+    match tokio::time::timeout(request.timeout, work).await {
+        Ok(answer) => answer,
+        Err(_) => Err(ImageError::Timeout { image: reference.name(), after: request.timeout }),
+    }
+}
+
+async fn ensure_reference(
+    gateway: &Gateway,
+    config: &PullConfig,
+    request: &EnsureImage,
+    reference: &Reference,
+    progress: &(dyn Fn(PullEvent) + Send + Sync),
+) -> Result<ImageReady, ImageError> {
+    let name = reference.name();
+    if request.policy == PullPolicy::IfNotPresent
+        && let Some((manifest, facts)) = image_facts(gateway, config, &name).await?
+    {
+        return Ok(ImageReady { name, manifest, facts, pulled: false });
+    }
+    progress(PullEvent::Resolving { image: name.clone() });
+    let session = config.registries.session(reference, request.credentials.as_ref()).await?;
+    let resolved = pull::resolve(&session).await?;
+    if let Some(ready) = unchanged(gateway, config, &name, &resolved).await? {
+        return Ok(ready);
+    }
+    let tally = Tally::default();
+    let work = pull::pull(gateway, config, &session, reference, &resolved, request.timeout, &tally);
+    reported(work, &tally, progress).await?;
+    match facts::of_target(gateway, config, &name, &resolved.target).await? {
+        Some((manifest, facts)) => Ok(ImageReady { name, manifest, facts, pulled: true }),
+        None => Err(ImageError::Interrupted { image: name, reason: "it was removed while it was pulled".to_owned() }),
+    }
+}
+
+/// The image, if what is here is what the registry has.
+async fn unchanged(
+    gateway: &Gateway,
+    config: &PullConfig,
+    name: &str,
+    resolved: &Resolved,
+) -> Result<Option<ImageReady>, ImageError> {
+    let record = gateway.image(name).await;
+    let record = record.map_err(|source| ImageError::Containerd { image: name.to_owned(), source })?;
+    if record.is_none_or(|record| record.target.digest != resolved.target.digest) {
+        return Ok(None);
+    }
+    let known = facts::of_target(gateway, config, name, &resolved.target).await?;
+    Ok(known.map(|(manifest, facts)| ImageReady { name: name.to_owned(), manifest, facts, pulled: false }))
+}
+
+/// Runs a pull and tells how far it is.
+async fn reported<T>(
+    work: impl Future<Output = Result<T, ImageError>>,
+    tally: &Tally,
+    progress: &(dyn Fn(PullEvent) + Send + Sync),
+) -> Result<T, ImageError> {
+    let report = || {
+        progress(PullEvent::Progress(Progress {
+            fetched_bytes: tally.fetched_bytes.load(Ordering::Relaxed),
+            total_bytes: tally.total_bytes.load(Ordering::Relaxed),
+            layers_done: tally.layers_done.load(Ordering::Relaxed),
+            layers: tally.layers.load(Ordering::Relaxed),
+        }));
+    };
+    let mut work = std::pin::pin!(work);
+    let mut ticks = tokio::time::interval(REPORT_EVERY);
+    loop {
+        tokio::select! {
+            answer = &mut work => {
+                report();
+                return answer;
+            }
+            _ = ticks.tick() => report(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Does not compile if a pull cannot move between threads; nothing else here says so.
+    #[allow(dead_code, reason = "compiled, not run")]
+    fn a_pull_can_be_spawned(gateway: &Gateway, config: &PullConfig, request: &EnsureImage) {
+        fn spawnable(_: impl Future + Send) {}
+        spawnable(ensure(gateway, config, request, &|_| ()));
+    }
+}

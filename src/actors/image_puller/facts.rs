@@ -1,0 +1,199 @@
+//! What a container needs to know of an image that is on this node: read from the content store and from its files.
+
+use super::ensure::PullConfig;
+use super::plan::{self, Config, DOCUMENT_MAX_BYTES, Document, Manifest};
+use super::pull;
+use super::unpack::{UnpackError, Unpacker, unique};
+use crate::containerd::{Descriptor, Gateway, Labels, Mount, expires_after};
+use crate::host::rootfs;
+use crate::messages::image::ImageError;
+use crate::messages::runtime::ContainerdFault;
+use crate::spec::identity::Digest;
+use crate::spec::image::ImageFacts;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// Limit for `/etc/passwd` and `/etc/group` of an image.
+const FILE_MAX_BYTES: u64 = 1 << 20;
+/// An index within an index within an index is enough.
+const DEPTH_MAX: usize = 3;
+/// How long a look into an image may last; afterwards containerd removes what it needed.
+const LOOK_EXPIRES: Duration = Duration::from_secs(10 * 60);
+/// Images remembered; beyond that, memory starts anew.
+const REMEMBERED_MAX: usize = 512;
+
+/// Facts by digest of the image's target: they never change, so a start of a known image reads nothing.
+#[derive(Debug, Clone, Default)]
+pub struct FactsMemory(Arc<Mutex<HashMap<String, Known>>>);
+
+/// The manifest for this machine, and the facts.
+type Known = (Digest, Arc<ImageFacts>);
+
+impl FactsMemory {
+    fn get(&self, target: &str) -> Option<Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(target).cloned()
+    }
+
+    fn put(&self, target: &str, known: Known) {
+        let mut memory = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if memory.len() >= REMEMBERED_MAX {
+            memory.clear();
+        }
+        memory.insert(target.to_owned(), known);
+    }
+}
+
+/// Facts of the image of this name, unpacked (again, if it has to be). `None`: it is not here, or not all of it.
+///
+/// # Errors
+/// `Unusable` if the image is not for this machine or damaged, `Containerd` for faults.
+pub async fn image_facts(gateway: &Gateway, config: &PullConfig, name: &str) -> Result<Option<Known>, ImageError> {
+    let at = |source| ImageError::Containerd { image: name.to_owned(), source };
+    let Some(record) = gateway.image(name).await.map_err(at)? else {
+        return Ok(None);
+    };
+    of_target(gateway, config, name, &record.target).await
+}
+
+/// As [`image_facts`], of a target in the content store.
+pub(super) async fn of_target(
+    gateway: &Gateway,
+    config: &PullConfig,
+    name: &str,
+    target: &Descriptor,
+) -> Result<Option<Known>, ImageError> {
+    let at = |source| ImageError::Containerd { image: name.to_owned(), source };
+    let snapshotter = config.snapshotter.as_str();
+    if let Some(known) = config.facts.get(&target.digest)
+        && is_unpacked(gateway, snapshotter, known.1.chain_id.as_ref()).await.map_err(at)?
+    {
+        return Ok(Some(known));
+    }
+    let Some((digest, manifest, image)) = read(gateway, name, target).await? else {
+        return Ok(None);
+    };
+    if !is_unpacked(gateway, snapshotter, image.facts.chain_id.as_ref()).await.map_err(at)?
+        && !unpack_again(gateway, snapshotter, name, &manifest, &image).await?
+    {
+        return Ok(None);
+    }
+    let mut facts = image.facts;
+    if let Some(chain) = &facts.chain_id {
+        let (passwd, group) = files(gateway, snapshotter, chain).await.map_err(at)?;
+        (facts.passwd, facts.group) = (passwd, group);
+    }
+    let known = (digest, Arc::new(facts));
+    config.facts.put(&target.digest, known.clone());
+    Ok(Some(known))
+}
+
+async fn is_unpacked(gateway: &Gateway, snapshotter: &str, chain: Option<&Digest>) -> Result<bool, ContainerdFault> {
+    match chain {
+        Some(chain) => Ok(gateway.stat_snapshot(snapshotter, chain.as_str()).await?.is_some()),
+        None => Ok(true),
+    }
+}
+
+/// Follows the target to manifest and config; `None` if one of the documents is not here.
+async fn read(
+    gateway: &Gateway,
+    name: &str,
+    target: &Descriptor,
+) -> Result<Option<(Digest, Manifest, Config)>, ImageError> {
+    let at = |source| ImageError::Containerd { image: name.to_owned(), source };
+    let unusable = |reason| ImageError::Unusable { image: name.to_owned(), reason };
+    let architecture = plan::architecture();
+    let mut digest = target.digest.clone();
+    for _ in 0..DEPTH_MAX {
+        let Some(json) = gateway.read_blob(&digest, DOCUMENT_MAX_BYTES).await.map_err(at)? else {
+            return Ok(None);
+        };
+        match plan::document(&json).map_err(unusable)?.0 {
+            Document::Index(entries) => digest = plan::choose(&entries, architecture).map_err(unusable)?.1.digest.clone(),
+            Document::Manifest(manifest) => {
+                let Some(json) = gateway.read_blob(&manifest.config.digest, DOCUMENT_MAX_BYTES).await.map_err(at)? else {
+                    return Ok(None);
+                };
+                let image = plan::config(&json, architecture, manifest.layers.len()).map_err(unusable)?;
+                return Ok(Some((Digest::parse(&digest).map_err(unusable)?, manifest, image)));
+            }
+        }
+    }
+    Err(unusable(format!("its indexes are nested more than {DEPTH_MAX} deep")))
+}
+
+/// Unpacks from the content store, without a registry. False if a layer is missing there.
+async fn unpack_again(
+    gateway: &Gateway,
+    snapshotter: &str,
+    name: &str,
+    manifest: &Manifest,
+    image: &Config,
+) -> Result<bool, ImageError> {
+    let at = |source| ImageError::Containerd { image: name.to_owned(), source };
+    for layer in &manifest.layers {
+        if gateway.blob_info(&layer.digest).await.map_err(at)?.is_none() {
+            return Ok(false);
+        }
+    }
+    let lease = pull::Lease::open(gateway, name, pull::LEASE_EXPIRES).await.map_err(at)?;
+    let leased = gateway.with_lease(&lease.id);
+    let unpacker = Unpacker { gateway: &leased, lease: &lease.id, snapshotter };
+    let answer = async {
+        let mut parent = None;
+        for (i, (layer, diff_id)) in manifest.layers.iter().zip(&image.diff_ids).enumerate() {
+            let chain = pull::chain_up_to(&image.diff_ids, i);
+            unpacker.layer(layer, diff_id, parent.as_ref(), &chain).await?;
+            parent = Some(chain);
+        }
+        let labels = plan::config_labels(snapshotter, image.facts.chain_id.as_ref());
+        Ok(leased.update_blob_labels(&manifest.config.digest, &labels).await?)
+    }
+    .await;
+    lease.close(gateway).await;
+    answer.map(|()| true).map_err(|e| match e {
+        UnpackError::Containerd(source) => at(source),
+        UnpackError::Damaged(reason) => ImageError::Unusable { image: name.to_owned(), reason },
+    })
+}
+
+/// `/etc/passwd` and `/etc/group`.
+async fn files(gateway: &Gateway, snapshotter: &str, chain: &Digest) -> Result<(String, String), ContainerdFault> {
+    let name = format!("containerd-driver-facts-{}", unique());
+    // Held by a lease, so that a look that is cut off leaves nothing for good.
+    gateway.create_lease(&name, &Labels::from([expires_after(LOOK_EXPIRES)])).await?;
+    let leased = gateway.with_lease(&name);
+    let answer = match leased.view_snapshot(snapshotter, &name, chain.as_str()).await {
+        Ok(mounts) => {
+            let read = tokio::task::spawn_blocking(move || read_files(&mounts)).await;
+            let files = read.map_err(std::io::Error::other).and_then(|files| files);
+            leased.remove_snapshot(snapshotter, &name).await?;
+            Ok(files.unwrap_or_else(|error| {
+                // Numeric users need no file; a named one will be refused with its name.
+                tracing::warn!(%error, chain = %chain, "users and groups of the image cannot be read");
+                Default::default()
+            }))
+        }
+        Err(fault) => Err(fault),
+    };
+    gateway.delete_lease(&name).await?;
+    answer
+}
+
+fn read_files(mounts: &[Mount]) -> std::io::Result<(String, String)> {
+    let [mount] = mounts else {
+        return Err(std::io::Error::other(format!("the snapshot consists of {} mounts", mounts.len())));
+    };
+    let both = |layers: &[std::path::PathBuf]| {
+        let text = |path| {
+            rootfs::read(layers, path, FILE_MAX_BYTES)
+                .map(|bytes| String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned())
+        };
+        Ok((text("etc/passwd")?, text("etc/group")?))
+    };
+    match rootfs::directories(&mount.kind, &mount.source, &mount.options) {
+        Some(layers) => both(&layers),
+        None => rootfs::with_mounted(&mount.kind, &mount.source, &mount.options, |root| both(&[root.to_owned()])),
+    }
+}

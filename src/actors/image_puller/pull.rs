@@ -1,0 +1,232 @@
+//! A pull by ourselves: documents, blobs and layers into containerd, all under a lease; the image record comes last.
+//!
+//! Works on every containerd. Dropping the future cancels it at any point: what was fetched stays under its lease until
+//! the lease expires, and the next pull of it goes on from there.
+
+use super::ensure::PullConfig;
+use super::fetch::{Fetcher, Tally};
+use super::plan::{self, Config, Document, Manifest};
+use super::registry::Session;
+use super::unpack::{UnpackError, Unpacker, unique};
+use crate::containerd::{Descriptor, Gateway, ImageRecord, Labels, expires_after};
+use crate::messages::image::ImageError;
+use crate::messages::runtime::ContainerdFault;
+use crate::spec::identity::{Digest, chain_id};
+use crate::spec::reference::Reference;
+use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tracing::Instrument as _;
+
+/// Layers fetched at once, as containerd and Docker do.
+const FETCHES: usize = 3;
+/// Nested indexes that are followed.
+const DEPTH_MAX: usize = 3;
+/// How long what an interrupted pull has fetched is kept for the next one, at least.
+pub(super) const LEASE_EXPIRES: Duration = Duration::from_secs(60 * 60);
+/// Label of the leases of pulls: the image's name.
+const LEASE_LABEL: &str = "containerd-driver/pull";
+
+/// The lease that a pull works under.
+pub(super) struct Lease {
+    pub(super) id: String,
+    name: String,
+}
+
+impl Lease {
+    pub(super) async fn open(gateway: &Gateway, name: &str, expires: Duration) -> Result<Self, ContainerdFault> {
+        let id = format!("containerd-driver-pull-{}", unique());
+        let labels = Labels::from([expires_after(expires), (LEASE_LABEL.to_owned(), name.to_owned())]);
+        gateway.create_lease(&id, &labels).await?;
+        Ok(Self { id, name: name.to_owned() })
+    }
+
+    /// Removes it. A fault is no reason to fail what has succeeded: the lease expires.
+    pub(super) async fn close(self, gateway: &Gateway) {
+        Self::remove(gateway, &self.id).await;
+    }
+
+    /// Removes it and what interrupted pulls of the same image have left.
+    async fn close_all(self, gateway: &Gateway) {
+        let others = gateway.list_leases().await.unwrap_or_default();
+        Self::remove(gateway, &self.id).await;
+        for lease in others {
+            if lease.id != self.id && lease.labels.get(LEASE_LABEL) == Some(&self.name) {
+                Self::remove(gateway, &lease.id).await;
+            }
+        }
+    }
+
+    async fn remove(gateway: &Gateway, id: &str) {
+        if let Err(fault) = gateway.delete_lease(id).await {
+            tracing::debug!(%fault, lease = id, "lease of a pull left to expire");
+        }
+    }
+}
+
+/// What the registry says that the reference is.
+pub(super) struct Resolved {
+    pub(super) json: Bytes,
+    pub(super) target: Descriptor,
+}
+
+/// Asks the registry.
+pub(super) async fn resolve(session: &Session) -> Result<Resolved, ImageError> {
+    let (json, digest) = session.top().await?;
+    let (_, media_type) = plan::document(&json).map_err(|reason| unusable(session, reason))?;
+    let target = Descriptor { media_type: media_type.to_owned(), digest, size: json.len() as u64 };
+    Ok(Resolved { json, target })
+}
+
+/// Fetches and unpacks the image and makes its record.
+pub(super) async fn pull(
+    gateway: &Gateway,
+    config: &PullConfig,
+    session: &Session,
+    reference: &Reference,
+    resolved: &Resolved,
+    timeout: Duration,
+    tally: &Tally,
+) -> Result<(), ImageError> {
+    let name = reference.name();
+    let at = |source| ImageError::Containerd { image: name.clone(), source };
+    let lease = Lease::open(gateway, &name, LEASE_EXPIRES.max(timeout * 2)).await.map_err(at)?;
+    let leased = gateway.with_lease(&lease.id);
+    let fetcher = Fetcher { gateway: &leased, lease: &lease.id, session, reference, tally };
+    let unpacker = Unpacker { gateway: &leased, lease: &lease.id, snapshotter: &config.snapshotter };
+    let answer = async {
+        fill(&fetcher, &unpacker, resolved).await?;
+        let record = ImageRecord { name: name.clone(), target: resolved.target.clone(), labels: Labels::new() };
+        leased.put_image(&record).await.map_err(at)
+    }
+    .await;
+    match &answer {
+        Ok(()) => lease.close_all(gateway).await,
+        // Worth another try, so what is here is worth keeping for it.
+        Err(e) if e.is_transient() => {}
+        Err(_) => lease.close(gateway).await,
+    }
+    answer
+}
+
+async fn fill(fetcher: &Fetcher<'_>, unpacker: &Unpacker<'_>, resolved: &Resolved) -> Result<(), ImageError> {
+    let manifest = documents(fetcher, resolved).await?;
+    let session = fetcher.session;
+    let total = manifest.layers.iter().map(|l| l.size).fold(manifest.config.size, u64::saturating_add);
+    fetcher.tally.total_bytes.store(total, Ordering::Relaxed);
+    fetcher.tally.layers.store(manifest.layers.len(), Ordering::Relaxed);
+    if manifest.config.size > plan::DOCUMENT_MAX_BYTES {
+        return Err(unusable(session, format!("its config has {} bytes", manifest.config.size)));
+    }
+    fetcher.blob("config", &manifest.config, Labels::new()).await?;
+    let gateway = fetcher.gateway;
+    let json = fetcher.containerd(gateway.read_blob(&manifest.config.digest, plan::DOCUMENT_MAX_BYTES).await)?;
+    let json = json.ok_or_else(|| unusable(session, "its config was removed during the pull".to_owned()))?;
+    let image = plan::config(&json, plan::architecture(), manifest.layers.len()).map_err(|e| unusable(session, e))?;
+    // Before there is a snapshot: from its commit on, the config holds it.
+    let labels = plan::config_labels(unpacker.snapshotter, image.facts.chain_id.as_ref());
+    fetcher.containerd(gateway.update_blob_labels(&manifest.config.digest, &labels).await)?;
+    layers(fetcher, unpacker, &manifest, &image).await
+}
+
+/// Stores the documents from the top down to the manifest for this machine.
+async fn documents(fetcher: &Fetcher<'_>, resolved: &Resolved) -> Result<Manifest, ImageError> {
+    let session = fetcher.session;
+    let (mut json, mut target) = (resolved.json.clone(), resolved.target.clone());
+    for _ in 0..DEPTH_MAX {
+        let (document, _) = plan::document(&json).map_err(|e| unusable(session, e))?;
+        match document {
+            Document::Manifest(manifest) => {
+                fetcher.store(&json, &target, plan::manifest_labels(&manifest)).await?;
+                return Ok(manifest);
+            }
+            Document::Index(entries) => {
+                let (place, next) = plan::choose(&entries, plan::architecture()).map_err(|e| unusable(session, e))?;
+                fetcher.store(&json, &target, plan::index_labels(place, &next.digest)).await?;
+                let here = fetcher.gateway.read_blob(&next.digest, plan::DOCUMENT_MAX_BYTES).await;
+                json = match fetcher.containerd(here)? {
+                    Some(json) => json,
+                    None => session.document(&next.digest).await?,
+                };
+                target = Descriptor { size: json.len() as u64, ..next.clone() };
+            }
+        }
+    }
+    Err(unusable(session, format!("its indexes are nested more than {DEPTH_MAX} deep")))
+}
+
+/// Fetches layers, a few at once, and unpacks each as soon as it and those below it are there.
+async fn layers(
+    fetcher: &Fetcher<'_>,
+    unpacker: &Unpacker<'_>,
+    manifest: &Manifest,
+    image: &Config,
+) -> Result<(), ImageError> {
+    let mut fetches = Vec::with_capacity(manifest.layers.len());
+    let mut arrivals = Vec::with_capacity(manifest.layers.len());
+    for layer in &manifest.layers {
+        let (arrived, arrival) = oneshot::channel();
+        arrivals.push(arrival);
+        let span = tracing::info_span!("image.layer", step = "fetch", digest = %layer.digest, bytes = layer.size);
+        fetches.push(fetch_one(fetcher, layer, arrived).instrument(span));
+    }
+    let fetch = futures_util::stream::iter(fetches)
+        .buffer_unordered(FETCHES)
+        .try_for_each(|()| std::future::ready(Ok(())));
+    let unpack = async {
+        let mut parent = None;
+        for (i, ((layer, diff_id), arrival)) in manifest.layers.iter().zip(&image.diff_ids).zip(arrivals).enumerate() {
+            if arrival.await.is_err() {
+                // The fetch has failed and says so itself.
+                return std::future::pending().await;
+            }
+            let chain = chain_up_to(&image.diff_ids, i);
+            let span = tracing::info_span!("image.layer", step = "unpack", digest = %layer.digest, bytes = layer.size);
+            unpack_one(fetcher, unpacker, layer, diff_id, parent.as_ref(), &chain).instrument(span).await?;
+            fetcher.tally.layers_done.fetch_add(1, Ordering::Relaxed);
+            parent = Some(chain);
+        }
+        Ok(())
+    };
+    tokio::try_join!(fetch, unpack).map(drop)
+}
+
+async fn fetch_one(fetcher: &Fetcher<'_>, layer: &Descriptor, arrived: oneshot::Sender<()>) -> Result<(), ImageError> {
+    fetcher.blob("layer", layer, Labels::new()).await?;
+    // The other side goes away only when the whole pull does.
+    arrived.send(()).ok();
+    Ok(())
+}
+
+async fn unpack_one(
+    fetcher: &Fetcher<'_>,
+    unpacker: &Unpacker<'_>,
+    layer: &Descriptor,
+    diff_id: &Digest,
+    parent: Option<&Digest>,
+    chain: &Digest,
+) -> Result<(), ImageError> {
+    match unpacker.layer(layer, diff_id, parent, chain).await {
+        // Only said of what was seen: containerd believes this label instead of unpacking again.
+        Ok(true) => {
+            let labels = Labels::from([("containerd.io/uncompressed".to_owned(), diff_id.as_str().to_owned())]);
+            fetcher.containerd(fetcher.gateway.update_blob_labels(&layer.digest, &labels).await)
+        }
+        Ok(false) => Ok(()),
+        Err(UnpackError::Containerd(fault)) => fetcher.containerd(Err(fault)),
+        Err(UnpackError::Damaged(reason)) => Err(unusable(fetcher.session, reason)),
+    }
+}
+
+/// Chain id of the layers up to and including number `last`.
+pub(super) fn chain_up_to(diff_ids: &[Digest], last: usize) -> Digest {
+    let stack = diff_ids.get(..=last).unwrap_or(diff_ids);
+    // Never empty where it is used: once per layer.
+    chain_id(stack).unwrap_or_else(|| Digest::sha256(b""))
+}
+
+fn unusable(session: &Session, reason: String) -> ImageError {
+    ImageError::Unusable { image: session.image().to_owned(), reason }
+}
