@@ -141,9 +141,11 @@ async fn live(task: &Arc<TaskSpec>, container: &ContainerId, doors: &Doors, logs
 }
 
 async fn start_and_wait(task: &Arc<TaskSpec>, container: &ContainerId, doors: &Doors, logs: &dyn LogDoor, running: &AtomicBool) -> Ending {
-    match attach(task, container, logs).await.and(doors.tasks.open(&task.id, Cx::current()).await.map_err(Ending::from)) {
-        Ok(()) => {}
-        Err(ending) => return ending,
+    if let Err(ending) = attach(task, container, logs).await {
+        return ending;
+    }
+    if let Err(error) = doors.tasks.open(&task.id, Cx::current()).await {
+        return error.into();
     }
     match ask(doors, task, |resume| Start { task: task.clone(), resume }, None).await {
         Ok(Ok(_)) => running.store(true, Ordering::Relaxed),

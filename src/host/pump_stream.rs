@@ -7,6 +7,11 @@
 //! | regular file | one buffer: a write of a whole chunk is ordered with other writers to the same open file, which a splice's own offset handling is not, and `O_APPEND` files refuse splice |
 //! | socket, or what cannot be opened anew | small writes, each after `poll` said that there is room |
 //!
+//! **The end.** An empty FIFO without a writer reads as end of file, also before its first writer. A writer has come and
+//! gone if and only if the kernel reports a hang-up (`pipe_poll` compares the writer count with the one at our open).
+//! That report is made without the pipe's lock and can be seen while the first writer is just coming in (`fifo_open`
+//! counts it in two steps), so it is believed only if a read after it, which takes the lock, finds no writer again.
+//!
 //! `O_NONBLOCK` belongs to the open file description, which an inherited stdout shares with a shell: it is never set
 //! on a sink that was given to us.
 
@@ -24,6 +29,9 @@ pub(super) const BUFFER: usize = 64 * 1024;
 const GATED: usize = 4096;
 /// The same for a terminal that could not be opened anew: the line discipline's low-water mark.
 const GATED_TTY: usize = 256;
+
+/// How often a splice that found room at both ends is tried again before the sink is waited for.
+const AGAIN_MAX: u32 = 4;
 
 /// How a turn ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -64,15 +72,24 @@ impl Stream {
 
     /// Moves up to about `quota` bytes.
     pub(super) fn turn(&mut self, buffer: &mut [u8], quota: usize) -> Turn {
-        let mut left = quota;
+        let (mut left, mut hung_up) = (quota, false);
         loop {
             match self.step(buffer, left) {
                 Ok(0) => {
-                    if let Some(turn) = self.at_empty() {
-                        return turn;
+                    let seen = ready(&self.source, PollFlags::IN);
+                    if seen.contains(PollFlags::IN) {
+                        continue; // bytes came in the meantime
                     }
+                    if self.finishing || (hung_up && seen.contains(PollFlags::HUP)) {
+                        return Turn::Ended(None);
+                    }
+                    if !seen.contains(PollFlags::HUP) {
+                        return Turn::WaitSource;
+                    }
+                    hung_up = true;
                 }
                 Ok(n) => {
+                    hung_up = false;
                     left = left.saturating_sub(n);
                     if left == 0 {
                         return Turn::Quota;
@@ -144,6 +161,7 @@ impl Stream {
     }
 
     fn splice(&mut self, left: usize) -> Result<usize, Turn> {
+        let mut again = 0;
         loop {
             match splice(&self.source, None, &*self.sink, None, left, SpliceFlags::NONBLOCK | SpliceFlags::MOVE) {
                 Ok(n) => {
@@ -151,9 +169,10 @@ impl Stream {
                     return Ok(n);
                 }
                 Err(Errno::INTR) => {}
-                // Either end may be the reason.
-                Err(Errno::AGAIN) if waiting(&self.source) => return Err(Turn::WaitSink),
-                Err(Errno::AGAIN) => return Err(Turn::WaitSource),
+                // Either end may be the reason, or bytes came just after: a sink with room was not it.
+                Err(Errno::AGAIN) if !waiting(&self.source) => return Err(Turn::WaitSource),
+                Err(Errno::AGAIN) if again < AGAIN_MAX && writable(&self.sink) => again += 1,
+                Err(Errno::AGAIN) => return Err(Turn::WaitSink),
                 Err(Errno::INVAL) => {
                     self.way = Way::Copy { chunk: GATED, gated: true };
                     // Not zero, which would mean "empty": one byte less of quota.
@@ -162,17 +181,6 @@ impl Stream {
                 Err(errno) => return Err(refused(errno)),
             }
         }
-    }
-
-    /// The FIFO is empty and nobody has it open for writing. A writer has come and gone if and only if the kernel
-    /// reports a hang-up (`pipe_poll` compares the writer count with the one at our open); before the first writer
-    /// there is none. `None`: bytes came in the meantime.
-    fn at_empty(&self) -> Option<Turn> {
-        let seen = ready(&self.source, PollFlags::IN);
-        if seen.contains(PollFlags::IN) {
-            return None;
-        }
-        Some(if self.finishing || seen.contains(PollFlags::HUP) { Turn::Ended(None) } else { Turn::WaitSource })
     }
 }
 

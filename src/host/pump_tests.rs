@@ -122,6 +122,40 @@ fn ten_megabytes_arrive_whole_through_a_socket() {
 }
 
 #[test]
+fn small_writes_into_a_sink_that_cannot_be_polled_arrive() {
+    let b = bench(1);
+    for round in 0..20 {
+        let path = b.fifo(&format!("f{round}"));
+        let null = File::options().write(true).open("/dev/null").unwrap();
+        b.pool.attach(K, fifo::open_reader(&path).unwrap(), Arc::new(OwnedFd::from(null))).unwrap();
+        let mut w = writer(&path);
+        for _ in 0..5000 {
+            w.write_all(&[0; 100]).unwrap();
+        }
+        drop(w);
+        assert_eq!(b.next(), Report::Ended { key: K, bytes: 500_000, fault: None });
+    }
+}
+
+#[test]
+fn a_writer_that_comes_in_at_the_moment_of_the_attach_is_not_taken_for_gone() {
+    let b = bench(1);
+    let path = b.fifo("f");
+    for _ in 0..2000 {
+        let (mut out, sink) = pipe();
+        let source = fifo::open_reader(&path).unwrap();
+        let at = path.clone();
+        let coming = std::thread::spawn(move || writer(&at).write_all(b"x").unwrap());
+        b.pool.attach(K, source, sink).unwrap();
+        coming.join().unwrap();
+        assert_eq!(b.next(), Report::Ended { key: K, bytes: 1, fault: None });
+        let mut got = String::new();
+        out.read_to_string(&mut got).unwrap();
+        assert_eq!(got, "x");
+    }
+}
+
+#[test]
 fn a_stalled_sink_and_a_loud_stream_do_not_hold_up_a_quiet_one() {
     let b = bench(1);
     let (loud, stalled, quiet) = (b.fifo("loud"), b.fifo("stalled"), b.fifo("quiet"));

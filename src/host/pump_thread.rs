@@ -223,7 +223,11 @@ fn arm_sink(epoll: &OwnedFd, attached: &mut Attached, token: u64) -> Result<(), 
     Counter::LogStalls.bump();
     disarm(epoll, attached);
     let own = io::fcntl_dupfd_cloexec(&attached.stream.sink, 3)?;
-    epoll::add(epoll, &own, EventData::new_u64(token), EventFlags::OUT)?;
-    attached.armed = Armed::Sink(own);
+    match epoll::add(epoll, &own, EventData::new_u64(token), EventFlags::OUT) {
+        Ok(()) => attached.armed = Armed::Sink(own),
+        // A sink that cannot be polled never blocks: it is not what is waited for.
+        Err(Errno::PERM) => return arm_source(epoll, attached, token),
+        Err(errno) => return Err(errno),
+    }
     Ok(())
 }

@@ -21,7 +21,8 @@ pub const SERVICE: &str = "containerd-driver";
 /// Upper bound for a flush or a shutdown, whatever the caller asks for: Nomad kills a plugin after 2 s.
 pub const END_MAX: Duration = Duration::from_secs(1);
 
-/// The layer that writes log lines (hclog JSON for Nomad, text for a terminal). It is shown events only.
+/// The layer that writes log lines (hclog JSON for Nomad, text for a terminal). It is shown events only, of other
+/// crates those at WARN and above; how far down ours go is its own filter's business.
 pub type LogLayer = Box<dyn Layer<Registry> + Send + Sync>;
 
 /// What the environment says about tracing. The rest of the standard variables (service name, resource attributes,
@@ -108,7 +109,11 @@ impl Telemetry {
             .with_threads(false)
             .with_tracked_inactivity(false)
             .with_filter(WhileOn(switch.clone()));
-        let events = log.with_filter(filter_fn(|meta| !meta.is_span()));
+        // Ours as far as the layer's own filter lets them; of libraries only what a person should see (tonic and its
+        // friends tell every poll at TRACE).
+        let events = log.with_filter(filter_fn(|meta| {
+            !meta.is_span() && (lazy::is_ours(meta) || *meta.level() <= tracing::Level::WARN)
+        }));
         let subscriber = Registry::default().with(events).with(spans);
         (Self { switch, resource, io, disabled, endpoint: Mutex::new(None) }, subscriber)
     }

@@ -76,13 +76,18 @@ impl SpanProcessor for LazyProcessor {
     }
 }
 
+/// True for what this crate's own modules say.
+#[must_use]
+pub fn is_ours(meta: &Metadata<'_>) -> bool {
+    meta.target().strip_prefix(TARGET).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+}
+
 /// Per-layer filter of the OpenTelemetry layer: our spans at INFO, and warnings on them, while the switch is on.
 pub struct WhileOn(pub Arc<Switch>);
 
 impl WhileOn {
     fn wants(meta: &Metadata<'_>) -> bool {
-        let ours = meta.target().strip_prefix(TARGET).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
-        ours && *meta.level() <= if meta.is_span() { Level::INFO } else { Level::WARN }
+        is_ours(meta) && *meta.level() <= if meta.is_span() { Level::INFO } else { Level::WARN }
     }
 }
 
