@@ -32,7 +32,7 @@ pub fn main() -> ExitCode {
     if Launch::is_plugin(&env) {
         return ExitCode::from(plugin());
     }
-    match cli::parse(std::env::args_os()) {
+    match cli::parse(std::env::args_os().skip(1)) {
         Ok(cli::Command::Run(run)) => ExitCode::from(foreground(*run)),
         Ok(cli::Command::Config { json }) => print(&cli::config::render(json), false, 0),
         Ok(cli::Command::Version) => print(&cli::version(), false, 0),

@@ -99,7 +99,7 @@ where
         };
         let (reply, answer) = Reply::pair();
         // The place in hand is the bound, so this cannot grow the queue beyond the door's capacity.
-        addr.do_send(Ask { req, cx, reply, place: Some(place) });
+        addr.do_send(Ask { req, cx, reply, _place: place });
         match timeout_at(deadline, answer).await.map_err(late)? {
             Ok(answer) => Ok(answer),
             Err(_dropped) => Err(AskError::Died { actor: self.name, message: R::NAME }),
