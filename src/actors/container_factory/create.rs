@@ -34,6 +34,9 @@ const ATTEMPTS: usize = 3;
 
 const SIGTERM: i32 = 15;
 
+/// Between two attempts: containerd may still be taking down what an interrupted call had begun.
+const REST: Duration = Duration::from_millis(100);
+
 /// What one attempt ended with.
 enum Attempt {
     Started(Created),
@@ -50,7 +53,10 @@ pub(super) async fn create(shared: &Shared, links: &Arc<Links>, req: CreateConta
     let plan = oci::build(&req.task, &req.image.facts, &node, &configured.settings)?;
     let stop_signal = stop_signal(&req)?;
     let logs = check_logs(links, &req).await?;
-    for _ in 0..ATTEMPTS {
+    for n in 0..ATTEMPTS {
+        if n > 0 {
+            tokio::time::sleep(REST).await;
+        }
         let attempt = attempt(gateway, &configured.settings, &id, &req, &plan, stop_signal, &logs).await;
         match attempt {
             Ok(Attempt::Started(created)) => return Ok(created),
@@ -117,7 +123,7 @@ async fn attempt(
             let record = gateway.container(id.as_str()).await.map_err(at("reading container"))?;
             match record {
                 Some(record) => match marks(&record) {
-                    Some(marks) if marks.fits(plan) => Some(marks.started_at.unwrap_or(now)),
+                    Some(marks) if marks.fits(plan) => Some((marks.started_at.unwrap_or(now), marks.exit.is_some())),
                     _ => return Ok(Attempt::InTheWay),
                 },
                 None => return Ok(Attempt::InTheWay),
@@ -128,10 +134,12 @@ async fn attempt(
     let created = |view, started_at| {
         Attempt::Started(Created { container: id.clone(), view, started_at, stop_signal, adopted: adopted.is_some() })
     };
-    if let Some(started_at) = adopted {
+    if let Some((started_at, has_ended)) = adopted {
         match gateway.task(id.as_str()).await.map_err(at("reading task"))? {
             Some(view @ (TaskView::Running { .. } | TaskView::Stopped(_))) => return Ok(created(view, started_at)),
             Some(TaskView::Created { .. }) => return start(gateway, id, plan).await.map(|pid| created(TaskView::Running { pid }, now)),
+            // Its process has run and its task is gone: nothing to go on from.
+            None if has_ended => return Ok(Attempt::InTheWay),
             None => {}
         }
     }
@@ -154,6 +162,8 @@ async fn attempt(
         Ok(_pid) => {}
         // A shim of an interrupted start that containerd is still taking down, or its bundle.
         Err(fault) if fault.kind == FaultKind::AlreadyExists => return Ok(Attempt::InTheWay),
+        // What was adopted may be the reason: a fresh container shows.
+        Err(fault) if adopted.is_some() && fault.kind == FaultKind::Failed => return Ok(Attempt::InTheWay),
         Err(fault) => return Err(command_fault(plan, fault, "creating task")),
     }
     let pid = start(gateway, id, plan).await?;
