@@ -20,6 +20,7 @@ use crate::spec::oci::{self, ContainerPlan};
 use crate::spec::labels::{self, Marks};
 use crate::spec::settings::Settings;
 use crate::spec::signal;
+use crate::telemetry::names;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -66,7 +67,7 @@ pub(super) async fn create(shared: &Shared, links: &Arc<Links>, req: CreateConta
             Ok(Attempt::Started(created)) => return Ok(created),
             Ok(Attempt::InTheWay) => {
                 tracing::info!(container.id = %id, "removing what an earlier start left behind");
-                remove(shared, &id).instrument(tracing::info_span!("container.purge")).await?;
+                remove(shared, &id).instrument(tracing::info_span!(names::CONTAINER_STEP, { names::STEP } = "purge")).await?;
                 purges += 1;
             }
             Ok(Attempt::Unsettled(_)) if begun.elapsed() < AFTERMATH => {
@@ -89,7 +90,7 @@ async fn undo(shared: &Shared, id: &ContainerId, why: &ContainerError) {
     if unreachable {
         return;
     }
-    if let Err(e) = remove(shared, id).instrument(tracing::info_span!("container.undo")).await {
+    if let Err(e) = remove(shared, id).instrument(tracing::info_span!(names::CONTAINER_STEP, { names::STEP } = "undo")).await {
         tracing::warn!(container.id = %id, error = %e, "could not undo a failed start");
     }
 }

@@ -13,14 +13,16 @@ mod remove;
 
 use crate::actors::shared::{Links, Shared};
 use crate::messages::container::{ContainerError, CreateContainer, Created, RemoveContainer};
-use crate::messages::{Ask, Cx, Reply, Request};
+use crate::messages::{Ask, Cx, Owed, Request as _};
 use crate::spec::identity::ContainerId;
+use crate::telemetry::names;
+use crate::telemetry::propagate::{self, handling};
 use actix::{Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, Supervised, WrapFuture as _};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
-use tracing::Instrument as _;
+use tracing::{Instrument as _, field};
 
 /// Places in the mailbox.
 pub const MAILBOX: usize = 256;
@@ -34,8 +36,8 @@ const REMOVALS_PER_CORE: usize = 3;
 
 /// A piece of work for one container.
 enum Job {
-    Create(Box<CreateContainer>, Cx, Vec<Reply<Result<Created, ContainerError>>>),
-    Remove(RemoveContainer, Cx, Vec<Reply<Result<(), ContainerError>>>),
+    Create(Box<CreateContainer>, Owed<Result<Created, ContainerError>>),
+    Remove(RemoveContainer, Owed<Result<(), ContainerError>>),
 }
 
 /// The work of one container: never two pieces at a time.
@@ -43,8 +45,8 @@ enum Job {
 struct Bench {
     /// Waits for the piece in hand.
     queue: VecDeque<Job>,
-    creating: Vec<Reply<Result<Created, ContainerError>>>,
-    removing: Vec<Reply<Result<(), ContainerError>>>,
+    creating: Vec<Owed<Result<Created, ContainerError>>>,
+    removing: Vec<Owed<Result<(), ContainerError>>>,
     /// The piece in hand; aborted when the actor dies.
     work: Option<Abort>,
     kind: Option<Kind>,
@@ -54,6 +56,15 @@ struct Bench {
 enum Kind {
     Create,
     Remove,
+}
+
+/// One more who waits for the work in hand, which runs in the span of the first.
+fn joined<T>(waiting: &mut Vec<Owed<T>>, owed: Owed<T>) {
+    owed.span().record(names::JOINED, true);
+    if let Some(first) = waiting.first() {
+        propagate::link(owed.span(), &first.span().in_scope(Cx::current).0);
+    }
+    waiting.push(owed);
 }
 
 /// Aborts a task when dropped.
@@ -92,8 +103,8 @@ impl ContainerFactory {
     fn take(&mut self, id: ContainerId, job: Job, ctx: &mut Context<Self>) {
         let bench = self.benches.entry(id.clone()).or_default();
         match (job, bench.kind) {
-            (Job::Create(_, _, replies), Some(Kind::Create)) if bench.queue.is_empty() => bench.creating.extend(replies),
-            (Job::Remove(_, _, replies), Some(Kind::Remove)) if bench.queue.is_empty() => bench.removing.extend(replies),
+            (Job::Create(_, owed), Some(Kind::Create)) if bench.queue.is_empty() => joined(&mut bench.creating, owed),
+            (Job::Remove(_, owed), Some(Kind::Remove)) if bench.queue.is_empty() => joined(&mut bench.removing, owed),
             (job, _) => bench.queue.push_back(job),
         }
         self.advance(&id, ctx);
@@ -108,15 +119,14 @@ impl ContainerFactory {
             None => {
                 self.benches.remove(id);
             }
-            Some(Job::Create(req, cx, replies)) => {
+            Some(Job::Create(req, owed)) => {
                 bench.kind = Some(Kind::Create);
-                bench.creating = replies;
-                let span = tracing::info_span!("container.create", actor.name = "container_factory", message = CreateContainer::NAME, container.id = %id, task.id = %req.task.id);
-                crate::telemetry::propagate::adopt(&span, &cx.0);
+                let span = owed.span().clone();
+                bench.creating = vec![owed];
                 let (shared, links, budget) = (Arc::clone(&self.shared), Arc::clone(&self.links), Arc::clone(&self.creates));
                 let work = self.shared.io.spawn(
                     async move {
-                        let _permit = budget.acquire_owned().instrument(tracing::info_span!("admission")).await;
+                        let _permit = budget.acquire_owned().instrument(tracing::info_span!(names::CONTAINER_STEP, { names::STEP } = "admission")).await;
                         create::create(&shared, &links, *req).await
                     }
                     .instrument(span),
@@ -127,15 +137,14 @@ impl ContainerFactory {
                     }
                 });
             }
-            Some(Job::Remove(req, cx, replies)) => {
+            Some(Job::Remove(req, owed)) => {
                 bench.kind = Some(Kind::Remove);
-                bench.removing = replies;
-                let span = tracing::info_span!("container.remove", actor.name = "container_factory", message = RemoveContainer::NAME, container.id = %id);
-                crate::telemetry::propagate::adopt(&span, &cx.0);
+                let span = owed.span().clone();
+                bench.removing = vec![owed];
                 let (shared, budget) = (Arc::clone(&self.shared), Arc::clone(&self.removals));
                 let work = self.shared.io.spawn(
                     async move {
-                        let _permit = budget.acquire_owned().instrument(tracing::info_span!("admission")).await;
+                        let _permit = budget.acquire_owned().instrument(tracing::info_span!(names::CONTAINER_STEP, { names::STEP } = "admission")).await;
                         remove::remove(&shared, &req.container).await
                     }
                     .instrument(span),
@@ -188,7 +197,9 @@ impl Handler<Ask<CreateContainer>> for ContainerFactory {
 
     fn handle(&mut self, ask: Ask<CreateContainer>, ctx: &mut Self::Context) {
         let Ask { req, cx, reply, .. } = ask;
-        self.take(ContainerId::of(&req.task.id), Job::Create(Box::new(req), cx, vec![reply]), ctx);
+        let id = ContainerId::of(&req.task.id);
+        let span = handling!(cx, names::CONTAINER_CREATE, "container_factory", CreateContainer::NAME, { names::CONTAINER_ID } = %id, { names::TASK_ID } = %req.task.id, { names::JOINED } = field::Empty);
+        self.take(id, Job::Create(Box::new(req), Owed::new(reply, span)), ctx);
     }
 }
 
@@ -197,6 +208,7 @@ impl Handler<Ask<RemoveContainer>> for ContainerFactory {
 
     fn handle(&mut self, ask: Ask<RemoveContainer>, ctx: &mut Self::Context) {
         let Ask { req, cx, reply, .. } = ask;
-        self.take(req.container.clone(), Job::Remove(req, cx, vec![reply]), ctx);
+        let span = handling!(cx, names::CONTAINER_REMOVE, "container_factory", RemoveContainer::NAME, { names::CONTAINER_ID } = %req.container, { names::JOINED } = field::Empty);
+        self.take(req.container.clone(), Job::Remove(req, Owed::new(reply, span)), ctx);
     }
 }

@@ -7,9 +7,11 @@ use super::registry::Registries;
 use crate::containerd::Gateway;
 use crate::messages::image::{EnsureImage, ImageError, ImageReady, PullPolicy};
 use crate::spec::reference::Reference;
+use crate::telemetry::{Counter, names};
 use std::future::Future;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tracing::Instrument as _;
 
 /// How often a pull says how far it is.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
@@ -84,13 +86,14 @@ async fn ensure_reference(
     }
     progress(PullEvent::Resolving { image: name.clone() });
     let session = config.registries.session(reference, request.credentials.as_ref()).await?;
-    let resolved = pull::resolve(&session).await?;
+    let resolved = pull::resolve(&session).instrument(tracing::info_span!(names::IMAGE_RESOLVE)).await?;
     if let Some(ready) = unchanged(gateway, config, &name, &resolved).await? {
         return Ok(ready);
     }
     let tally = Tally::default();
     let work = pull::pull(gateway, config, &session, reference, &resolved, request.timeout, &tally);
-    reported(work, &tally, progress).await?;
+    reported(work, &tally, progress).instrument(tracing::info_span!(names::IMAGE_PULL)).await?;
+    Counter::ImagePulls.bump();
     match facts::of_target(gateway, config, &name, &resolved.target).await? {
         Some((manifest, facts)) => Ok(ImageReady { name, manifest, facts, pulled: true }),
         None => Err(ImageError::Interrupted { image: name, reason: "it was removed while it was pulled".to_owned() }),

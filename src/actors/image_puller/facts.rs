@@ -7,12 +7,13 @@ use super::unpack::{UnpackError, Unpacker, unique};
 use crate::containerd::{Descriptor, Gateway, Labels, Mount, expires_after};
 use crate::host::rootfs;
 use crate::messages::image::ImageError;
-use crate::messages::runtime::ContainerdFault;
+use crate::messages::runtime::{ContainerdFault, FaultKind};
 use crate::spec::identity::Digest;
 use crate::spec::image::ImageFacts;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tracing::Instrument as _;
 
 /// Limit for `/etc/passwd` and `/etc/group` of an image.
 const FILE_MAX_BYTES: u64 = 1 << 20;
@@ -80,7 +81,7 @@ pub(super) async fn of_target(
     }
     let mut facts = image.facts;
     if let Some(chain) = &facts.chain_id {
-        let (passwd, group) = files(gateway, snapshotter, chain).await.map_err(at)?;
+        let (passwd, group) = whole(files(gateway.clone(), snapshotter.to_owned(), chain.clone()), "look into the image").await.map_err(at)?;
         (facts.passwd, facts.group) = (passwd, group);
     }
     let known = (digest, Arc::new(facts));
@@ -158,17 +159,26 @@ async fn unpack_again(
     })
 }
 
+/// Carries out work that is not to be cut off half way: it goes on when the pull that waits for it is cancelled.
+pub(super) async fn whole<T: Send + 'static>(
+    work: impl Future<Output = Result<T, ContainerdFault>> + Send + 'static,
+    operation: &'static str,
+) -> Result<T, ContainerdFault> {
+    let panicked = |e: tokio::task::JoinError| ContainerdFault { kind: FaultKind::Failed, operation, text: e.to_string() };
+    tokio::spawn(work.in_current_span()).await.map_err(panicked)?
+}
+
 /// `/etc/passwd` and `/etc/group`.
-async fn files(gateway: &Gateway, snapshotter: &str, chain: &Digest) -> Result<(String, String), ContainerdFault> {
+async fn files(gateway: Gateway, snapshotter: String, chain: Digest) -> Result<(String, String), ContainerdFault> {
     let name = format!("containerd-driver-facts-{}", unique());
-    // Held by a lease, so that a look that is cut off leaves nothing for good.
+    // Held by a lease, so that even a look that is cut off by the end of the process leaves nothing for good.
     gateway.create_lease(&name, &Labels::from([expires_after(LOOK_EXPIRES)])).await?;
     let leased = gateway.with_lease(&name);
-    let answer = match leased.view_snapshot(snapshotter, &name, chain.as_str()).await {
+    let answer = match leased.view_snapshot(&snapshotter, &name, chain.as_str()).await {
         Ok(mounts) => {
             let read = tokio::task::spawn_blocking(move || read_files(&mounts)).await;
             let files = read.map_err(std::io::Error::other).and_then(|files| files);
-            leased.remove_snapshot(snapshotter, &name).await?;
+            leased.remove_snapshot(&snapshotter, &name).await?;
             Ok(files.unwrap_or_else(|error| {
                 // Numeric users need no file; a named one will be refused with its name.
                 tracing::warn!(%error, chain = %chain, "users and groups of the image cannot be read");

@@ -4,6 +4,7 @@
 //! the lease expires, and the next pull of it goes on from there.
 
 use super::ensure::PullConfig;
+use super::facts::whole;
 use super::fetch::{Fetcher, Tally};
 use super::plan::{self, Config, Document, Manifest};
 use super::registry::Session;
@@ -13,6 +14,7 @@ use crate::messages::image::ImageError;
 use crate::messages::runtime::ContainerdFault;
 use crate::spec::identity::{Digest, chain_id};
 use crate::spec::reference::Reference;
+use crate::telemetry::names;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use std::sync::atomic::Ordering;
@@ -96,19 +98,26 @@ pub(super) async fn pull(
     let leased = gateway.with_lease(&lease.id);
     let fetcher = Fetcher { gateway: &leased, lease: &lease.id, session, reference, tally };
     let unpacker = Unpacker { gateway: &leased, lease: &lease.id, snapshotter: &config.snapshotter };
-    let answer = async {
-        fill(&fetcher, &unpacker, resolved).await?;
-        let record = ImageRecord { name: name.clone(), target: resolved.target.clone(), labels: Labels::new() };
-        leased.put_image(&record).await.map_err(at)
-    }
-    .await;
-    match &answer {
-        Ok(()) => lease.close_all(gateway).await,
+    if let Err(e) = fill(&fetcher, &unpacker, resolved).await {
         // Worth another try, so what is here is worth keeping for it.
-        Err(e) if e.is_transient() => {}
-        Err(_) => lease.close(gateway).await,
+        if !e.is_transient() {
+            lease.close(gateway).await;
+        }
+        return Err(e);
     }
-    answer
+    let record = ImageRecord { name: name.clone(), target: resolved.target.clone(), labels: Labels::new() };
+    let (leased, gateway) = (leased.clone(), gateway.clone());
+    // In one go: once the image is there, nobody pulls it again and closes the lease.
+    let end = async move {
+        let put = leased.put_image(&record).await;
+        match &put {
+            Ok(_) => lease.close_all(&gateway).await,
+            Err(fault) if fault.is_transient() => {}
+            Err(_) => lease.close(&gateway).await,
+        }
+        put
+    };
+    whole(end, "record the image").await.map_err(at)
 }
 
 async fn fill(fetcher: &Fetcher<'_>, unpacker: &Unpacker<'_>, resolved: &Resolved) -> Result<(), ImageError> {
@@ -169,7 +178,7 @@ async fn layers(
     for layer in &manifest.layers {
         let (arrived, arrival) = oneshot::channel();
         arrivals.push(arrival);
-        let span = tracing::info_span!("image.layer", step = "fetch", digest = %layer.digest, bytes = layer.size);
+        let span = tracing::info_span!(names::IMAGE_FETCH, { names::BLOB_DIGEST } = %layer.digest, { names::BYTES } = layer.size);
         fetches.push(fetch_one(fetcher, layer, arrived).instrument(span));
     }
     let fetch = futures_util::stream::iter(fetches)
@@ -183,7 +192,7 @@ async fn layers(
                 return std::future::pending().await;
             }
             let chain = chain_up_to(&image.diff_ids, i);
-            let span = tracing::info_span!("image.layer", step = "unpack", digest = %layer.digest, bytes = layer.size);
+            let span = tracing::info_span!(names::IMAGE_UNPACK, { names::BLOB_DIGEST } = %layer.digest, { names::BYTES } = layer.size);
             unpack_one(fetcher, unpacker, layer, diff_id, parent.as_ref(), &chain).instrument(span).await?;
             fetcher.tally.layers_done.fetch_add(1, Ordering::Relaxed);
             parent = Some(chain);
