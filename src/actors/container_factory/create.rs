@@ -153,12 +153,8 @@ impl Beginning<'_> {
         if let Some((started_at, has_ended)) = adopted {
             match gateway.task(id.as_str()).await.map_err(at("reading task"))? {
                 Some(view @ (TaskView::Running { .. } | TaskView::Stopped(_))) => return Ok(created(view, started_at)),
-                Some(TaskView::Created { .. }) => {
-                    return match start(gateway, id, plan).await {
-                        Ok(pid) => Ok(created(TaskView::Running { pid }, now)),
-                        Err(e) => unsettled(e),
-                    };
-                }
+                // Not begun: containerd may be about to take it down, with the call of a plugin process that died.
+                Some(TaskView::Created { .. }) => return Ok(Attempt::InTheWay),
                 // Its process has run and its task is gone: nothing to go on from.
                 None if has_ended => return Ok(Attempt::InTheWay),
                 None => {}
