@@ -118,10 +118,15 @@ where
     }
 
     fn end(&mut self, end: ChildEnd) -> Poll<()> {
+        self.announce(end);
+        Poll::Ready(())
+    }
+
+    /// Tells the supervisor, once.
+    fn announce(&mut self, end: ChildEnd) {
         if let Some(obituary) = self.obituary.take() {
             obituary(ChildExit { child: self.identity.name.clone(), incarnation: self.identity.incarnation, end });
         }
-        Poll::Ready(())
     }
 }
 
@@ -184,6 +189,6 @@ where
     A: Supervised + Actor<Context = Context<A>>,
 {
     fn drop(&mut self) {
-        let _: Poll<()> = self.end(ChildEnd::Aborted);
+        self.announce(ChildEnd::Aborted);
     }
 }
