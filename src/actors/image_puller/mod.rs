@@ -18,6 +18,7 @@ mod progress;
 
 use crate::actors::shared::{Links, Shared};
 use crate::messages::image::{Credentials, EnsureImage, ImageError, ImageReady, PullPolicy};
+use crate::messages::runtime::FaultKind;
 use crate::messages::{Ask, Cx, Reply, Request as _};
 use crate::spec::identity::TaskId;
 use actix::{Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, Supervised, WrapFuture as _};
@@ -83,6 +84,7 @@ impl ImagePuller {
         let work = self.shared.io.spawn(
             async move {
                 let done = ensure::ensure(&configured.gateway, &config, &req, &|event| progress.on(&event)).await;
+                let done = done.map_err(|e| name_the_socket(e, &configured.settings.containerd_address));
                 progress.finish(&done);
                 done
             }
@@ -102,6 +104,16 @@ impl ImagePuller {
             }
         }));
     }
+}
+
+/// Every start comes here first: without containerd, this is the error that a user sees.
+fn name_the_socket(mut error: ImageError, socket: &str) -> ImageError {
+    if let ImageError::Containerd { source, .. } = &mut error
+        && matches!(source.kind, FaultKind::Unreachable | FaultKind::Deadline)
+    {
+        source.text = format!("{} (option containerd_address: {socket})", source.text);
+    }
+    error
 }
 
 impl Actor for ImagePuller {
