@@ -1,3 +1,4 @@
 //! Room `host`.
 
+pub mod liveness;
 pub mod rootfs;

@@ -2,6 +2,7 @@
 
 use super::facts::{self, FactsMemory, image_facts};
 use super::fetch::Tally;
+use super::lease::Living;
 use super::pull::{self, Resolved};
 use super::registry::Registries;
 use crate::containerd::Gateway;
@@ -23,6 +24,16 @@ pub struct PullConfig {
     pub registries: Registries,
     /// What is known of images.
     pub facts: FactsMemory,
+    /// The pulls that are running.
+    pub(super) living: Living,
+}
+
+impl PullConfig {
+    /// Nothing known yet.
+    #[must_use]
+    pub fn new(snapshotter: &str) -> Self {
+        Self { snapshotter: snapshotter.to_owned(), ..Self::default() }
+    }
 }
 
 /// Told while an image is made ready.
@@ -90,8 +101,7 @@ async fn ensure_reference(
     }
     let tally = Tally::default();
     let work = pull::pull(gateway, config, &session, reference, &resolved, request.timeout, &tally);
-    reported(work, &tally, progress).await?;
-    match facts::of_target(gateway, config, &name, &resolved.target).await? {
+    match reported(work, &tally, progress).await? {
         Some((manifest, facts)) => Ok(ImageReady { name, manifest, facts, pulled: true }),
         None => Err(ImageError::Interrupted { image: name, reason: "it was removed while it was pulled".to_owned() }),
     }
@@ -109,7 +119,7 @@ async fn unchanged(
     if record.is_none_or(|record| record.target.digest != resolved.target.digest) {
         return Ok(None);
     }
-    let known = facts::of_target(gateway, config, name, &resolved.target).await?;
+    let known = facts::of_target(gateway, config, name, &resolved.target, None).await?;
     Ok(known.map(|(manifest, facts)| ImageReady { name: name.to_owned(), manifest, facts, pulled: false }))
 }
 

@@ -3,8 +3,10 @@
 mod ensure;
 mod facts;
 mod fetch;
+mod lease;
 mod plan;
 mod pull;
+mod refusal;
 mod registry;
 mod unpack;
 

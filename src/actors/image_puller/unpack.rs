@@ -30,8 +30,15 @@ pub(super) struct Unpacker<'a> {
 impl Unpacker<'_> {
     /// Whether this stack of layers is there; holds it if it is.
     pub(super) async fn has(&self, chain: &Digest) -> Result<bool, ContainerdFault> {
-        // The lease first: what was there a moment ago may be collected before it is held.
-        self.gateway.lease_snapshot(self.lease, self.snapshotter, chain.as_str()).await?;
+        if self.stat(chain).await? {
+            self.gateway.lease_snapshot(self.lease, self.snapshotter, chain.as_str()).await?;
+            // Again: it may have been collected before it was held.
+            return self.stat(chain).await;
+        }
+        Ok(false)
+    }
+
+    async fn stat(&self, chain: &Digest) -> Result<bool, ContainerdFault> {
         Ok(self.gateway.stat_snapshot(self.snapshotter, chain.as_str()).await?.is_some())
     }
 
