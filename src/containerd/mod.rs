@@ -15,6 +15,7 @@ mod ingest;
 mod leases;
 mod snapshots;
 mod tasks;
+mod transfer;
 mod types;
 
 pub use containers::{ContainerRecord, NewContainer, RuntimeOptions};
@@ -26,6 +27,7 @@ pub use ingest::{ContentWriter, Ingest};
 pub use leases::{LeaseRecord, expires_after};
 pub use snapshots::{SnapshotKind, SnapshotRecord};
 pub use tasks::NewTask;
+pub use transfer::{BlobProgress, RemotePull, RemotePullFault};
 pub use types::{Descriptor, Labels, Mount};
 
 use crate::messages::runtime::ContainerdFault;

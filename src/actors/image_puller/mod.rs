@@ -8,6 +8,7 @@ mod plan;
 mod pull;
 mod refusal;
 mod registry;
+mod transfer;
 mod unpack;
 
 pub use ensure::{Progress, PullConfig, PullEvent, ensure};
