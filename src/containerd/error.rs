@@ -89,6 +89,7 @@ pub(super) fn remote(operation: &'static str, status: &Status) -> RemotePullFaul
     let text = without_queries(&fault.text);
     match (status.code(), http_status(&fault.text)) {
         _ if status.source().is_some() || fault.kind == FaultKind::Exhausted => RemotePullFault::Containerd(fault),
+        (Code::InvalidArgument, _) if fault.text.contains("no unpack platforms") => RemotePullFault::CannotUnpack,
         (Code::NotFound, _) | (_, Some(404)) => RemotePullFault::NotFound(text),
         (Code::PermissionDenied | Code::Unauthenticated, _) | (_, Some(401 | 403)) => RemotePullFault::Denied(text),
         (_, Some(408 | 429 | 500..)) => RemotePullFault::Registry(text),

@@ -29,8 +29,8 @@ const OPEN: Duration = Duration::from_secs(10);
 pub struct RemotePull {
     /// Normalised name: where from, and the name of the record.
     pub image: String,
-    /// Where it is unpacked, if this containerd is configured to unpack there.
-    pub snapshotter: String,
+    /// Where it is unpacked; `None` to fetch it only.
+    pub snapshotter: Option<String>,
     /// Architecture as images name it.
     pub architecture: String,
     /// User name and password.
@@ -65,6 +65,8 @@ pub enum RemotePullFault {
     Denied(String),
     /// The image is of no use here.
     Unusable(String),
+    /// This containerd's transfer service does not unpack into this snapshotter.
+    CannotUnpack,
     /// The registry cannot be reached or is in trouble.
     Registry(String),
     /// containerd itself.
@@ -171,12 +173,15 @@ fn source(pull: &RemotePull, auth_stream: String) -> proto::OciRegistry {
 fn destination(pull: &RemotePull) -> proto::ImageStore {
     let platform =
         Platform { os: "linux".to_owned(), architecture: pull.architecture.clone(), ..Default::default() };
-    let unpack =
-        proto::UnpackConfiguration { platform: Some(platform.clone()), snapshotter: pull.snapshotter.clone() };
+    let unpacks = pull.snapshotter.iter().map(|snapshotter| proto::UnpackConfiguration {
+        platform: Some(platform.clone()),
+        snapshotter: snapshotter.clone(),
+    });
+    let unpacks = unpacks.collect();
     proto::ImageStore {
         name: pull.image.clone(),
         platforms: vec![platform],
-        unpacks: vec![unpack],
+        unpacks,
         ..Default::default()
     }
 }
@@ -223,7 +228,7 @@ mod tests {
     fn credentials_are_shown_only_to_their_host() {
         let pull = RemotePull {
             image: "ghcr.io/a/b:1".into(),
-            snapshotter: "overlayfs".into(),
+            snapshotter: None,
             architecture: "amd64".into(),
             credentials: Some(("u".into(), Secret::new("p"))),
             hosts: vec!["ghcr.io".into()],

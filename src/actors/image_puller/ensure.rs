@@ -102,7 +102,12 @@ async fn ensure_reference(
         let before = target_of(gateway, &name).await?;
         let credentials = request.credentials.as_ref();
         let work = transfer::pull(gateway, config, reference, credentials, request.timeout, &tally);
-        let known = reported(work, &tally, progress).await?;
+        let answer = reported(work, &tally, progress).await;
+        if before.is_none() && matches!(answer, Err(ImageError::Unusable { .. })) {
+            // containerd makes a record of an image for another machine, too.
+            gateway.delete_image(&name).await.ok();
+        }
+        let known = answer?;
         // containerd resolves by itself: whether anything was new shows afterwards.
         let pulled = before.is_none() || before != target_of(gateway, &name).await?;
         return ready(name, known, pulled);

@@ -3,7 +3,8 @@
 use super::unpack::unique;
 use crate::containerd::{Gateway, Labels, expires_after};
 use crate::host::liveness::is_running;
-use crate::messages::runtime::ContainerdFault;
+use crate::messages::image::ImageError;
+use crate::messages::runtime::{ContainerdFault, FaultKind};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -21,11 +22,11 @@ pub(super) type Living = Arc<Mutex<HashSet<String>>>;
 /// A lease of a running pull. Dropping it leaves it to expire: what was fetched is kept for the next pull.
 pub(super) struct Lease {
     pub(super) id: String,
-    image: String,
     living: Living,
 }
 
 impl Lease {
+    /// A new lease that also holds what interrupted pulls of this image have left; theirs are removed.
     pub(super) async fn open(
         gateway: &Gateway,
         living: &Living,
@@ -38,9 +39,17 @@ impl Lease {
             (IMAGE_LABEL.to_owned(), image.to_owned()),
             (OWNER_LABEL.to_owned(), std::process::id().to_string()),
         ]);
+        let abandoned = Self::abandoned(gateway, living, image).await?;
         living.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
-        let lease = Self { id, image: image.to_owned(), living: Arc::clone(living) };
+        let lease = Self { id, living: Arc::clone(living) };
         gateway.create_lease(&lease.id, &labels).await?;
+        for old in abandoned {
+            // One that has just expired has nothing to give.
+            match gateway.share_lease(&old, &lease.id).await {
+                Err(fault) if fault.kind != FaultKind::NotFound => return Err(fault),
+                _ => remove(gateway, &old).await,
+            }
+        }
         Ok(lease)
     }
 
@@ -49,28 +58,29 @@ impl Lease {
         remove(gateway, &self.id).await;
     }
 
-    /// Removes it and what interrupted pulls of the same image have left.
-    pub(super) async fn close_all(self, gateway: &Gateway) {
-        // A fault here leaves them to expire, too.
-        let all = gateway.list_leases().await.unwrap_or_default();
-        remove(gateway, &self.id).await;
-        for other in all {
-            let same_image = other.labels.get(IMAGE_LABEL) == Some(&self.image);
-            if same_image && other.id != self.id && !self.is_living(&other.id, &other.labels) {
-                remove(gateway, &other.id).await;
-            }
+    /// Ends a pull: what a failed one has fetched is kept for the next, if there can be a next one and it has any.
+    pub(super) async fn end<T>(self, gateway: &Gateway, answer: &Result<T, ImageError>, fetched_bytes: u64) {
+        match answer {
+            Err(e) if e.is_transient() && fetched_bytes > 0 => {}
+            _ => self.close(gateway).await,
         }
     }
 
-    /// Whether the pull of a lease still runs, here or in another process (the command line beside the plugin).
-    fn is_living(&self, id: &str, labels: &Labels) -> bool {
-        match labels.get(OWNER_LABEL).and_then(|pid| pid.parse::<u32>().ok()) {
-            Some(pid) if pid == std::process::id() => {
-                self.living.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
-            }
-            Some(pid) => is_running(pid),
-            None => false,
-        }
+    async fn abandoned(gateway: &Gateway, living: &Living, image: &str) -> Result<Vec<String>, ContainerdFault> {
+        let mut leases = gateway.list_leases().await?;
+        leases.retain(|lease| {
+            lease.labels.get(IMAGE_LABEL).map(String::as_str) == Some(image) && !is_living(living, &lease.id, &lease.labels)
+        });
+        Ok(leases.into_iter().map(|lease| lease.id).collect())
+    }
+}
+
+/// Whether the pull of a lease still runs, here or in another process (the command line beside the plugin).
+fn is_living(living: &Living, id: &str, labels: &Labels) -> bool {
+    match labels.get(OWNER_LABEL).and_then(|pid| pid.parse::<u32>().ok()) {
+        Some(pid) if pid == std::process::id() => living.lock().unwrap_or_else(PoisonError::into_inner).contains(id),
+        Some(pid) => is_running(pid),
+        None => false,
     }
 }
 

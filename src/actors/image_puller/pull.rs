@@ -64,12 +64,7 @@ pub(super) async fn pull(
         facts::of_target(&leased, config, &name, &resolved.target, Some(&lease.id)).await
     }
     .await;
-    match &answer {
-        Ok(_) => lease.close_all(gateway).await,
-        // Worth another try, so what is here is worth keeping for it.
-        Err(e) if e.is_transient() => {}
-        Err(_) => lease.close(gateway).await,
-    }
+    lease.end(gateway, &answer, tally.fetched_bytes.load(Ordering::Relaxed)).await;
     answer
 }
 

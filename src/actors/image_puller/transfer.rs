@@ -27,9 +27,9 @@ pub(super) async fn pull(
     // Our lease, not the service's own: that one ends with the call, and with it what an interrupted pull has fetched.
     let lease = Lease::open(gateway, &config.living, &name, LEASE_EXPIRES.max(timeout * 2)).await.map_err(at)?;
     let leased = gateway.with_lease(&lease.id);
-    let request = RemotePull {
+    let mut request = RemotePull {
         image: name.clone(),
-        snapshotter: config.snapshotter.clone(),
+        snapshotter: Some(config.snapshotter.clone()),
         architecture: plan::architecture().to_owned(),
         credentials: credentials.map(|c| (c.username.clone(), c.password.clone())),
         hosts: hosts(reference),
@@ -37,19 +37,21 @@ pub(super) async fn pull(
     };
     let mut blobs = HashMap::new();
     let answer = async {
-        leased.pull_image(&request, |blob| count(&mut blobs, blob, tally)).await.map_err(|f| meaning(reference, f))?;
+        let mut pulled = leased.pull_image(&request, |blob| count(&mut blobs, blob, tally)).await;
+        if pulled == Err(RemotePullFault::CannotUnpack) {
+            // Which snapshotters it is configured for cannot be asked. We unpack below.
+            request.snapshotter = None;
+            request.id = unique();
+            pulled = leased.pull_image(&request, |blob| count(&mut blobs, blob, tally)).await;
+        }
+        pulled.map_err(|fault| meaning(reference, fault))?;
         let record = leased.image(&name).await.map_err(at)?;
         let Some(record) = record else { return Ok(None) };
-        // Also unpacks, where this containerd is not configured to do it for our snapshotter.
+        // Also unpacks, where containerd did not.
         facts::of_target(&leased, config, &name, &record.target, Some(&lease.id)).await
     }
     .await;
-    match &answer {
-        Ok(_) => lease.close_all(gateway).await,
-        // Worth another try, so what is here is worth keeping for it.
-        Err(e) if e.is_transient() => {}
-        Err(_) => lease.close(gateway).await,
-    }
+    lease.end(gateway, &answer, tally.fetched_bytes.load(Ordering::Relaxed)).await;
     answer
 }
 
@@ -76,6 +78,9 @@ fn meaning(reference: &Reference, fault: RemotePullFault) -> ImageError {
     match fault {
         RemotePullFault::NotFound(reason) => ImageError::NotFound { image, registry, reason },
         RemotePullFault::Denied(reason) => ImageError::Denied { image, reason },
+        RemotePullFault::CannotUnpack => {
+            ImageError::Unusable { image, reason: "containerd cannot unpack it".to_owned() }
+        }
         RemotePullFault::Unusable(reason) => ImageError::Unusable { image, reason },
         RemotePullFault::Registry(reason) => ImageError::Registry { image, registry, reason },
         RemotePullFault::Containerd(source) => ImageError::Containerd { image, source },
