@@ -12,10 +12,11 @@
 //! | [`plugin`] | go-plugin and Nomad wire: no state |
 //! | [`cli`] | the other front door: `run`, `config`, `version` |
 //! | [`telemetry`] | names, context, exporters |
-//! | `app` | the only file that knows every room |
+//! | [`app`] | the only file that knows every room |
 #![forbid(unsafe_code)]
 
 pub mod actors;
+pub mod app;
 pub mod cli;
 pub mod containerd;
 pub mod host;

@@ -1,7 +1,7 @@
 //! Tasks: the processes of containers.
 
 use super::channel::{Call, LIST_MAX_BYTES};
-use super::error::{found, hollow};
+use super::error::{fault, found, hollow};
 use super::types::{mounts_to_proto, nanoseconds};
 use super::{Gateway, Line, Mount};
 use crate::messages::runtime::{ContainerdFault, TaskView};
@@ -70,6 +70,17 @@ impl Gateway {
         const CALL: Call = Call::short("kill task");
         let request = proto::KillRequest { container_id: id.to_owned(), exec_id: String::new(), signal, all };
         CALL.answer(self.tasks().kill(CALL.request(request))).await
+    }
+
+    /// Waits until the first process has ended. Without a deadline: the caller bounds it. An answer may also come from
+    /// the shim's memory, if it has ended already.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no task; a broken connection is a fault, never an exit.
+    pub async fn wait_task(&self, id: &str) -> Result<ExitRecord, ContainerdFault> {
+        let request = proto::WaitRequest { container_id: id.to_owned(), exec_id: String::new() };
+        let answer = self.tasks().wait(request).await.map_err(|status| fault("wait for task", &status))?.into_inner();
+        Ok(exit_record(answer.exit_status, nanoseconds(answer.exited_at)))
     }
 
     /// Removes a task that has ended (or was never started). `None` if there was none.

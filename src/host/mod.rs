@@ -1,4 +1,20 @@
-//! Room `host`.
+//! Gateway to the kernel: FIFOs, pump threads, paths, cgroups, facts of the node. No policy, no actor, no containerd.
+//!
+//! Only this room opens a path. Everything that a task can write to is opened without following links.
 
+pub mod cgroup;
+pub mod devices;
+pub mod error;
+pub mod fifo;
 pub mod liveness;
+pub mod node;
+pub mod paths;
+pub mod proc;
+pub mod pump;
+mod pump_stream;
+mod pump_thread;
 pub mod rootfs;
+
+pub use error::HostError;
+pub use fifo::{LogTarget, check_log_path};
+pub use pump::{PumpKey, PumpPool, PumpRefused, Report};

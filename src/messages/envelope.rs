@@ -74,8 +74,8 @@ pub struct Ask<R: Request> {
     pub cx: Cx,
     /// Where the answer goes.
     pub reply: Reply<R::Reply>,
-    /// The place in the actor's mailbox; given back when the handler takes the message up.
-    pub(crate) place: Option<OwnedSemaphorePermit>,
+    /// The place in the actor's mailbox; given back by its drop, when the handler has taken the message up.
+    pub(crate) _place: OwnedSemaphorePermit,
 }
 
 impl<R: Request> Message for Ask<R> {

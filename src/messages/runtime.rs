@@ -70,8 +70,8 @@ pub enum TaskView {
 pub struct TaskExited {
     /// Which.
     pub container: ContainerId,
-    /// How.
-    pub exit: ExitRecord,
+    /// How; `None` if a listing lacks the task, which its supervisor then looks up itself.
+    pub exit: Option<ExitRecord>,
 }
 
 impl Fact for TaskExited {
@@ -103,4 +103,15 @@ impl Request for LookUpTask {
     /// `None`: containerd knows no such task.
     type Reply = Result<Option<TaskView>, ContainerdFault>;
     const NAME: &'static str = "LookUpTask";
+}
+
+/// The task was destroyed: forget what is known of it.
+#[derive(Debug, Clone)]
+pub struct ForgetTask {
+    /// Which.
+    pub container: ContainerId,
+}
+
+impl Fact for ForgetTask {
+    const NAME: &'static str = "ForgetTask";
 }

@@ -1,1 +1,54 @@
-//! Environment.
+//! Environment of the first process: the image's, overlaid by the task's.
+//!
+//! The Go driver dropped `PATH` from the task's environment; here it counts like any other variable. A default `PATH`
+//! is given where neither has one (as `containerd/oci` does), or no program could be found by name.
+
+use super::error::SpecError;
+use super::image::ImageFacts;
+use super::task::TaskSpec;
+use std::collections::BTreeMap;
+
+/// What the Docker and OCI tools give (containerd `oci.defaultUnixEnv`).
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The environment as `K=V`, sorted by name.
+pub(super) fn build(task: &TaskSpec, image: &ImageFacts) -> Result<Vec<String>, SpecError> {
+    let mut env = BTreeMap::from([("PATH", DEFAULT_PATH)]);
+    env.extend(image.env.iter().map(|line| line.split_once('=').unwrap_or((line, ""))));
+    for (name, value) in &task.env {
+        if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+            return Err(SpecError::option("env", name, "a name without '=' and a value, both without NUL, are expected"));
+        }
+        env.insert(name, value);
+    }
+    Ok(env.into_iter().filter(|(name, _)| !name.is_empty()).map(|(name, value)| format!("{name}={value}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env(image: &[&str], task: &[(&str, &str)]) -> Vec<String> {
+        let image = ImageFacts { env: image.iter().map(|s| (*s).to_owned()).collect(), ..ImageFacts::default() };
+        let env = task.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        build(&TaskSpec { env, ..TaskSpec::default() }, &image).unwrap()
+    }
+
+    #[test]
+    fn task_wins_over_image_and_image_over_default() {
+        assert_eq!(env(&[], &[]), [format!("PATH={DEFAULT_PATH}")]);
+        assert_eq!(env(&["PATH=/img"], &[]), ["PATH=/img"]);
+        assert_eq!(env(&["PATH=/img", "A=1", "B=1"], &[("B", "2"), ("PATH", "/job")]), ["A=1", "B=2", "PATH=/job"]);
+    }
+
+    #[test]
+    fn a_value_may_hold_an_equals_sign() {
+        assert_eq!(env(&["PATH=/", "A=b=c"], &[("Z", "=")]), ["A=b=c", "PATH=/", "Z=="]);
+    }
+
+    #[test]
+    fn nul_is_refused_and_the_variable_named() {
+        let task = TaskSpec { env: BTreeMap::from([("K".to_owned(), "a\0b".to_owned())]), ..TaskSpec::default() };
+        assert!(build(&task, &ImageFacts::default()).unwrap_err().to_string().contains("\"K\""));
+    }
+}

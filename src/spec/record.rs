@@ -1,5 +1,7 @@
 //! What survives a crash: the labels on a container and the state that Nomad keeps for `RecoverTask`. Versioned.
 
+pub use super::labels::{Marks, exit_label, labels, started_label};
+
 use super::identity::ContainerId;
 use serde::{Deserialize, Serialize};
 

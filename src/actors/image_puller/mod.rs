@@ -1,6 +1,13 @@
-//! Images: resolve, fetch, unpack.
+//! | `ImagePuller` | |
+//! |---|---|
+//! | owns | pulls in flight |
+//! | asked | `EnsureImage` |
+//! | told | nothing |
+//! | tells | `PullProgress` to the tasks that wait |
+//! | mailbox | 64 |
+//! | restart | in place; pulls in flight are cancelled, askers ask again, and containerd's ingests make them resume |
 
-mod ensure;
+pub mod ensure;
 mod facts;
 mod fetch;
 mod lease;
@@ -10,7 +17,118 @@ mod refusal;
 mod registry;
 mod transfer;
 mod unpack;
+mod progress;
 
-pub use ensure::{Progress, PullConfig, PullEvent, ensure};
-pub use facts::{FactsMemory, image_facts};
-pub use registry::Registries;
+use crate::actors::shared::{Links, Shared};
+use crate::messages::image::{Credentials, EnsureImage, ImageError, ImageReady, PullPolicy};
+use crate::messages::{Ask, Cx, Reply, Request as _};
+use crate::spec::identity::TaskId;
+use actix::{Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, Supervised, WrapFuture as _};
+use ensure::PullConfig;
+use progress::Progress;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use tokio::task::AbortHandle;
+use tracing::Instrument as _;
+
+/// Places in the mailbox.
+pub const MAILBOX: usize = 64;
+
+/// Callers share a pull only if they would have made the same one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct PullKey {
+    image: String,
+    credentials: Option<Credentials>,
+    policy: PullPolicy,
+}
+
+struct Pull {
+    replies: Vec<Reply<Result<ImageReady, ImageError>>>,
+    watchers: Arc<Mutex<Vec<TaskId>>>,
+    work: AbortHandle,
+}
+
+impl Drop for Pull {
+    fn drop(&mut self) {
+        self.work.abort();
+    }
+}
+
+/// See the module.
+pub struct ImagePuller {
+    shared: Arc<Shared>,
+    links: Arc<Links>,
+    /// What was learned about registries and images; harmless to lose.
+    known: PullConfig,
+    pulls: HashMap<PullKey, Pull>,
+}
+
+impl ImagePuller {
+    /// A puller without work.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>, links: Arc<Links>) -> Self {
+        Self { shared, links, known: PullConfig::default(), pulls: HashMap::new() }
+    }
+
+    fn begin(&mut self, key: PullKey, req: EnsureImage, cx: &Cx, reply: Reply<Result<ImageReady, ImageError>>, ctx: &mut Context<Self>) {
+        let configured = match self.shared.configured() {
+            Ok(configured) => configured,
+            Err(source) => {
+                reply.send(Err(ImageError::Containerd { image: req.image, source }));
+                return;
+            }
+        };
+        let span = tracing::info_span!("image.ensure", actor.name = "image_puller", message = EnsureImage::NAME, image.ref = %req.image);
+        crate::telemetry::propagate::adopt(&span, &cx.0);
+        let watchers = Arc::new(Mutex::new(Vec::from_iter(req.observer.clone())));
+        let progress = Progress::new(req.image.clone(), Arc::clone(&watchers), Arc::clone(&self.links));
+        let config = PullConfig { snapshotter: configured.settings.snapshotter.clone(), ..self.known.clone() };
+        let work = self.shared.io.spawn(
+            async move {
+                let done = ensure::ensure(&configured.gateway, &config, &req, &|event| progress.on(&event)).await;
+                progress.finish(&done);
+                done
+            }
+            .instrument(span),
+        );
+        self.pulls.insert(key.clone(), Pull { replies: vec![reply], watchers, work: work.abort_handle() });
+        ctx.spawn(work.into_actor(self).map(move |done, actor: &mut Self, _| {
+            let Some(mut pull) = actor.pulls.remove(&key) else { return };
+            match done {
+                Ok(done) => {
+                    for reply in pull.replies.drain(..) {
+                        reply.send(done.clone());
+                    }
+                }
+                // The replies drop: the askers ask again.
+                Err(panic) => tracing::error!(image.ref = key.image, error = %panic, "a pull panicked"),
+            }
+        }));
+    }
+}
+
+impl Actor for ImagePuller {
+    type Context = Context<Self>;
+}
+
+impl Supervised for ImagePuller {
+    fn restarting(&mut self, _ctx: &mut Self::Context) {
+        *self = Self::new(Arc::clone(&self.shared), Arc::clone(&self.links));
+    }
+}
+
+impl Handler<Ask<EnsureImage>> for ImagePuller {
+    type Result = ();
+
+    fn handle(&mut self, ask: Ask<EnsureImage>, ctx: &mut Self::Context) {
+        let Ask { req, cx, reply, .. } = ask;
+        let key = PullKey { image: req.image.clone(), credentials: req.credentials.clone(), policy: req.policy };
+        match self.pulls.get_mut(&key) {
+            Some(pull) => {
+                pull.watchers.lock().unwrap_or_else(std::sync::PoisonError::into_inner).extend(req.observer);
+                pull.replies.push(reply);
+            }
+            None => self.begin(key, req, &cx, reply, ctx),
+        }
+    }
+}

@@ -1,0 +1,204 @@
+#!/usr/bin/env bash
+# Run the test suites and print one line for each.
+#
+#   scripts/test.sh             all suites, in order
+#   SUITE="unit gohost" scripts/test.sh
+#   SUITE=lifecycle-24-v1 FILTER=exec scripts/test.sh    only the tests with `exec` in their name
+#
+# A suite name ends in the containerd it uses (16 = Debian's 1.6, 24 = 2.4 from the cache) and the cgroup version:
+# v1 is the machine as it is, v2 is a user-mode Linux guest. One suite alone writes to the terminal; otherwise the
+# output is in target/suites/SUITE.log and its end is shown when the suite fails.
+set -euo pipefail
+. "$(dirname "$0")/common.sh"
+cd "$root"
+export CARGO_TERM_COLOR=never
+
+all="fmt lint unit protocol gohost
+lifecycle-16-v1 lifecycle-24-v1 chaos-16-v1 chaos-24-v1
+lifecycle-24-v2 chaos-24-v2 lifecycle-16-v2"
+read -r -d '' -a suites <<<"${SUITE:-$all}" || true
+for suite in "${suites[@]}"; do
+	[[ " ${all//$'\n'/ } " == *" $suite "* ]] || die "unknown suite $suite; there are: ${all//$'\n'/ }"
+done
+
+out=$target/suites
+mkdir -p "$out"
+export CD_DRIVER_BIN=$out/containerd-driver
+export CD_DRIVER_CHAOS_BIN=$out/containerd-driver-chaos
+export CD_CONTAINERD_16=${CD_CONTAINERD_16:-/usr/bin/containerd}
+export CD_CONTAINERD_24=${CD_CONTAINERD_24:-$cache/containerd-2.4.2/bin}
+export RUST_BACKTRACE=${RUST_BACKTRACE:-1}
+
+# --- building -----------------------------------------------------------------------------------------------------
+
+wanted() {
+	local suite
+	for suite in "${suites[@]}"; do
+		# shellcheck disable=SC2254
+		case $suite in $1) return 0 ;; esac
+	done
+	return 1
+}
+
+# The drivers are copied aside: the next build with other features writes to the same file name.
+build() {
+	if wanted 'protocol' || wanted 'gohost' || wanted 'lifecycle-*' || wanted 'chaos-*'; then
+		cargo build --locked
+		install -m 755 "$target/debug/containerd-driver" "$CD_DRIVER_BIN"
+	fi
+	if wanted 'chaos-*'; then
+		cargo build --locked --features chaos
+		install -m 755 "$target/debug/containerd-driver" "$CD_DRIVER_CHAOS_BIN"
+	fi
+	if wanted 'unit' || wanted 'protocol' || wanted 'lifecycle-*' || wanted 'chaos-*'; then
+		# "Executable tests/golden/main.rs (target/debug/deps/golden-0123456789abcdef)" becomes "golden PATH",
+		# "Executable unittests src/lib.rs (…)" becomes "unittests PATH".
+		cargo test --workspace --no-run --locked 2>&1 | tee /dev/stderr | awk '
+			$1 == "Executable" {
+				path = $NF; gsub(/[()]/, "", path)
+				name = path; sub(/.*\//, "", name); sub(/-[0-9a-f]+$/, "", name)
+				print ($2 == "unittests" ? "unittests" : name), path
+			}' >"$out/executables"
+	fi
+	if wanted 'gohost'; then
+		(cd tests/gohost && go build -buildvcs=false -o "$out/gohost" .)
+	fi
+}
+
+# executables NAME: the paths of test binaries of that name.
+executables() { awk -v name="$1" '$1 == name { print $2 }' "$out/executables"; }
+
+# --- running ------------------------------------------------------------------------------------------------------
+
+# rust THREADS NAME [PREFIX…]: run the test binaries of one name, all even if one fails.
+rust() {
+	local threads=$1 name=$2 path status=0
+	shift 2
+	local paths
+	paths=$(executables "$name")
+	if [ -z "$paths" ]; then
+		echo "there is no test binary named $name"
+		return 1
+	fi
+	for path in $paths; do
+		case $path in /*) ;; *) path=$root/$path ;; esac
+		# shellcheck disable=SC2086
+		"$@" "$path" --test-threads "$threads" --color never ${FILTER:-} || status=1
+	done
+	return $status
+}
+
+unit() {
+	local name status=0
+	for name in unittests architecture golden; do
+		rust 2 "$name" || status=1
+	done
+	return $status
+}
+
+# real NAME CONTAINERD CGROUP: a suite against a real containerd.
+real() {
+	local prefix=() fstype
+	fstype=$(stat -f -c %T /sys/fs/cgroup)
+	export CD_KIND=$2
+	case $3 in
+	v1)
+		if [ "$fstype" = cgroup2fs ]; then
+			echo "this machine has cgroup v2 only; the suite runs on it all the same"
+		fi
+		;;
+	v2) prefix=(scripts/uml.sh) ;;
+	esac
+	rust 1 "$1" "${prefix[@]}"
+}
+
+# Seconds, LIMIT sets another. Generous: it only keeps a hanging suite from eating the whole run.
+limit() { case $1 in "${LIMIT:+$1}") echo "$LIMIT" ;; lint) echo 900 ;; *-v2) echo 420 ;; *-v1) echo 300 ;; *) echo 240 ;; esac; }
+
+run_suite() {
+	case $1 in
+	fmt) scripts/check.sh fmt ;;
+	lint) scripts/check.sh lint doc ;;
+	unit) unit ;;
+	protocol) rust 2 protocol ;;
+	gohost) "$out/gohost" --driver "$CD_DRIVER_BIN" ;;
+	*-16-v*) real "${1%%-*}" 1.6 "${1##*-}" ;;
+	*-24-v*) real "${1%%-*}" 2.4 "${1##*-}" ;;
+	esac
+}
+
+# counts FILE: "N passed, N failed, N ignored" summed over the results in a log; nothing if it has none.
+counts() {
+	awk '
+		/^test result:/ { for (i = 2; i <= NF; i++) { if ($i ~ /^passed/) p += $(i-1); if ($i ~ /^failed/) f += $(i-1); if ($i ~ /^ignored/) s += $(i-1) } seen = 1 }
+		/^gohost: / { p += $2; f += $4; seen = 1 }
+		END { if (seen) printf "%d passed, %d failed, %d ignored", p, f, s }' "$1"
+}
+
+# In the background and a group of its own, so that the limit can end the suite and what it started.
+timed() {
+	local suite=$1 log=$2 show='' status=0 end
+	end=$((SECONDS + $(limit "$suite")))
+	set -m
+	(run_suite "$suite") >"$log" 2>&1 &
+	running=$!
+	set +m
+	if [ ${#suites[@]} -eq 1 ]; then
+		tail -n +1 -s 0.2 -f --pid="$running" "$log" &
+		show=$!
+	fi
+	while kill -0 "$running" 2>/dev/null; do
+		if [ "$SECONDS" -ge "$end" ]; then
+			echo "the suite took longer than $(limit "$suite") s and was ended" >>"$log"
+			kill -TERM -- "-$running" 2>/dev/null || true
+			sleep 2
+			kill -KILL -- "-$running" 2>/dev/null || true
+			break
+		fi
+		sleep 0.1
+	done
+	wait "$running" || status=$?
+	running=
+	[ -z "$show" ] || wait "$show" || true
+	return $status
+}
+
+running=
+trap '[ -z "$running" ] || kill -TERM -- "-$running" 2>/dev/null' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+begin=$SECONDS
+# Not as a condition: then the shell would carry on after a failed step.
+build
+say "built in $((SECONDS - begin)) s"
+
+table=() failed=0
+for suite in "${suites[@]}"; do
+	log=$out/$suite.log
+	: >"$log"
+	start=$(date +%s%N)
+	verdict=pass
+	timed "$suite" "$log" || verdict=FAIL
+	# A suite that ran no test has shown nothing.
+	result=$(counts "$log")
+	case $suite:$result in
+	fmt:* | lint:*) ;;
+	*:'' | *:'0 passed, 0 failed'*) verdict=FAIL ;;
+	esac
+	tenths=$((($(date +%s%N) - start) / 100000000))
+	line=$(printf '%-16s %s %6d.%d s  %s' "$suite" "$verdict" $((tenths / 10)) $((tenths % 10)) "$result")
+	table+=("$line")
+	if [ "$verdict" = FAIL ]; then
+		failed=$((failed + 1))
+		if [ ${#suites[@]} -gt 1 ]; then tail -n 60 "$log"; fi
+	fi
+	echo "$line"
+done
+
+if [ ${#suites[@]} -gt 1 ]; then
+	echo
+	printf '%s\n' "${table[@]}"
+fi
+echo "$((${#suites[@]} - failed)) of ${#suites[@]} suites passed in $((SECONDS - begin)) s; logs in $out"
+[ "$failed" -eq 0 ]

@@ -1,0 +1,196 @@
+//! Make a container and start its process: crash-only, so that it can be run again from any point.
+//!
+//! The order is the journal. The **container record comes first**: it names the snapshot before that exists, so
+//! containerd's garbage collector protects the snapshot from its first moment and no lease is needed, and whatever an
+//! interrupted start left behind hangs on a record that carries our labels. A second run finds the record, and adopts
+//! what fits the spec hash or removes it.
+
+use super::remove::{at, remove};
+use crate::actors::shared::{Links, Shared, unix_nanos};
+use crate::actors::supervision::book::ask_until;
+use crate::containerd::{ContainerRecord, Gateway, NewContainer, NewTask};
+use crate::host::paths;
+use crate::messages::Cx;
+use crate::messages::container::{ContainerError, CreateContainer, Created};
+use crate::messages::logs::CheckLogPaths;
+use crate::messages::runtime::{ContainerdFault, FaultKind, TaskView};
+use crate::spec::SpecError;
+use crate::spec::identity::ContainerId;
+use crate::spec::oci::{self, ContainerPlan};
+use crate::spec::labels::{self, Marks};
+use crate::spec::settings::Settings;
+use crate::spec::signal;
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tracing::Instrument as _;
+
+/// How long the log paths may take to be checked.
+const LOG_CHECK: Duration = Duration::from_secs(10);
+
+/// Attempts to get past leftovers: each removes what it found.
+const ATTEMPTS: usize = 3;
+
+const SIGTERM: i32 = 15;
+
+/// What one attempt ended with.
+enum Attempt {
+    Started(Created),
+    /// Something of an earlier start is in the way and does not fit.
+    InTheWay,
+}
+
+/// See the module. On an error all that was made is removed.
+pub(super) async fn create(shared: &Shared, links: &Arc<Links>, req: CreateContainer) -> Result<Created, ContainerError> {
+    let configured = shared.configured().map_err(at("creating container"))?;
+    let gateway = &configured.gateway;
+    let id = ContainerId::of(&req.task.id);
+    let node = super::node::facts(shared, &req.task);
+    let plan = oci::build(&req.task, &req.image.facts, &node, &configured.settings)?;
+    let stop_signal = stop_signal(&req)?;
+    let logs = check_logs(links, &req).await?;
+    for _ in 0..ATTEMPTS {
+        let attempt = attempt(gateway, &configured.settings, &id, &req, &plan, stop_signal, &logs).await;
+        match attempt {
+            Ok(Attempt::Started(created)) => return Ok(created),
+            Ok(Attempt::InTheWay) => {
+                tracing::info!(container.id = %id, "removing what an earlier start left behind");
+                remove(shared, &id).instrument(tracing::info_span!("container.purge")).await?;
+            }
+            Err(e) => {
+                undo(shared, &id, &e).await;
+                return Err(e);
+            }
+        }
+    }
+    Err(ContainerError::Interrupted(format!("{id}: leftovers of an earlier start came back {ATTEMPTS} times")))
+}
+
+/// Removes what a failed start made. A failure here is logged: the reason that the user needs is the first one.
+async fn undo(shared: &Shared, id: &ContainerId, why: &ContainerError) {
+    // Without containerd nothing can be undone now, and the next start under this id finds the record.
+    let unreachable = matches!(why, ContainerError::Containerd { source, .. } if matches!(source.kind, FaultKind::Unreachable));
+    if unreachable {
+        return;
+    }
+    if let Err(e) = remove(shared, id).instrument(tracing::info_span!("container.undo")).await {
+        tracing::warn!(container.id = %id, error = %e, "could not undo a failed start");
+    }
+}
+
+async fn check_logs(links: &Arc<Links>, req: &CreateContainer) -> Result<(Option<PathBuf>, Option<PathBuf>), ContainerError> {
+    let check = CheckLogPaths {
+        alloc_dir: req.task.alloc_dir.clone(),
+        stdout: req.task.stdout_path.clone(),
+        stderr: req.task.stderr_path.clone(),
+    };
+    ask_until(&*links.check_log_paths, check, Cx::current(), Some(LOG_CHECK))
+        .await
+        .map_err(|e| ContainerError::Interrupted(e.to_string()))?
+        .map_err(|e| ContainerError::Host { what: if e.stream == "stdout" { "stdout log" } else { "stderr log" }, path: e.path, reason: e.reason })
+}
+
+async fn attempt(
+    gateway: &Gateway,
+    settings: &Settings,
+    id: &ContainerId,
+    req: &CreateContainer,
+    plan: &ContainerPlan,
+    stop_signal: i32,
+    logs: &(Option<PathBuf>, Option<PathBuf>),
+) -> Result<Attempt, ContainerError> {
+    let (now, snapshotter) = (unix_nanos(), settings.snapshotter.as_str());
+    let container = NewContainer {
+        id: id.as_str().to_owned(),
+        image: req.image.name.clone(),
+        snapshotter: snapshotter.to_owned(),
+        snapshot_key: id.as_str().to_owned(),
+        runtime: settings.containerd_runtime.clone(),
+        runtime_options: None,
+        spec_json: plan.spec_json.clone(),
+        labels: labels_of(req, plan, stop_signal, now),
+    };
+    let adopted = match gateway.create_container(container).await {
+        Ok(()) => None,
+        Err(fault) if fault.kind == FaultKind::AlreadyExists => {
+            let record = gateway.container(id.as_str()).await.map_err(at("reading container"))?;
+            match record {
+                Some(record) => match marks(&record) {
+                    Some(marks) if marks.fits(plan) => Some(marks.started_at.unwrap_or(now)),
+                    _ => return Ok(Attempt::InTheWay),
+                },
+                None => return Ok(Attempt::InTheWay),
+            }
+        }
+        Err(fault) => return Err(at("creating container")(fault)),
+    };
+    let created = |view, started_at| {
+        Attempt::Started(Created { container: id.clone(), view, started_at, stop_signal, adopted: adopted.is_some() })
+    };
+    if let Some(started_at) = adopted {
+        match gateway.task(id.as_str()).await.map_err(at("reading task"))? {
+            Some(view @ (TaskView::Running { .. } | TaskView::Stopped(_))) => return Ok(created(view, started_at)),
+            Some(TaskView::Created { .. }) => return start(gateway, id, plan).await.map(|pid| created(TaskView::Running { pid }, now)),
+            None => {}
+        }
+    }
+    for file in &plan.files {
+        paths::write_generated_file(&file.path_on_host, file.content.as_bytes(), file.mode)
+            .map_err(|e| ContainerError::Host { what: "generated file", path: file.path_on_host.display().to_string(), reason: e.to_string() })?;
+    }
+    let parent = req.image.facts.chain_id.as_ref().map_or("", |d| d.as_str());
+    let rootfs = match gateway.prepare_snapshot(snapshotter, id.as_str(), parent, &BTreeMap::new()).await {
+        Ok(mounts) => mounts,
+        // Of an interrupted start: no process has ever run in it, or the task would be there.
+        Err(fault) if fault.kind == FaultKind::AlreadyExists && adopted.is_some() => {
+            gateway.snapshot_mounts(snapshotter, id.as_str()).await.map_err(at("reading snapshot"))?
+        }
+        Err(fault) if fault.kind == FaultKind::AlreadyExists => return Ok(Attempt::InTheWay),
+        Err(fault) => return Err(at("preparing snapshot")(fault)),
+    };
+    let task = NewTask { container: id.as_str().to_owned(), rootfs, stdin: None, stdout: logs.0.clone(), stderr: logs.1.clone(), terminal: false };
+    match gateway.create_task(task).await {
+        Ok(_pid) => {}
+        // A shim of an interrupted start that containerd is still taking down, or its bundle.
+        Err(fault) if fault.kind == FaultKind::AlreadyExists => return Ok(Attempt::InTheWay),
+        Err(fault) => return Err(command_fault(plan, fault, "creating task")),
+    }
+    let pid = start(gateway, id, plan).await?;
+    Ok(created(TaskView::Running { pid }, unix_nanos()))
+}
+
+async fn start(gateway: &Gateway, id: &ContainerId, plan: &ContainerPlan) -> Result<u32, ContainerError> {
+    gateway.start_task(id.as_str()).await.map_err(|fault| command_fault(plan, fault, "starting task"))
+}
+
+/// The runtime reports a program that cannot be run only in words. They decide nothing but which words we use.
+fn command_fault(plan: &ContainerPlan, fault: ContainerdFault, step: &'static str) -> ContainerError {
+    let about_program = ["executable file not found", "exec: \"", "exec format error"].iter().any(|w| fault.text.contains(w));
+    if fault.kind == FaultKind::Failed && about_program {
+        ContainerError::Command { option: plan.program.0, command: plan.program.1.clone(), reason: fault.text }
+    } else {
+        at(step)(fault)
+    }
+}
+
+/// What the labels of a container of ours say.
+pub(crate) fn marks(record: &ContainerRecord) -> Option<Marks> {
+    let labels: HashMap<String, String> = record.labels.clone().into_iter().collect();
+    Marks::read(&labels)
+}
+
+fn labels_of(req: &CreateContainer, plan: &ContainerPlan, stop_signal: i32, now: i64) -> BTreeMap<String, String> {
+    let mut labels = labels::labels(&req.task, plan, &req.image.manifest, stop_signal);
+    labels.extend([labels::started_label(now)]);
+    labels
+}
+
+/// The image's STOPSIGNAL, or SIGTERM.
+fn stop_signal(req: &CreateContainer) -> Result<i32, ContainerError> {
+    match &req.image.facts.stop_signal {
+        None => Ok(SIGTERM),
+        Some(text) => signal::parse(text)
+            .map_err(|e| SpecError::option("image", format!("{} with STOPSIGNAL {text}", req.image.name), e.to_string()).into()),
+    }
+}

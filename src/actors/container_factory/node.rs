@@ -1,0 +1,57 @@
+//! The facts of this node that one task's description needs.
+
+use crate::actors::shared::Shared;
+use crate::host::devices;
+use crate::host::node::CgroupVersion;
+use crate::spec::node::{CgroupMode, DeviceKind, DeviceNode, NodeFacts, wanted_devices};
+use crate::spec::task::TaskSpec;
+use std::path::Path;
+
+/// Reads them. Blocking: small files of /proc, /sys and /etc.
+pub(super) fn facts(shared: &Shared, task: &TaskSpec) -> NodeFacts {
+    let node = &shared.node;
+    let cpuset_cgroup = &task.resources.cpuset_cgroup;
+    NodeFacts {
+        cgroup: mode(node.cgroups),
+        swap_accounting: node.swap_accounting,
+        cpuset_cgroup_exists: !cpuset_cgroup.is_empty() && Path::new(cpuset_cgroup).is_dir(),
+        capabilities: node.capabilities.iter().map(|c| (*c).to_owned()).collect(),
+        nofile_limit: node.nofile_hard.unwrap_or(node.nr_open).min(node.nr_open),
+        total_compute_mhz: shared.total_compute_mhz.load(std::sync::atomic::Ordering::Relaxed),
+        oom_score_adj: 0,
+        resolv_conf: crate::host::node::read("/etc/resolv.conf").ok(),
+        hosts: crate::host::node::read("/etc/hosts").ok(),
+        run_dir: shared.run_dir.clone(),
+        devices: wanted_devices(task)
+            .into_iter()
+            .map(|path| {
+                let found = devices::device_nodes(Path::new(&path));
+                (path, found.map(|nodes| nodes.iter().map(device).collect()).map_err(|e| e.to_string()))
+            })
+            .collect(),
+        host_devices: if task.options.privileged { devices::host_devices().iter().map(device).collect() } else { Vec::new() },
+    }
+}
+
+/// The cgroup mode in the words of `spec/`.
+pub fn mode(version: CgroupVersion) -> CgroupMode {
+    match version {
+        CgroupVersion::V1 => CgroupMode::V1,
+        CgroupVersion::V2 => CgroupMode::V2,
+    }
+}
+
+fn device(node: &devices::DeviceNode) -> DeviceNode {
+    DeviceNode {
+        path: node.path.display().to_string(),
+        kind: match node.kind {
+            devices::DeviceType::Char => DeviceKind::Char,
+            devices::DeviceType::Block => DeviceKind::Block,
+        },
+        major: node.major,
+        minor: node.minor,
+        mode: node.mode,
+        uid: node.uid,
+        gid: node.gid,
+    }
+}

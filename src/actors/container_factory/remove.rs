@@ -1,0 +1,79 @@
+//! Remove a container and all that is its own. Idempotent: what is gone already is no error.
+//!
+//! The container record goes last: while it is there, an interrupted removal can be found and finished.
+
+use crate::actors::shared::Shared;
+use crate::containerd::Gateway;
+use crate::messages::container::ContainerError;
+use crate::messages::runtime::{ContainerdFault, FaultKind, TaskView};
+use crate::spec::identity::ContainerId;
+use std::time::Duration;
+
+/// How long a killed process may take to be gone: the kernel frees its memory first.
+const KILL_PATIENCE: Duration = Duration::from_secs(15);
+
+pub(super) fn at(step: &'static str) -> impl Fn(ContainerdFault) -> ContainerError {
+    move |source| ContainerError::Containerd { step, source }
+}
+
+/// See the module.
+pub(super) async fn remove(shared: &Shared, id: &ContainerId) -> Result<(), ContainerError> {
+    let configured = shared.configured().map_err(at("removing container"))?;
+    let gateway = &configured.gateway;
+    remove_task(gateway, id).await?;
+    let record = gateway.container(id.as_str()).await.map_err(at("reading container"))?;
+    let snapshotter = record.as_ref().map_or_else(|| configured.settings.snapshotter.clone(), |r| r.snapshotter.clone());
+    gateway.remove_snapshot(&snapshotter, id.as_str()).await.map_err(at("removing snapshot"))?;
+    if record.is_some() {
+        gateway.delete_container(id.as_str()).await.map_err(at("deleting container"))?;
+    }
+    remove_files(shared, id).await
+}
+
+/// Kills what runs and deletes the task, so that its shim ends.
+async fn remove_task(gateway: &Gateway, id: &ContainerId) -> Result<(), ContainerError> {
+    match gateway.task(id.as_str()).await.map_err(at("reading task"))? {
+        None => return Ok(()),
+        Some(TaskView::Stopped(_)) => {}
+        Some(TaskView::Running { .. } | TaskView::Created { .. }) => {
+            // Waiting begins before the kill: the exit cannot be missed.
+            let exited = gateway.wait_task(id.as_str());
+            tokio::pin!(exited);
+            let kill = async {
+                match gateway.kill_task(id.as_str(), 9, true).await {
+                    Err(fault) if fault.kind != FaultKind::NotFound => Err(fault),
+                    _ => Ok(()),
+                }
+            };
+            let (killed, exited) = tokio::join!(kill, tokio::time::timeout(KILL_PATIENCE, &mut exited));
+            killed.map_err(at("killing task"))?;
+            match exited {
+                Ok(Ok(_)) => {}
+                Ok(Err(fault)) if fault.kind == FaultKind::NotFound => {}
+                Ok(Err(fault)) => return Err(at("waiting for the killed task")(fault)),
+                Err(_elapsed) => {
+                    return Err(at("waiting for the killed task")(ContainerdFault {
+                        kind: FaultKind::Deadline,
+                        operation: "wait for task",
+                        text: format!("the processes of {id} are still there {KILL_PATIENCE:?} after SIGKILL"),
+                    }));
+                }
+            }
+        }
+    }
+    match gateway.delete_task(id.as_str()).await {
+        Err(fault) if fault.kind == FaultKind::NotFound => Ok(()),
+        other => other.map(|_| ()).map_err(at("deleting task")),
+    }
+}
+
+/// Removes the directory of generated files, if the container has one.
+async fn remove_files(shared: &Shared, id: &ContainerId) -> Result<(), ContainerError> {
+    let dir = shared.run_dir.join(id.as_str());
+    match tokio::fs::remove_dir_all(&dir).await {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(ContainerError::Host { what: "generated files", path: dir.display().to_string(), reason: e.to_string() })
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,186 @@
+//! | `EventStream` | |
+//! |---|---|
+//! | owns | the one subscription to containerd, the roster of its tasks |
+//! | asked | `LookUpTask` |
+//! | told | `ForgetTask`; what the reader brings |
+//! | tells | `TaskExited`, `TaskOom` to supervisors, `ProbeNow` |
+//! | mailbox | 1,024 |
+//! | restart | in place; a new reader subscribes, **then** lists, so that nothing falls between |
+//!
+//! An exit is known from the event or from the listing, whichever is first; both lead to the same idempotent fact. A
+//! broken connection is never an exit: a supervised task that the listing lacks is looked up by its supervisor.
+
+mod reader;
+
+use crate::actors::shared::{Links, Shared};
+use crate::messages::health::ProbeNow;
+use crate::messages::runtime::{ContainerdFault, ForgetTask, LookUpTask, TaskExited, TaskOom, TaskView};
+use crate::messages::{Ask, Cx, Reply, Tell};
+use crate::spec::identity::ContainerId;
+use crate::telemetry::Counter;
+use actix::{Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, StreamHandler, Supervised, WrapFuture as _};
+use reader::{Item, Reader};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Places in the mailbox: as many recoveries may ask at once.
+pub const MAILBOX: usize = 1024;
+
+type Answer = Reply<Result<Option<TaskView>, ContainerdFault>>;
+
+/// See the module.
+pub struct EventStream {
+    shared: Arc<Shared>,
+    links: Arc<Links>,
+    /// Ends its work when dropped.
+    reader: Option<Reader>,
+    /// The tasks of the last listing, kept up to date by events; `None` while the stream is not live.
+    roster: Option<HashMap<ContainerId, TaskView>>,
+    /// Who asked while the stream was not live.
+    waiting: Vec<(LookUpTask, Answer)>,
+}
+
+impl EventStream {
+    /// An event stream that begins with the first configuration.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>, links: Arc<Links>) -> Self {
+        Self { shared, links, reader: None, roster: None, waiting: Vec::new() }
+    }
+
+    fn subscribe(&mut self, ctx: &mut Context<Self>) {
+        self.roster = None;
+        let Ok(configured) = self.shared.configured() else { return };
+        let (reader, items) = Reader::start(&self.shared.io, configured.gateway);
+        self.reader = Some(reader);
+        ctx.add_stream(items);
+    }
+
+    fn look_up(&self, wanted: LookUpTask, answer: Answer, ctx: &mut Context<Self>) {
+        match self.roster.as_ref().and_then(|roster| roster.get(&wanted.container)) {
+            Some(view) => answer.send(Ok(Some(view.clone()))),
+            // Created after the listing, or unknown: containerd itself is asked.
+            None => match self.shared.configured() {
+                Err(fault) => answer.send(Err(fault)),
+                Ok(configured) => {
+                    ctx.spawn(
+                        async move { answer.send(configured.gateway.task(wanted.container.as_str()).await) }.into_actor(self),
+                    );
+                }
+            },
+        }
+    }
+
+    fn on_listing(&mut self, generation: u64, tasks: Vec<(ContainerId, TaskView)>, ctx: &mut Context<Self>) {
+        if self.reader.as_ref().is_none_or(|r| r.generation != generation) {
+            return;
+        }
+        let roster: HashMap<_, _> = tasks.into_iter().collect();
+        tracing::debug!(tasks = roster.len(), "event stream is live");
+        let ours = self.links.tasks.containers();
+        for container in ours {
+            match roster.get(&container) {
+                Some(TaskView::Stopped(exit)) => self.deliver(TaskExited { container, exit: Some(exit.clone()) }),
+                Some(TaskView::Running { .. } | TaskView::Created { .. }) => {}
+                None => self.deliver(TaskExited { container, exit: None }),
+            }
+        }
+        self.roster = Some(roster);
+        for (wanted, answer) in std::mem::take(&mut self.waiting) {
+            self.look_up(wanted, answer, ctx);
+        }
+    }
+
+    fn deliver(&self, fact: TaskExited) {
+        let known = self.links.tasks.exited(fact, Cx::current());
+        if known {
+            Counter::TasksExited.bump();
+        }
+    }
+}
+
+impl Actor for EventStream {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.add_stream(tokio_stream::wrappers::WatchStream::from_changes(self.shared.configured.subscribe()));
+        self.subscribe(ctx);
+    }
+}
+
+impl Supervised for EventStream {
+    fn restarting(&mut self, _ctx: &mut Self::Context) {
+        *self = Self::new(Arc::clone(&self.shared), Arc::clone(&self.links));
+    }
+}
+
+impl StreamHandler<Option<super::shared::Configured>> for EventStream {
+    fn handle(&mut self, _: Option<super::shared::Configured>, ctx: &mut Self::Context) {
+        self.subscribe(ctx);
+    }
+
+    fn finished(&mut self, _ctx: &mut Self::Context) {}
+}
+
+impl StreamHandler<Item> for EventStream {
+    fn handle(&mut self, item: Item, ctx: &mut Self::Context) {
+        match item {
+            Item::Listing { generation, tasks } => self.on_listing(generation, tasks, ctx),
+            Item::Exited { container, exit } => {
+                if let Some(roster) = self.roster.as_mut() {
+                    roster.insert(container.clone(), TaskView::Stopped(exit.clone()));
+                }
+                self.deliver(TaskExited { container, exit: Some(exit) });
+            }
+            Item::Oom { container } => self.links.tasks.oom(TaskOom { container }, Cx::current()),
+            Item::Gap(fault) => {
+                tracing::warn!(error.kind = ?fault.kind, error = fault.text, "event stream broke");
+                self.roster = None;
+                Counter::EventGaps.bump();
+                self.links.probe_now.offer(ProbeNow, Cx::current());
+                // Whoever asked is told now: waiting for containerd's return is the asker's decision.
+                for (_, answer) in std::mem::take(&mut self.waiting) {
+                    answer.send(Err(fault.clone()));
+                }
+            }
+        }
+    }
+
+    fn finished(&mut self, _ctx: &mut Self::Context) {}
+}
+
+impl Handler<Ask<LookUpTask>> for EventStream {
+    type Result = ();
+
+    fn handle(&mut self, ask: Ask<LookUpTask>, ctx: &mut Self::Context) {
+        let Ask { req, reply, .. } = ask;
+        if self.roster.is_some() {
+            self.look_up(req, reply, ctx);
+            return;
+        }
+        // Not live: wait for the listing, which all askers share, but not longer than the asker's patience.
+        let patience = req.patience;
+        let container = req.container.clone();
+        self.waiting.push((req, reply));
+        ctx.spawn(tokio::time::sleep(patience).into_actor(self).map(move |(), actor: &mut Self, _| {
+            let (late, waiting) = std::mem::take(&mut actor.waiting).into_iter().partition(|(w, _)| w.container == container);
+            actor.waiting = waiting;
+            for (_, answer) in late {
+                answer.send(Err(ContainerdFault {
+                    kind: crate::messages::runtime::FaultKind::Deadline,
+                    operation: "list tasks",
+                    text: format!("containerd did not answer within {patience:?}"),
+                }));
+            }
+        }));
+    }
+}
+
+impl Handler<Tell<ForgetTask>> for EventStream {
+    type Result = ();
+
+    fn handle(&mut self, tell: Tell<ForgetTask>, _ctx: &mut Self::Context) {
+        if let Some(roster) = self.roster.as_mut() {
+            roster.remove(&tell.fact.container);
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! The attachments of the pump threads: what is attached, to what, and how it ended.
+//!
+//! Outlives the actor. A pump thread that dies is replaced and its streams are attached again: the kernel's pipe has
+//! kept their bytes.
+
+use crate::host::fifo::open_reader;
+use crate::host::{PumpKey, PumpPool, PumpRefused, Report};
+use crate::messages::logs::{Attach, Drained, LogError, Sink, Stream};
+use crate::spec::identity::ContainerId;
+use crate::telemetry::Counter;
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use tokio::sync::Notify;
+
+/// One stream that is moved.
+struct Attachment {
+    container: ContainerId,
+    stream: Stream,
+    fifo: PathBuf,
+    sink: Arc<OwnedFd>,
+    /// Bytes moved by attachments of this stream that are over.
+    bytes: u64,
+    over: bool,
+    /// No writer will come any more.
+    finishing: bool,
+}
+
+#[derive(Default)]
+struct Table {
+    next: u32,
+    attachments: BTreeMap<PumpKey, Attachment>,
+}
+
+/// See the module.
+pub struct Pumps {
+    threads: usize,
+    pool: Mutex<Option<Arc<PumpPool>>>,
+    table: Mutex<Table>,
+    ended: Notify,
+    me: Weak<Self>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Pumps {
+    /// Pumps without a thread: threads are started with the first attachment.
+    #[must_use]
+    pub fn new(threads: usize) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self { threads, pool: Mutex::default(), table: Mutex::default(), ended: Notify::new(), me: me.clone() })
+    }
+
+    fn pool(&self) -> Result<Arc<PumpPool>, String> {
+        let mut pool = lock(&self.pool);
+        if let Some(pool) = pool.as_ref() {
+            return Ok(Arc::clone(pool));
+        }
+        let me = self.me.clone();
+        let started = PumpPool::start(self.threads, move |report| {
+            if let Some(pumps) = me.upgrade() {
+                pumps.on_report(report);
+            }
+        });
+        let started = Arc::new(started.map_err(|e| e.to_string())?);
+        *pool = Some(Arc::clone(&started));
+        Ok(started)
+    }
+
+    /// Attaches a stream. A no-op while the same stream of the same container is attached.
+    ///
+    /// # Errors
+    /// Names the stream, the path and what is wrong.
+    pub fn attach(&self, wanted: &Attach) -> Result<(), LogError> {
+        let Sink::Descriptor(sink) = &wanted.sink;
+        let key = {
+            let mut table = lock(&self.table);
+            if table.attachments.values().any(|a| !a.over && a.container == wanted.container && a.stream == wanted.stream) {
+                return Ok(());
+            }
+            let key = PumpKey(table.next);
+            table.next = table.next.wrapping_add(1);
+            table.attachments.insert(
+                key,
+                Attachment {
+                    container: wanted.container.clone(),
+                    stream: wanted.stream,
+                    fifo: wanted.fifo.clone(),
+                    sink: Arc::clone(sink),
+                    bytes: 0,
+                    over: false,
+                    finishing: false,
+                },
+            );
+            key
+        };
+        self.hand_over(key).map_err(|reason| {
+            lock(&self.table).attachments.remove(&key);
+            LogError { stream: wanted.stream.name(), path: wanted.fifo.display().to_string(), reason }
+        })
+    }
+
+    /// Gives an attachment to its thread.
+    fn hand_over(&self, key: PumpKey) -> Result<(), String> {
+        let (fifo, sink, finishing) = {
+            let table = lock(&self.table);
+            let Some(a) = table.attachments.get(&key) else { return Ok(()) };
+            (a.fifo.clone(), Arc::clone(&a.sink), a.finishing)
+        };
+        let source = open_reader(&fifo).map_err(|e| e.to_string())?;
+        let pool = self.pool()?;
+        pool.attach(key, source, sink).map_err(|e| e.to_string())?;
+        if finishing {
+            pool.finish(key).map_err(|e| e.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// On a pump thread: must not block.
+    fn on_report(&self, report: Report) {
+        match report {
+            Report::Ended { key, bytes, fault } => {
+                if let Some(fault) = fault {
+                    Counter::LogFaults.bump();
+                    tracing::warn!(error = fault, "a log stream ended with a fault");
+                }
+                self.over(key, bytes);
+            }
+            Report::Detached { .. } => {}
+            Report::Died { keys } => {
+                tracing::warn!(streams = keys.len(), "a pump thread died, attaching its streams again");
+                for key in keys {
+                    if let Err(reason) = self.hand_over(key) {
+                        Counter::LogFaults.bump();
+                        tracing::error!(error = reason, "a log stream cannot be attached again");
+                        self.over(key, 0);
+                    }
+                }
+            }
+        }
+    }
+
+    fn over(&self, key: PumpKey, bytes: u64) {
+        Counter::LogBytes.add(bytes);
+        if let Some(a) = lock(&self.table).attachments.get_mut(&key) {
+            a.bytes = a.bytes.saturating_add(bytes);
+            a.over = true;
+        }
+        self.ended.notify_waiters();
+    }
+
+    /// Waits until the streams of a container were moved to their last byte, then forgets them. The container is
+    /// gone: no writer will come any more.
+    ///
+    /// # Errors
+    /// If a pump thread cannot be told.
+    pub async fn drained(&self, container: &ContainerId) -> Result<Drained, LogError> {
+        let open: Vec<(PumpKey, Stream, PathBuf)> = lock(&self.table)
+            .attachments
+            .iter_mut()
+            .filter(|(_, a)| a.container == *container && !a.over)
+            .map(|(key, a)| {
+                a.finishing = true;
+                (*key, a.stream, a.fifo.clone())
+            })
+            .collect();
+        for (key, stream, fifo) in open {
+            let refused = self.pool().and_then(|pool| loop {
+                match pool.finish(key) {
+                    // The thread is at work: it takes commands every turn.
+                    Err(PumpRefused::Busy) => std::thread::yield_now(),
+                    other => break other.map_err(|e| e.to_string()),
+                }
+            });
+            refused.map_err(|reason| LogError { stream: stream.name(), path: fifo.display().to_string(), reason })?;
+        }
+        loop {
+            let ended = self.ended.notified();
+            tokio::pin!(ended);
+            ended.as_mut().enable();
+            {
+                let mut table = lock(&self.table);
+                let ours = || table.attachments.values().filter(|a| a.container == *container);
+                if ours().all(|a| a.over) {
+                    let bytes = ours().map(|a| a.bytes).sum();
+                    table.attachments.retain(|_, a| a.container != *container);
+                    return Ok(Drained { bytes });
+                }
+            }
+            ended.await;
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! What every actor is given at birth: settings, the gateway, the doors of its neighbours. No actor holds another's
+//! type; each door is a capability to say one kind of thing.
+
+use super::supervision::book::{Asks, Tells};
+use crate::containerd::Gateway;
+use crate::messages::container::{CreateContainer, RemoveContainer};
+use crate::messages::health::{ProbeNow, Verdict};
+use crate::messages::image::{EnsureImage, PullProgress};
+use crate::messages::logs::CheckLogPaths;
+use crate::messages::runtime::{ContainerdFault, ForgetTask, LookUpTask, TaskExited, TaskOom};
+use crate::messages::task::TaskEvent;
+use crate::messages::Cx;
+use crate::spec::identity::ContainerId;
+use crate::spec::settings::Settings;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::sync::{broadcast, watch};
+
+/// Tells the supervisor of a task something, by container or by task.
+pub trait TaskTells: Send + Sync {
+    /// The container's process ended. False if no supervisor of this process looks after it.
+    fn exited(&self, fact: TaskExited, cx: Cx) -> bool;
+    /// A process of the container was killed for want of memory.
+    fn oom(&self, fact: TaskOom, cx: Cx);
+    /// News of the pull it waits for.
+    fn progress(&self, fact: PullProgress, cx: Cx);
+    /// The containers of all tasks that have a supervisor.
+    fn containers(&self) -> Vec<ContainerId>;
+}
+
+/// Doors of the neighbours.
+pub struct Links {
+    /// `ImagePuller`.
+    pub ensure_image: Arc<dyn Asks<EnsureImage>>,
+    /// `ContainerFactory`.
+    pub create_container: Arc<dyn Asks<CreateContainer>>,
+    /// `ContainerFactory`.
+    pub remove_container: Arc<dyn Asks<RemoveContainer>>,
+    /// `EventStream`.
+    pub look_up_task: Arc<dyn Asks<LookUpTask>>,
+    /// `EventStream`.
+    pub forget_task: Arc<dyn Tells<ForgetTask>>,
+    /// `LogPump`.
+    pub check_log_paths: Arc<dyn Asks<CheckLogPaths>>,
+    /// `HealthProbe`.
+    pub probe_now: Arc<dyn Tells<ProbeNow>>,
+    /// The supervisors of tasks.
+    pub tasks: Arc<dyn TaskTells>,
+}
+
+/// Settings together with the gateway that belongs to them.
+#[derive(Clone)]
+pub struct Configured {
+    /// The settings in force.
+    pub settings: Arc<Settings>,
+    /// The way to the containerd that they name.
+    pub gateway: Gateway,
+}
+
+/// State that outlives every actor.
+pub struct Shared {
+    /// Settings and gateway; `None` until the first configuration, so that a mere probe of the plugin touches nothing.
+    pub configured: watch::Sender<Option<Configured>>,
+    /// The runtime for I/O: gRPC, registries, streams.
+    pub io: tokio::runtime::Handle,
+    /// Task events for whoever listens.
+    pub events: broadcast::Sender<TaskEvent>,
+    /// The latest verdict on containerd: kept while the probe restarts.
+    pub verdict: watch::Sender<Verdict>,
+    /// Facts about this node that do not change.
+    pub node: crate::host::node::Node,
+    /// Sum of the MHz of all cores as Nomad counts them; 0 until it has told.
+    pub total_compute_mhz: Arc<AtomicU64>,
+    /// Directory for files of tasks without an allocation directory.
+    pub run_dir: PathBuf,
+    /// Cores of the machine: the unit of the budgets.
+    pub cores: usize,
+}
+
+impl Shared {
+    /// The configuration in force.
+    ///
+    /// # Errors
+    /// If nothing was configured yet.
+    pub fn configured(&self) -> Result<Configured, ContainerdFault> {
+        self.configured.borrow().clone().ok_or_else(|| ContainerdFault {
+            kind: crate::messages::runtime::FaultKind::Unreachable,
+            operation: "connect",
+            text: "the driver has no configuration yet".to_owned(),
+        })
+    }
+}
+
+/// Nanoseconds since the Unix epoch.
+#[must_use]
+pub fn unix_nanos() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .ok()
+        .and_then(|d| i64::try_from(d.as_nanos()).ok())
+        .unwrap_or_default()
+}
+

@@ -1,0 +1,144 @@
+//! The exit: seen by event or by listing, kept in a label, told to all who wait.
+
+use super::TaskSupervisor;
+use super::state::{Event, State};
+use crate::actors::shared::unix_nanos;
+use crate::messages::Tell;
+use crate::messages::runtime::{TaskExited, TaskOom, TaskView};
+use crate::spec::labels::{self, Marks};
+use crate::spec::record::ExitRecord;
+use actix::{ActorFutureExt as _, AsyncContext as _, Context, Handler, WrapFuture as _};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// 128 + SIGKILL: what the kernel's out-of-memory killer leaves behind, among others.
+const KILLED: i32 = 137;
+
+/// How long the exit of a killed task is held back for the news that memory was the reason. The shim learns of the
+/// exit from a signal and of the memory from a file watch, and publishes them in the order in which it learns.
+const OOM_NEWS: Duration = Duration::from_millis(250);
+
+impl Handler<Tell<TaskExited>> for TaskSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, tell: Tell<TaskExited>, ctx: &mut Self::Context) {
+        match tell.fact.exit {
+            Some(exit) => self.exit_seen(exit, ctx),
+            None => self.check_exit(ctx),
+        }
+    }
+}
+
+impl Handler<Tell<TaskOom>> for TaskSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, _tell: Tell<TaskOom>, ctx: &mut Self::Context) {
+        self.oom = true;
+        if let Some((exit, timer)) = self.held_exit.take() {
+            ctx.cancel_future(timer);
+            self.exit_known(exit, ctx);
+        } else if self.state.is_alive() {
+            self.emit("A process of the task was killed: out of memory".to_owned(), BTreeMap::new());
+        }
+    }
+}
+
+impl TaskSupervisor {
+    /// containerd says that the process ended.
+    pub(super) fn exit_seen(&mut self, exit: ExitRecord, ctx: &mut Context<Self>) {
+        let expected = matches!(self.state, State::Stopping | State::Killing | State::Removing(_));
+        if exit.code == KILLED && !self.oom && !exit.oom && !expected {
+            if self.held_exit.is_none() {
+                let timer = ctx.run_later(OOM_NEWS, |actor, ctx| {
+                    if let Some((exit, _)) = actor.held_exit.take() {
+                        actor.exit_known(exit, ctx);
+                    }
+                });
+                self.held_exit = Some((exit, timer));
+            }
+            return;
+        }
+        self.exit_known(exit, ctx);
+    }
+
+    fn exit_known(&mut self, mut exit: ExitRecord, ctx: &mut Context<Self>) {
+        // Only a killed process died of it; a child's death is told as an event.
+        exit.oom |= self.oom && exit.code == KILLED;
+        self.unsure = None;
+        self.note(&Event::Exited(exit), ctx);
+    }
+
+    /// Keeps the exit where it survives this process and the shim.
+    pub(super) fn record_exit(&mut self, ctx: &mut Context<Self>) {
+        let State::Exited(exit) = &self.state else { return };
+        let (Ok(configured), Ok(label)) = (self.shared.configured(), labels::exit_label(exit)) else { return };
+        let (container, task) = (self.container.clone(), self.id.clone());
+        ctx.spawn(
+            async move {
+                if let Err(fault) = configured.gateway.update_container_labels(container.as_str(), &BTreeMap::from([label])).await {
+                    // The shim still keeps it; only a reboot before DestroyTask would lose it.
+                    tracing::debug!(task.id = %task, error = %fault, "exit not recorded");
+                }
+            }
+            .into_actor(self),
+        );
+    }
+
+    /// Answers all who wait for the exit, and all who asked to stop. Without an exit (removed before one was seen)
+    /// waiters get a record that says so.
+    pub(super) fn answer_exit(&mut self, ctx: &mut Context<Self>) {
+        self.disarm(ctx);
+        let exit = self.state.exit().cloned().unwrap_or_else(|| ExitRecord {
+            code: KILLED,
+            oom: false,
+            at: unix_nanos(),
+            lost: "the task was destroyed before its exit was seen".to_owned(),
+        });
+        if matches!(self.state, State::Exited(_)) {
+            let annotations = BTreeMap::from([("exit_code".to_owned(), exit.code.to_string()), ("oom_killed".to_owned(), exit.oom.to_string())]);
+            self.emit(format!("Container exited with code {}", exit.code), annotations);
+        }
+        for reply in self.waiting.exit.drain(..) {
+            reply.send(Ok(exit.clone()));
+        }
+        for reply in self.waiting.stop.drain(..) {
+            reply.send(Ok(()));
+        }
+    }
+
+    /// Asks containerd itself: after a signal to a process that was gone, or when a listing lacked the task.
+    pub(super) fn check_exit(&mut self, ctx: &mut Context<Self>) {
+        if !self.state.is_alive() {
+            return;
+        }
+        let Ok(configured) = self.shared.configured() else { return };
+        let container = self.container.clone();
+        let look = async move {
+            let gateway = configured.gateway;
+            match gateway.task(container.as_str()).await {
+                Ok(None) => {
+                    let record = gateway.container(container.as_str()).await?;
+                    Ok((None, record.and_then(|r| Marks::read(&r.labels.into_iter().collect())?.exit)))
+                }
+                Ok(view) => Ok((view, None)),
+                Err(fault) => Err(fault),
+            }
+        };
+        ctx.spawn(look.into_actor(self).map(|found, actor: &mut Self, ctx| match found {
+            Ok((Some(TaskView::Stopped(exit)), _)) => actor.exit_seen(exit, ctx),
+            Ok((Some(TaskView::Running { .. } | TaskView::Created { .. }), _)) => {}
+            Ok((None, Some(exit))) => actor.exit_known(exit, ctx),
+            Ok((None, None)) => actor.exit_known(
+                ExitRecord {
+                    code: -1,
+                    oom: false,
+                    at: unix_nanos(),
+                    lost: "containerd no longer knows the task and its exit was not seen".to_owned(),
+                },
+                ctx,
+            ),
+            // Not known is not gone: the next listing tells.
+            Err(fault) => tracing::debug!(task.id = %actor.id, error = %fault, "cannot look at the task"),
+        }));
+    }
+}

@@ -1,0 +1,272 @@
+//! | `TaskSupervisor` (one per task) | |
+//! |---|---|
+//! | owns | the task's state, who waits for it, the escalation from signal to SIGKILL |
+//! | asked | `Start`, `Recover`, `Wait`, `Stop`, `Signal`, `Destroy`, `Inspect` |
+//! | told | `TaskExited`, `TaskOom`, `PullProgress` |
+//! | tells | `TaskEvent` |
+//! | mailbox | 32; waiters hold no place |
+//! | restart | in place; rebuilt from the container's labels and containerd's task state, askers ask again |
+
+mod exit;
+mod recover;
+mod remove;
+mod start;
+pub mod state;
+mod stop;
+
+use crate::actors::shared::{Links, Shared, unix_nanos};
+use crate::actors::supervision::tasks::TaskTable;
+use crate::messages::image::{ImageReady, PullProgress};
+use crate::messages::runtime::{ContainerdFault, FaultKind};
+use crate::messages::task::{Inspect, Inspection, Signal, Started, TaskError, TaskEvent, Wait};
+use crate::messages::{Ask, Cx, Reply, Request as _, Tell};
+use crate::spec::identity::{ContainerId, TaskId};
+use crate::spec::record::{ExitRecord, HandleState};
+use crate::spec::task::TaskSpec;
+use actix::{Actor, ActorContext as _, AsyncContext as _, Context, Handler, SpawnHandle, Supervised, WrapFuture as _};
+use state::{Effect, Event, Refused, State};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tracing::Span;
+
+/// What is known about the task besides its state.
+#[derive(Debug, Clone, Default)]
+struct About {
+    alloc_id: String,
+    name: String,
+    started_at: i64,
+    stop_signal: i32,
+    pid: Option<u32>,
+}
+
+/// Who waits for what.
+#[derive(Default)]
+struct Waiting {
+    start: Vec<Reply<Result<Started, TaskError>>>,
+    recover: Vec<Reply<Result<(), TaskError>>>,
+    exit: Vec<Reply<Result<ExitRecord, TaskError>>>,
+    stop: Vec<Reply<Result<(), TaskError>>>,
+    destroy: Vec<Reply<Result<(), TaskError>>>,
+}
+
+/// The start that is under way.
+struct Starting {
+    task: Arc<TaskSpec>,
+    image: Option<ImageReady>,
+    work: Option<SpawnHandle>,
+    span: Span,
+}
+
+/// See the module.
+pub struct TaskSupervisor {
+    id: TaskId,
+    container: ContainerId,
+    shared: Arc<Shared>,
+    links: Arc<Links>,
+    tasks: Arc<TaskTable>,
+    state: State,
+    about: About,
+    waiting: Waiting,
+    starting: Option<Starting>,
+    stop_wish: stop::Wish,
+    /// A process of the container was killed for want of memory.
+    oom: bool,
+    /// An exit that is held back for a moment, for news of the reason.
+    held_exit: Option<(ExitRecord, SpawnHandle)>,
+    /// True until a restarted supervisor has seen what containerd says.
+    unsure: Option<ContainerdFault>,
+    rebuild: bool,
+}
+
+impl TaskSupervisor {
+    /// A supervisor for this task. With `rebuild`, an earlier one has looked after it.
+    #[must_use]
+    pub fn new(id: TaskId, container: ContainerId, shared: Arc<Shared>, links: Arc<Links>, tasks: Arc<TaskTable>, rebuild: bool) -> Self {
+        let mut parts = id.as_str().splitn(2, '/');
+        let alloc_id = parts.next().unwrap_or_default().to_owned();
+        let name = parts.next().and_then(|rest| rest.rsplit_once('/')).map(|(name, _)| name.to_owned()).unwrap_or_default();
+        Self {
+            about: About { alloc_id, name, stop_signal: stop::DEFAULT_SIGNAL, ..About::default() },
+            id,
+            container,
+            shared,
+            links,
+            tasks,
+            state: State::Absent,
+            waiting: Waiting::default(),
+            starting: None,
+            stop_wish: stop::Wish::default(),
+            oom: false,
+            held_exit: None,
+            unsure: None,
+            rebuild,
+        }
+    }
+
+    /// Takes an event through the state machine and carries out the effects.
+    fn apply(&mut self, event: &Event, ctx: &mut Context<Self>) -> Result<(), Refused> {
+        let (next, effects) = state::step(&self.state, event)?;
+        if next != self.state {
+            tracing::debug!(task.id = %self.id, from = self.state.name(), to = next.name(), "task state");
+        }
+        self.state = next;
+        for effect in effects {
+            self.carry_out(effect, ctx);
+        }
+        Ok(())
+    }
+
+    /// For facts: a pair that makes no sense is logged, since nobody waits for an answer to a fact.
+    fn note(&mut self, event: &Event, ctx: &mut Context<Self>) {
+        if let Err(refused) = self.apply(event, ctx) {
+            tracing::debug!(task.id = %self.id, error = %refused, "fact ignored");
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect, ctx: &mut Context<Self>) {
+        match effect {
+            Effect::Pull => self.pull(ctx),
+            Effect::Create => self.create(ctx),
+            Effect::CancelStart => self.cancel_start(ctx),
+            Effect::Signal => self.signal_to_stop(ctx),
+            Effect::Kill => self.kill(ctx),
+            Effect::RecordExit => self.record_exit(ctx),
+            Effect::AnswerExit => self.answer_exit(ctx),
+            Effect::Remove => self.remove(ctx),
+            Effect::Finish => self.finish(ctx),
+        }
+    }
+
+    /// All that was the task's own is gone: answer, leave the address book, end.
+    fn finish(&mut self, ctx: &mut Context<Self>) {
+        self.tasks.close(&self.id);
+        for reply in self.waiting.destroy.drain(..) {
+            reply.send(Ok(()));
+        }
+        ctx.stop();
+    }
+
+    fn handle_state(&self) -> HandleState {
+        let namespace = self.shared.configured().map(|c| c.settings.containerd_namespace.clone()).unwrap_or_default();
+        HandleState {
+            container: self.container.clone(),
+            namespace,
+            started_at: self.about.started_at,
+            stop_signal: self.about.stop_signal,
+        }
+    }
+
+    /// Tells whoever looks at the task. Nobody listening is no error.
+    fn emit(&self, message: String, annotations: BTreeMap<String, String>) {
+        let event = TaskEvent {
+            task: self.id.clone(),
+            alloc_id: self.about.alloc_id.clone(),
+            task_name: self.about.name.clone(),
+            at: unix_nanos(),
+            message,
+            annotations,
+        };
+        drop(self.shared.events.send(event));
+    }
+
+    /// The fault to answer with while it is not known what containerd says.
+    fn doubt(&self) -> Option<TaskError> {
+        self.unsure.clone().map(TaskError::Containerd)
+    }
+}
+
+impl Actor for TaskSupervisor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        if self.rebuild {
+            self.look_back(ctx);
+        }
+    }
+}
+
+impl Supervised for TaskSupervisor {
+    fn restarting(&mut self, _ctx: &mut Self::Context) {
+        *self = Self::new(
+            self.id.clone(),
+            self.container.clone(),
+            Arc::clone(&self.shared),
+            Arc::clone(&self.links),
+            Arc::clone(&self.tasks),
+            true,
+        );
+    }
+}
+
+impl Handler<Ask<Wait>> for TaskSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, ask: Ask<Wait>, _ctx: &mut Self::Context) {
+        let Ask { reply, .. } = ask;
+        self.waiting.exit.retain(|waiter| !waiter.is_abandoned());
+        match (&self.state, self.unsure.is_some()) {
+            (State::Exited(exit) | State::Removing(Some(exit)), _) => reply.send(Ok(exit.clone())),
+            (State::Absent | State::Destroyed, false) => reply.send(Err(TaskError::NotFound)),
+            _ => self.waiting.exit.push(reply),
+        }
+    }
+}
+
+impl Handler<Ask<Signal>> for TaskSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, ask: Ask<Signal>, ctx: &mut Self::Context) {
+        let Ask { req, cx, reply, .. } = ask;
+        if let Some(doubt) = self.doubt() {
+            reply.send(Err(doubt));
+            return;
+        }
+        if !self.state.is_alive() {
+            reply.send(Err(TaskError::WrongState { action: "send a signal", state: self.state.name() }));
+            return;
+        }
+        let span = tracing::info_span!("task.signal", actor.name = "task_supervisor", message = Signal::NAME, task.id = %self.id, signal = req.signal);
+        crate::telemetry::propagate::adopt(&span, &cx.0);
+        let kill = self.kill_call(req.signal, false, span);
+        ctx.spawn(async move { reply.send(kill.await.map_err(TaskError::Containerd)) }.into_actor(self));
+    }
+}
+
+impl Handler<Ask<Inspect>> for TaskSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, ask: Ask<Inspect>, _ctx: &mut Self::Context) {
+        let Ask { reply, .. } = ask;
+        let known = self.state.is_alive() || self.state.exit().is_some();
+        reply.send(if known {
+            Ok(Inspection {
+                container: self.container.clone(),
+                name: self.about.name.clone(),
+                pid: if self.state.is_alive() { self.about.pid } else { None },
+                started_at: self.about.started_at,
+                exit: self.state.exit().cloned(),
+            })
+        } else {
+            Err(self.doubt().unwrap_or(TaskError::NotFound))
+        });
+    }
+}
+
+impl Handler<Tell<PullProgress>> for TaskSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, tell: Tell<PullProgress>, _ctx: &mut Self::Context) {
+        let PullProgress { text, details, .. } = tell.fact;
+        self.emit(text, details.into_iter().map(|(k, v)| (k.to_owned(), v)).collect());
+    }
+}
+
+/// The fault of a driver that has no configuration, or whose own actors did not answer.
+fn interrupted(operation: &'static str, text: String) -> ContainerdFault {
+    ContainerdFault { kind: FaultKind::Unreachable, operation, text }
+}
+
+/// The context of a span, to send along with a message.
+fn cx_of(span: &Span) -> Cx {
+    span.in_scope(Cx::current)
+}

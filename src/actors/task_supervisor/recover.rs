@@ -1,0 +1,150 @@
+//! Recover: take up a task of an earlier plugin process; look back: take up one of an earlier self.
+
+use super::TaskSupervisor;
+use super::state::{Event, State};
+use crate::actors::shared::Configured;
+use crate::actors::supervision::book::ask_until;
+use crate::messages::runtime::{ContainerdFault, LookUpTask, TaskView};
+use crate::messages::task::{Recover, TaskError};
+use crate::messages::{Ask, Request as _};
+use crate::spec::identity::ContainerId;
+use crate::spec::labels::Marks;
+use crate::spec::record::ExitRecord;
+use actix::{ActorContext as _, ActorFutureExt as _, AsyncContext as _, Context, ContextFutureSpawner as _, Handler, WrapFuture as _};
+use std::sync::Arc;
+use std::time::Duration;
+use tracing::Instrument as _;
+
+/// How long a recovery waits for a containerd that is away. Nomad recovers one task after another while the agent
+/// starts, so this must stay short; after it the task is taken to run on, since a broken connection is no exit.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a restarted supervisor rests before it looks again at a containerd that does not answer.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// What containerd knows of the container.
+type Found = (Option<TaskView>, Option<ExitRecord>, Option<Marks>);
+
+impl Handler<Ask<Recover>> for TaskSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, ask: Ask<Recover>, ctx: &mut Self::Context) {
+        let Ask { req, cx, reply, .. } = ask;
+        if self.state != State::Absent || self.starting.is_some() {
+            reply.send(Ok(()));
+            return;
+        }
+        self.waiting.recover.push(reply);
+        if self.waiting.recover.len() > 1 {
+            return;
+        }
+        if req.handle.container != self.container {
+            return self.not_recovered(
+                TaskError::Driver(format!("the handle names container {}, this task's is {}", req.handle.container, self.container)),
+                ctx,
+            );
+        }
+        let span = tracing::info_span!("task.recover", actor.name = "task_supervisor", message = Recover::NAME, task.id = %self.id, container.id = %self.container);
+        crate::telemetry::propagate::adopt(&span, &cx.0);
+        self.about.started_at = req.handle.started_at;
+        self.about.stop_signal = req.handle.stop_signal;
+        let (links, shared, container) = (Arc::clone(&self.links), Arc::clone(&self.shared), self.container.clone());
+        let look = async move {
+            let lookup = LookUpTask { container: container.clone(), patience: PATIENCE };
+            let view = ask_until(&*links.look_up_task, lookup, crate::messages::Cx::current(), Some(PATIENCE * 2))
+                .await
+                .map_err(|e| super::interrupted("look up task", e.to_string()))??;
+            match view {
+                Some(view) => Ok((Some(view), None, None)),
+                None => found_without_task(&shared.configured()?, &container).await,
+            }
+        }
+        .instrument(span);
+        ctx.spawn(look.into_actor(self).map(|found, actor, ctx| actor.recovered(found, ctx)));
+    }
+}
+
+/// containerd has no task: the label tells whether it ended before the shim went.
+async fn found_without_task(configured: &Configured, container: &ContainerId) -> Result<Found, ContainerdFault> {
+    let marks = configured.gateway.container(container.as_str()).await?.and_then(|r| Marks::read(&r.labels.into_iter().collect()));
+    Ok((None, marks.as_ref().and_then(|m| m.exit.clone()), marks))
+}
+
+impl TaskSupervisor {
+    fn recovered(&mut self, found: Result<Found, ContainerdFault>, ctx: &mut Context<Self>) {
+        match found {
+            Ok((Some(TaskView::Running { pid }), _, _)) => {
+                self.about.pid = Some(pid);
+                self.note(&Event::Started, ctx);
+            }
+            Ok((Some(TaskView::Stopped(exit)), _, _)) => self.exit_seen(exit, ctx),
+            Ok((None, Some(exit), _)) => self.exit_seen(exit, ctx),
+            Ok((Some(TaskView::Created { .. }), _, _)) => {
+                return self.not_recovered(TaskError::WrongState { action: "recover", state: "created but was never started" }, ctx);
+            }
+            Ok((None, None, _)) => return self.not_recovered(TaskError::NotFound, ctx),
+            // containerd is away. Nomad knows the task as running, and an error here would have it destroyed and
+            // started anew; the listing that follows containerd's return tells what became of it.
+            Err(fault) => {
+                tracing::warn!(task.id = %self.id, error = %fault, "recovered without containerd: taken to run");
+                self.note(&Event::Started, ctx);
+            }
+        }
+        for reply in self.waiting.recover.drain(..) {
+            reply.send(Ok(()));
+        }
+    }
+
+    fn not_recovered(&mut self, error: TaskError, ctx: &mut Context<Self>) {
+        self.tasks.close(&self.id);
+        for reply in self.waiting.recover.drain(..) {
+            reply.send(Err(error.clone()));
+        }
+        ctx.stop();
+    }
+
+    /// A supervisor that was restarted or replaced looks at what containerd says before it takes up a message.
+    pub(super) fn look_back(&mut self, ctx: &mut Context<Self>) {
+        let (shared, container) = (Arc::clone(&self.shared), self.container.clone());
+        let look = async move {
+            let configured = shared.configured()?;
+            let (view, record) = tokio::join!(configured.gateway.task(container.as_str()), configured.gateway.container(container.as_str()));
+            let marks = record?.and_then(|r| Marks::read(&r.labels.into_iter().collect()));
+            Ok((view?, marks.as_ref().and_then(|m| m.exit.clone()), marks))
+        };
+        look.into_actor(self).map(|found, actor: &mut Self, ctx| actor.looked_back(found, ctx)).wait(ctx);
+    }
+
+    fn looked_back(&mut self, found: Result<Found, ContainerdFault>, ctx: &mut Context<Self>) {
+        let (view, exit, marks) = match found {
+            Ok(found) => found,
+            Err(fault) => {
+                tracing::warn!(task.id = %self.id, error = %fault, "restarted supervisor cannot look at its task yet");
+                self.unsure = Some(fault);
+                ctx.run_later(LOOK_AGAIN, Self::look_back);
+                return;
+            }
+        };
+        self.unsure = None;
+        if let Some(marks) = marks {
+            self.about.started_at = marks.started_at.unwrap_or_default();
+            self.about.stop_signal = marks.stop_signal.unwrap_or(super::stop::DEFAULT_SIGNAL);
+            self.about.name = marks.task_name;
+            self.about.alloc_id = marks.alloc_id;
+        }
+        match (view, exit) {
+            (_, Some(exit)) | (Some(TaskView::Stopped(exit)), None) => self.exit_seen(exit, ctx),
+            (Some(TaskView::Running { pid }), None) => {
+                self.about.pid = Some(pid);
+                self.note(&Event::Started, ctx);
+            }
+            // A start that was under way: its asker asks again and the factory goes on from what is there.
+            (Some(TaskView::Created { .. }) | None, None) => {
+                // Who waited before the restart waits for a task that is gone; whoever is queued asks next.
+                for reply in self.waiting.exit.drain(..) {
+                    reply.send(Err(TaskError::NotFound));
+                }
+            }
+        }
+    }
+}

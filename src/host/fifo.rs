@@ -1,0 +1,175 @@
+//! Log pipes: making one, opening one to read, and checking a path that Nomad gave before a shim opens it.
+//!
+//! Nomad's log pipes lie in the allocation's shared directory, which the task can write to: it can put a link in the
+//! place of the pipe and have a shim, which is root, write to any file. So the path is resolved beneath the allocation
+//! directory and no link is followed.
+
+use super::error::HostError;
+use super::paths;
+use rustix::fs::{self, AtFlags, CWD, FileType, Mode, OFlags};
+use rustix::io::Errno;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+/// What a log path is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogTarget {
+    /// A FIFO: the shim opens it directly.
+    Fifo,
+    /// A regular file.
+    File,
+    /// `/dev/null`: no output is wanted.
+    Null,
+    /// No path was given, or its directory is there and nothing of that name in it.
+    Absent,
+}
+
+/// Says what a log path is. A path inside `alloc_dir` is resolved beneath it without following any link; of another
+/// path only the last component may not be a link.
+///
+/// # Errors
+/// If a link is in the way, the directory is missing, or it is something else than a FIFO, a regular file or
+/// `/dev/null`.
+pub fn check_log_path(alloc_dir: &Path, path: &Path) -> Result<LogTarget, HostError> {
+    const WHAT: &str = "log path";
+    if path.as_os_str().is_empty() {
+        return Ok(LogTarget::Absent);
+    }
+    if path == Path::new("/dev/null") {
+        return Ok(LogTarget::Null);
+    }
+    if !path.is_absolute() {
+        return Err(HostError::new(WHAT, path, "an absolute path is expected"));
+    }
+    let fault = |errno| HostError::from_errno(WHAT, path, errno);
+    let inside = if alloc_dir.as_os_str().is_empty() { None } else { path.strip_prefix(alloc_dir).ok() };
+    let opened = match inside {
+        Some(rest) if !rest.as_os_str().is_empty() => {
+            let root = fs::open(alloc_dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+                .map_err(|e| HostError::from_errno("allocation directory", alloc_dir, e))?;
+            paths::open_beneath(&root, rest, OFlags::PATH)
+        }
+        _ => fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()),
+    };
+    let object = match opened {
+        Ok(object) => object,
+        Err(Errno::NOENT) => {
+            let there = path.parent().is_some_and(|dir| fs::stat(dir).is_ok());
+            return if there {
+                Ok(LogTarget::Absent)
+            } else {
+                Err(HostError::new(WHAT, path, "the directory does not exist"))
+            };
+        }
+        Err(errno) => return Err(fault(errno)),
+    };
+    match FileType::from_raw_mode(fs::fstat(&object).map_err(fault)?.st_mode) {
+        FileType::Fifo => Ok(LogTarget::Fifo),
+        FileType::RegularFile => Ok(LogTarget::File),
+        FileType::Symlink => Err(fault(Errno::LOOP)),
+        other => Err(HostError::new(WHAT, path, format!("it is a {}; a FIFO, a regular file or /dev/null is expected", kind(other)))),
+    }
+}
+
+/// Makes a FIFO that only its owner may open. One that is there already is kept.
+///
+/// # Errors
+/// If something else is there, or the directory cannot be written.
+pub fn make_fifo(path: &Path) -> Result<(), HostError> {
+    const WHAT: &str = "make log pipe";
+    match fs::mkfifoat(CWD, path, Mode::RUSR | Mode::WUSR) {
+        Ok(()) => Ok(()),
+        Err(Errno::EXIST) => {
+            let found = fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| HostError::from_errno(WHAT, path, e))?;
+            match FileType::from_raw_mode(found.st_mode) {
+                FileType::Fifo => Ok(()),
+                other => Err(HostError::new(WHAT, path, format!("a {} is in its place", kind(other)))),
+            }
+        }
+        Err(errno) => Err(HostError::from_errno(WHAT, path, errno)),
+    }
+}
+
+/// Opens the reading end of a FIFO without waiting for a writer.
+///
+/// # Errors
+/// If it is not there, is a link, or is no FIFO.
+pub fn open_reader(path: &Path) -> Result<OwnedFd, HostError> {
+    const WHAT: &str = "open log pipe";
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = fs::open(path, flags, Mode::empty()).map_err(|e| HostError::from_errno(WHAT, path, e))?;
+    let found = fs::fstat(&fd).map_err(|e| HostError::from_errno(WHAT, path, e))?;
+    match FileType::from_raw_mode(found.st_mode) {
+        FileType::Fifo => Ok(fd),
+        other => Err(HostError::new(WHAT, path, format!("it is a {}, a FIFO is expected", kind(other)))),
+    }
+}
+
+/// Words for a file type.
+pub(crate) fn kind(of: FileType) -> &'static str {
+    match of {
+        FileType::RegularFile => "regular file",
+        FileType::Directory => "directory",
+        FileType::Symlink => "symbolic link",
+        FileType::Fifo => "FIFO",
+        FileType::Socket => "socket",
+        FileType::CharacterDevice => "character device",
+        FileType::BlockDevice => "block device",
+        _ => "thing of unknown type",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    #[test]
+    fn a_log_path_is_a_fifo_a_file_null_or_absent() {
+        let dir = tempfile::tempdir().unwrap();
+        let alloc = dir.path();
+        std::fs::create_dir_all(alloc.join("alloc/logs")).unwrap();
+        let fifo = alloc.join("alloc/logs/.web.stdout.fifo");
+        make_fifo(&fifo).unwrap();
+        make_fifo(&fifo).unwrap();
+        assert_eq!(std::fs::metadata(&fifo).unwrap().permissions().mode() & 0o777, 0o600);
+        std::fs::write(alloc.join("alloc/logs/file"), "").unwrap();
+        assert_eq!(check_log_path(alloc, &fifo), Ok(LogTarget::Fifo));
+        assert_eq!(check_log_path(Path::new(""), &fifo), Ok(LogTarget::Fifo));
+        assert_eq!(check_log_path(alloc, &alloc.join("alloc/logs/file")), Ok(LogTarget::File));
+        assert_eq!(check_log_path(alloc, Path::new("/dev/null")), Ok(LogTarget::Null));
+        assert_eq!(check_log_path(alloc, Path::new("")), Ok(LogTarget::Absent));
+        assert_eq!(check_log_path(alloc, &alloc.join("alloc/logs/none")), Ok(LogTarget::Absent));
+    }
+
+    #[test]
+    fn a_link_anywhere_beneath_the_allocation_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let alloc = dir.path();
+        std::fs::create_dir_all(alloc.join("alloc/logs")).unwrap();
+        symlink("/etc/passwd", alloc.join("alloc/logs/out")).unwrap();
+        symlink("/etc", alloc.join("alloc/etc")).unwrap();
+        for (root, path) in [
+            (alloc, alloc.join("alloc/logs/out")),
+            (alloc, alloc.join("alloc/etc/passwd")),
+            (Path::new("/elsewhere"), alloc.join("alloc/logs/out")),
+        ] {
+            let error = check_log_path(root, &path).unwrap_err().to_string();
+            assert!(error.contains("symbolic link"), "{error}");
+        }
+        let error = check_log_path(alloc, &alloc.join("../x/../../etc/passwd")).unwrap_err().to_string();
+        assert!(error.contains("leads out") || error.contains("does not exist"), "{error}");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = check_log_path(dir.path(), &dir.path().join("no/such")).unwrap_err().to_string();
+        assert!(missing.contains("directory does not exist"), "{missing}");
+        let null = check_log_path(dir.path(), Path::new("/dev/zero")).unwrap_err().to_string();
+        assert!(null.contains("character device"), "{null}");
+        std::fs::create_dir(dir.path().join("d")).unwrap();
+        assert!(make_fifo(&dir.path().join("d")).unwrap_err().to_string().contains("directory"));
+        assert!(open_reader(&dir.path().join("d")).is_err());
+    }
+}

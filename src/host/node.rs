@@ -1,0 +1,162 @@
+//! Facts of this node that a container's description depends on. Read when asked for, in bounded pieces, never cached
+//! here: what may change (resolv.conf, devices) is the caller's to re-read.
+
+use super::error::HostError;
+use super::proc;
+use rustix::process::{Resource, getrlimit};
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+
+/// Most that is read of a file of the kernel or of `/etc`.
+const READ_MAX: u64 = 256 * 1024;
+/// Where cgroups are mounted on every system that containerd supports.
+pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+/// `CGROUP2_SUPER_MAGIC` of `linux/magic.h`.
+const CGROUP2_MAGIC: u64 = 0x6367_7270;
+
+/// Which generation of cgroups rules this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CgroupVersion {
+    /// One hierarchy per controller (a hybrid mount counts as this, as in runc).
+    V1,
+    /// The unified hierarchy.
+    V2,
+}
+
+/// All of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Generation of cgroups.
+    pub cgroups: CgroupVersion,
+    /// Whether swap is counted, so that a swap limit can be set.
+    pub swap_accounting: bool,
+    /// Our own effective capabilities: a container cannot have more.
+    pub capabilities: Vec<&'static str>,
+    /// Hard limit of open files; `None` for no limit.
+    pub nofile_hard: Option<u64>,
+    /// Upper bound of that limit (`/proc/sys/fs/nr_open`).
+    pub nr_open: u64,
+    /// True if we run as root.
+    pub is_root: bool,
+}
+
+impl Node {
+    /// Reads them. What cannot be read is the cautious value (no swap accounting, no capabilities).
+    #[must_use]
+    pub fn read() -> Self {
+        let cgroups = cgroup_version(Path::new(CGROUP_ROOT));
+        Self {
+            cgroups,
+            swap_accounting: swap_accounting(Path::new(CGROUP_ROOT), cgroups),
+            capabilities: effective_capabilities(),
+            nofile_hard: getrlimit(Resource::Nofile).maximum,
+            nr_open: read("/proc/sys/fs/nr_open").ok().and_then(|t| proc::number(&t)).unwrap_or(1024 * 1024),
+            is_root: rustix::process::geteuid().is_root(),
+        }
+    }
+}
+
+/// Generation of cgroups, by the type of the file system at the root; the text of a mount table does not decide.
+#[must_use]
+pub fn cgroup_version(root: &Path) -> CgroupVersion {
+    match rustix::fs::statfs(root) {
+        Ok(found) if u64::try_from(found.f_type).is_ok_and(|t| t == CGROUP2_MAGIC) => CgroupVersion::V2,
+        _ => CgroupVersion::V1,
+    }
+}
+
+/// v1: the memory controller has `memsw` files only with `swapaccount=1`. v2: a cgroup below the root has
+/// `memory.swap.max` if the kernel counts swap.
+fn swap_accounting(root: &Path, version: CgroupVersion) -> bool {
+    match version {
+        CgroupVersion::V1 => root.join("memory/memory.memsw.limit_in_bytes").exists(),
+        CgroupVersion::V2 => {
+            // The root itself has no limits: ask any child (systemd's slices, or the one that we are in).
+            let own = read("/proc/self/cgroup").ok();
+            let own = own.as_deref().and_then(|t| proc::own_cgroup(t, "")).map(|p| p.trim_start_matches('/'));
+            own.into_iter().chain(["system.slice", "init.scope"]).any(|c| {
+                !c.is_empty() && root.join(c).join("memory.swap.max").exists()
+            })
+        }
+    }
+}
+
+fn effective_capabilities() -> Vec<&'static str> {
+    let status = read("/proc/self/status").unwrap_or_default();
+    proc::status_field(&status, "CapEff").and_then(proc::capability_names).unwrap_or_default()
+}
+
+/// The host's resolver configuration; systemd-resolved's upstream list if `/etc/resolv.conf` only names its stub on
+/// loopback, which a container with a network of its own cannot reach. Empty if there is none.
+#[must_use]
+pub fn resolv_conf(own_network: bool) -> String {
+    let plain = read("/etc/resolv.conf").unwrap_or_default();
+    if own_network && only_loopback(&plain) {
+        return read("/run/systemd/resolve/resolv.conf").unwrap_or(plain);
+    }
+    plain
+}
+
+/// True if there are name servers and all are on loopback.
+fn only_loopback(text: &str) -> bool {
+    let servers: Vec<_> = text
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            (words.next()? == "nameserver").then(|| words.next()).flatten()
+        })
+        .collect();
+    !servers.is_empty() && servers.iter().all(|s| s.starts_with("127.") || *s == "::1")
+}
+
+/// Reads a small text file, at most 256 KiB of it; bytes that are no UTF-8 are replaced.
+///
+/// # Errors
+/// Names the file.
+pub fn read(path: impl AsRef<Path>) -> Result<String, HostError> {
+    const WHAT: &str = "read";
+    let path = path.as_ref();
+    let file = File::open(path).map_err(|e| HostError::from_io(WHAT, path, &e))?;
+    let mut bytes = Vec::new();
+    file.take(READ_MAX).read_to_end(&mut bytes).map_err(|e| HostError::from_io(WHAT, path, &e))?;
+    Ok(String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn this_node_can_be_read() {
+        let node = Node::read();
+        assert!(node.nr_open >= 1024);
+        assert_eq!(node.is_root, rustix::process::geteuid().is_root());
+        eprintln!("{node:?}");
+    }
+
+    #[test]
+    fn cgroup_version_is_told_by_the_file_system() {
+        assert_eq!(cgroup_version(Path::new("/proc")), CgroupVersion::V1);
+        assert_eq!(cgroup_version(Path::new("/does/not/exist")), CgroupVersion::V1);
+        let unified = Path::new("/sys/fs/cgroup/unified/cgroup.controllers");
+        if unified.exists() {
+            assert_eq!(cgroup_version(Path::new("/sys/fs/cgroup/unified")), CgroupVersion::V2);
+        }
+    }
+
+    #[test]
+    fn a_stub_resolver_is_recognised() {
+        assert!(only_loopback("# x\nnameserver 127.0.0.53\noptions edns0\n"));
+        assert!(!only_loopback("nameserver 127.0.0.53\nnameserver 10.0.0.1\n"));
+        assert!(!only_loopback("search x\n"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_resolver_text_is_taken(text in "(nameserver |127\\.|[ \\n.a-z0-9]){0,40}") {
+            prop_assert!(!only_loopback(&text) || text.contains("nameserver"));
+        }
+    }
+}

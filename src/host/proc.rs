@@ -1,0 +1,111 @@
+//! Pure parsers of what the kernel writes under /proc and /sys. They never panic and ignore what they do not know.
+
+/// Names of Linux capabilities by bit number (`include/uapi/linux/capability.h`, complete up to Linux 6.x).
+const CAPABILITIES: [&str; 41] = [
+    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID",
+    "CAP_SETUID", "CAP_SETPCAP", "CAP_LINUX_IMMUTABLE", "CAP_NET_BIND_SERVICE", "CAP_NET_BROADCAST", "CAP_NET_ADMIN",
+    "CAP_NET_RAW", "CAP_IPC_LOCK", "CAP_IPC_OWNER", "CAP_SYS_MODULE", "CAP_SYS_RAWIO", "CAP_SYS_CHROOT",
+    "CAP_SYS_PTRACE", "CAP_SYS_PACCT", "CAP_SYS_ADMIN", "CAP_SYS_BOOT", "CAP_SYS_NICE", "CAP_SYS_RESOURCE",
+    "CAP_SYS_TIME", "CAP_SYS_TTY_CONFIG", "CAP_MKNOD", "CAP_LEASE", "CAP_AUDIT_WRITE", "CAP_AUDIT_CONTROL",
+    "CAP_SETFCAP", "CAP_MAC_OVERRIDE", "CAP_MAC_ADMIN", "CAP_SYSLOG", "CAP_WAKE_ALARM", "CAP_BLOCK_SUSPEND",
+    "CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE",
+];
+
+/// The value of one line of `/proc/<pid>/status`.
+#[must_use]
+pub fn status_field<'a>(status: &'a str, field: &str) -> Option<&'a str> {
+    status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).map(str::trim)
+}
+
+/// Names of the bits of a capability mask in hexadecimal; bits without a name are left out.
+#[must_use]
+pub fn capability_names(mask: &str) -> Option<Vec<&'static str>> {
+    let bits = u64::from_str_radix(mask.trim(), 16).ok()?;
+    Some(CAPABILITIES.iter().enumerate().filter(|(n, _)| bits >> n & 1 == 1).map(|(_, name)| *name).collect())
+}
+
+/// A file that holds one number; `max` is `u64::MAX`.
+#[must_use]
+pub fn number(text: &str) -> Option<u64> {
+    match text.trim() {
+        "max" => Some(u64::MAX),
+        digits => digits.parse().ok(),
+    }
+}
+
+/// Process ids, one a line (`cgroup.procs`); lines that are none are left out.
+#[must_use]
+pub fn pids(text: &str) -> Vec<u32> {
+    text.lines().filter_map(|line| line.trim().parse().ok()).filter(|pid| *pid != 0).collect()
+}
+
+/// Controllers of cgroup v1 that are in use, from `/proc/cgroups` (`name hierarchy cgroups enabled`).
+#[must_use]
+pub fn v1_controllers(text: &str) -> Vec<String> {
+    text.lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            let (name, hierarchy, _, enabled) = (words.next()?, words.next()?, words.next()?, words.next()?);
+            (hierarchy != "0" && enabled == "1").then(|| name.to_owned())
+        })
+        .collect()
+}
+
+/// Our own cgroup: the path of a v1 controller, or of v2 (`controller` empty), from `/proc/self/cgroup`.
+#[must_use]
+pub fn own_cgroup<'a>(text: &'a str, controller: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| {
+        let mut parts = line.splitn(3, ':');
+        let (_, names, path) = (parts.next()?, parts.next()?, parts.next()?);
+        (names == controller || !controller.is_empty() && names.split(',').any(|n| n == controller)).then_some(path)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn capabilities_are_named() {
+        let status = "Name:\tx\nCapPrm:\t0000000000000001\nCapEff:\t00000000a80425fb\nCapEffX:\t1\n";
+        let names = capability_names(status_field(status, "CapEff").unwrap()).unwrap();
+        assert_eq!(names.len(), 14);
+        assert!(names.contains(&"CAP_SETFCAP") && names.contains(&"CAP_CHOWN") && !names.contains(&"CAP_SYS_ADMIN"));
+        assert_eq!(capability_names("000001ffffffffff").unwrap().len(), 41);
+        assert_eq!(capability_names("nonsense"), None);
+    }
+
+    #[test]
+    fn numbers_pids_and_controllers_are_read() {
+        assert_eq!(number("1048576\n"), Some(1_048_576));
+        assert_eq!(number("max\n"), Some(u64::MAX));
+        assert_eq!(number("-1\n"), None);
+        assert_eq!(pids("12\n\nx\n0\n13\n"), vec![12, 13]);
+        let text = "#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpu\t2\t5\t1\nrdma\t0\t1\t1\nmemory\t3\t5\t0\n";
+        assert_eq!(v1_controllers(text), vec!["cpu"]);
+        let own = "3:cpu,cpuacct:/a\n2:memory:/b:c\n0::/c\n";
+        assert_eq!(own_cgroup(own, "cpuacct"), Some("/a"));
+        assert_eq!(own_cgroup(own, "memory"), Some("/b:c"));
+        assert_eq!(own_cgroup(own, ""), Some("/c"));
+        assert_eq!(own_cgroup(own, "pids"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_a_parser_panic(text in ".{0,200}", word in "[a-zA-Z:, ]{0,8}") {
+            let joined = format!("{word}:{text}\n{text}");
+            prop_assert!(status_field(&joined, &word).is_none_or(|v| v.len() <= joined.len()));
+            if let Some(names) = capability_names(&text) {
+                prop_assert!(names.len() <= CAPABILITIES.len());
+            }
+            prop_assert!(pids(&joined).iter().all(|p| *p != 0));
+            prop_assert!(v1_controllers(&joined).iter().all(|c| !c.is_empty()));
+            prop_assert!(own_cgroup(&joined, &word).is_none_or(|p| joined.contains(p)));
+            if let Some(n) = number(&text) {
+                prop_assert!(n == u64::MAX || text.trim().trim_start_matches(['+', '0']).len() <= 20);
+            }
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! The service over scripted doors: what is asked for each call, and what each answer becomes.
+
+use super::*;
+use crate::messages::AskError;
+use crate::messages::task::{Destroy, Inspect, Inspection, Recover, Signal, Start, Started, Stop, TaskError, Wait};
+use crate::plugin::fake::{FakeTasks, died, doors, handle};
+use crate::spec::identity::ContainerId;
+use crate::spec::record::ExitRecord;
+use prost::Message as _;
+use std::time::Duration;
+use tokio::time::Instant;
+use tonic::Code;
+
+#[path = "driver_start_tests.rs"]
+mod start;
+
+const ID: &str = "11111111-2222-3333-4444-555555555555/web/0a1b2c3d";
+
+fn service() -> (DriverService, Arc<FakeTasks>) {
+    let (doors, tasks, _) = doors();
+    (DriverService::new(doors), tasks)
+}
+
+fn config() -> pb::TaskConfig {
+    pb::TaskConfig {
+        id: ID.into(),
+        name: "web".into(),
+        msgpack_driver_config: vec![0x80],
+        ..Default::default()
+    }
+}
+
+fn start_request() -> Request<pb::StartTaskRequest> {
+    Request::new(pb::StartTaskRequest { task: Some(config()) })
+}
+
+fn started() -> Result<Result<Started, TaskError>, AskError> {
+    Ok(Ok(Started { handle: handle() }))
+}
+
+fn exited(code: i32) -> ExitRecord {
+    ExitRecord {
+        code,
+        oom: false,
+        at: 1,
+        lost: String::new(),
+    }
+}
+
+fn wait() -> Request<pb::WaitTaskRequest> {
+    Request::new(pb::WaitTaskRequest { task_id: ID.into() })
+}
+
+fn destroy() -> Request<pb::DestroyTaskRequest> {
+    Request::new(pb::DestroyTaskRequest {
+        task_id: ID.into(),
+        force: true,
+    })
+}
+
+fn late() -> AskError {
+    AskError::Late {
+        actor: "task",
+        message: "m",
+        after: Duration::from_secs(1),
+    }
+}
+
+/// The verbs of what was asked.
+fn verbs(tasks: &FakeTasks) -> Vec<String> {
+    tasks
+        .asked()
+        .iter()
+        .filter_map(|l| l.split(' ').next().map(str::to_owned))
+        .collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn wait_outlives_any_number_of_deaths() {
+    let (service, tasks) = service();
+    (0..60).for_each(|_| tasks.then::<Wait>(Err(died())));
+    tasks.then::<Wait>(Ok(Ok(exited(137))));
+    let answer = service.wait_task(wait()).await.unwrap().into_inner();
+    assert_eq!(answer.result.map(|r| (r.exit_code, r.signal)), Some((137, 9)));
+    assert!(tasks.asked().iter().all(|l| l.ends_with("no limit")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn unknown_tasks_are_not_found() {
+    let (service, tasks) = service();
+    let ended = || AskError::Ended { actor: "task" };
+    tasks.then::<Wait>(Err(ended()));
+    let status = service.wait_task(wait()).await.unwrap_err();
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::NotFound, "task not found for given id")
+    );
+    tasks.then::<Stop>(Ok(Err(TaskError::NotFound)));
+    let stop = pb::StopTaskRequest {
+        task_id: ID.into(),
+        ..Default::default()
+    };
+    assert_eq!(
+        service.stop_task(Request::new(stop)).await.unwrap_err().code(),
+        Code::NotFound
+    );
+    tasks.then::<Inspect>(Err(ended()));
+    let stats = pb::TaskStatsRequest {
+        task_id: ID.into(),
+        ..Default::default()
+    };
+    let refused = service.task_stats(Request::new(stats)).await.err().unwrap();
+    assert_eq!(refused.code(), Code::NotFound);
+}
+
+#[tokio::test(start_paused = true)]
+async fn destroy_of_an_unknown_task_sweeps() {
+    let (service, tasks) = service();
+    tasks.then::<Destroy>(Err(AskError::Ended { actor: "task" }));
+    service.destroy_task(destroy()).await.unwrap();
+    tasks.then::<Destroy>(Ok(Err(TaskError::NotFound)));
+    service.destroy_task(destroy()).await.unwrap();
+    assert_eq!(verbs(&tasks), ["Destroy", "sweep", "Destroy", "sweep"]);
+    tasks.then::<Destroy>(Ok(Err(TaskError::StillRunning)));
+    assert_eq!(
+        service.destroy_task(destroy()).await.unwrap_err().message(),
+        "cannot destroy running task"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn stop_reads_the_signal_and_does_not_lengthen_the_grace() {
+    let (service, tasks) = service();
+    let request = |signal: &str| {
+        Request::new(pb::StopTaskRequest {
+            task_id: ID.into(),
+            timeout: Some(prost_types::Duration { seconds: 5, nanos: 0 }),
+            signal: signal.into(),
+        })
+    };
+    let status = service.stop_task(request("SIGDOESNOTEXIST")).await.unwrap_err();
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::InvalidArgument, "Invalid signal: SIGDOESNOTEXIST")
+    );
+    assert!(tasks.asked().is_empty());
+    (0..5).for_each(|_| tasks.then::<Stop>(Err(died())));
+    tasks.then::<Stop>(Ok(Ok(())));
+    let begun = Instant::now();
+    service.stop_task(request("sigusr1")).await.unwrap();
+    let asked = tasks.asked();
+    assert!(asked[0].contains("timeout: 5s, signal: Some(10)"), "{asked:?}");
+    let left = format!("timeout: {:?}", Duration::from_secs(5) - begun.elapsed());
+    assert!(asked[5].contains(&left), "{left} in {asked:?}");
+    tasks.then::<Stop>(Ok(Ok(())));
+    service.stop_task(request("")).await.unwrap();
+    assert!(tasks.asked()[6].contains("signal: None"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn signals_are_sent_by_number() {
+    let (service, tasks) = service();
+    let request = |s: &str| {
+        Request::new(pb::SignalTaskRequest {
+            task_id: ID.into(),
+            signal: s.into(),
+        })
+    };
+    tasks.then::<Signal>(Ok(Ok(())));
+    service.signal_task(request("SIGHUP")).await.unwrap();
+    assert!(tasks.asked()[0].contains("signal: 1"));
+    assert_eq!(
+        service.signal_task(request("INVALID")).await.unwrap_err().message(),
+        "Invalid signal: INVALID"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn stats_are_silent_and_end_with_the_task() {
+    use futures_util::{FutureExt as _, StreamExt as _};
+    let (service, tasks) = service();
+    let inspection = Inspection {
+        container: ContainerId::reported("c"),
+        name: "web".into(),
+        pid: Some(1),
+        started_at: 1,
+        exit: None,
+    };
+    tasks.then::<Inspect>(Ok(Ok(inspection)));
+    let request = pb::TaskStatsRequest {
+        task_id: ID.into(),
+        ..Default::default()
+    };
+    let mut stream = service
+        .task_stats(Request::new(request.clone()))
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(stream.next().now_or_never().is_none());
+    let inspection = Inspection {
+        container: ContainerId::reported("c"),
+        name: "web".into(),
+        pid: None,
+        started_at: 1,
+        exit: Some(exited(0)),
+    };
+    tasks.then::<Inspect>(Ok(Ok(inspection)));
+    tasks.then::<Wait>(Ok(Ok(exited(0))));
+    let mut stream = service.task_stats(Request::new(request)).await.unwrap().into_inner();
+    assert!(stream.next().await.is_none());
+}
+
+#[test]
+fn capabilities_are_those_of_an_image_driver() {
+    let r = pb::CapabilitiesResponse {
+        capabilities: Some(capabilities()),
+    };
+    let hex: String = r.encode_to_vec().iter().map(|b| format!("{b:02x}")).collect();
+    assert_eq!(hex, "0a09080118022203000102");
+}
+
+#[tokio::test]
+async fn exec_and_networks_are_refused_as_the_go_driver_does() {
+    let (service, _) = service();
+    let exec = service
+        .exec_task(Request::new(pb::ExecTaskRequest::default()))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (exec.code(), exec.message()),
+        (Code::Unimplemented, "This driver does not support exec")
+    );
+    let network = service
+        .create_network(Request::new(pb::CreateNetworkRequest::default()))
+        .await
+        .unwrap_err();
+    assert_eq!(network.code(), Code::Unimplemented);
+}

@@ -1,0 +1,133 @@
+//! Doors for tests: a script of answers instead of actors.
+
+use crate::messages::doors::{Answer, Doors, SettingsDoor, TaskDoor, TaskDoors};
+use crate::messages::health::{Health, Verdict};
+use crate::messages::task::TaskError;
+use crate::messages::{AskError, Cx, Request};
+use crate::spec::identity::{ContainerId, TaskId};
+use crate::spec::record::HandleState;
+use crate::spec::settings::Settings;
+use std::any::Any;
+use std::collections::VecDeque;
+use std::fmt::Debug;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::{broadcast, watch};
+
+/// Counts what is applied.
+#[derive(Default)]
+pub(super) struct FakeSettings(AtomicUsize);
+
+impl FakeSettings {
+    pub(super) fn applied(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl SettingsDoor for FakeSettings {
+    fn apply(&self, _: Settings) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+    fn current(&self) -> Arc<Settings> {
+        Arc::new(Settings::default())
+    }
+}
+
+/// Answers in the order of the script; a request for which there is no answer waits for ever.
+#[derive(Default)]
+pub(super) struct FakeTasks {
+    script: Mutex<VecDeque<Box<dyn Any + Send>>>,
+    log: Mutex<Vec<String>>,
+}
+
+impl FakeTasks {
+    /// Adds the answer to the next request of kind `R`.
+    pub(super) fn then<R: Request>(&self, answer: Result<R::Reply, AskError>) {
+        self.script.lock().unwrap().push_back(Box::new(answer));
+    }
+
+    /// What was asked, one line each.
+    pub(super) fn asked(&self) -> Vec<String> {
+        self.log.lock().unwrap().clone()
+    }
+
+    fn note(&self, line: String) {
+        self.log.lock().unwrap().push(line);
+    }
+}
+
+impl<R: Request + Debug> TaskDoor<R> for FakeTasks {
+    fn ask<'a>(
+        &'a self,
+        task: &'a TaskId,
+        req: R,
+        _: Cx,
+        within: Option<Duration>,
+    ) -> Answer<'a, Result<R::Reply, AskError>> {
+        let limit = within.map_or_else(|| "no limit".to_owned(), |d| format!("{}s", d.as_secs()));
+        let shown: String = format!("{req:?}").chars().take(4_000).collect();
+        self.note(format!("{} {task} {shown} {limit}", R::NAME));
+        let next = self.script.lock().unwrap().pop_front();
+        Box::pin(async move {
+            match next {
+                Some(answer) => *answer
+                    .downcast::<Result<R::Reply, AskError>>()
+                    .expect("script of this kind"),
+                None => std::future::pending().await,
+            }
+        })
+    }
+}
+
+impl TaskDoors for FakeTasks {
+    fn open<'a>(&'a self, task: &'a TaskId, _: Cx) -> Answer<'a, Result<(), AskError>> {
+        self.note(format!("open {task}"));
+        Box::pin(std::future::ready(Ok(())))
+    }
+    fn sweep<'a>(&'a self, task: &'a TaskId, _: Cx) -> Answer<'a, Result<(), TaskError>> {
+        self.note(format!("sweep {task}"));
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+/// Doors on a fake, with the senders that tests use.
+pub(super) fn doors() -> (Doors, Arc<FakeTasks>, watch::Sender<Verdict>) {
+    let tasks = Arc::new(FakeTasks::default());
+    let verdict = Verdict {
+        health: Health::Healthy,
+        description: "Healthy".into(),
+        attributes: vec![],
+    };
+    let (tx, health) = watch::channel(verdict);
+    let (events, _) = broadcast::channel(16);
+    let settings = Arc::new(FakeSettings::default());
+    (
+        Doors {
+            tasks: tasks.clone(),
+            health,
+            events,
+            settings,
+        },
+        tasks,
+        tx,
+    )
+}
+
+/// The death of an actor.
+pub(super) fn died() -> AskError {
+    AskError::Died {
+        actor: "task",
+        message: "m",
+    }
+}
+
+/// What a start answers.
+pub(super) fn handle() -> HandleState {
+    HandleState {
+        container: ContainerId::reported("c"),
+        namespace: "nomad".into(),
+        started_at: 1,
+        stop_signal: 15,
+    }
+}

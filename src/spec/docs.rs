@@ -1,0 +1,48 @@
+//! The tables in `docs/configuration.md`, printed from the declarations.
+
+use super::table::OptionDoc;
+use super::{options, settings};
+
+/// First line of the generated part of the file.
+pub const BEGIN: &str = "<!-- options: generated, do not edit by hand -->";
+/// Last line of the generated part of the file.
+pub const END: &str = "<!-- options: end -->";
+
+/// The generated part of `docs/configuration.md`, without the markers.
+#[must_use]
+pub fn markdown() -> String {
+    format!("\n## Plugin settings\n\n{}\n## Task options\n\n{}\n", table(&settings::table()), table(&options::table()))
+}
+
+fn table(rows: &[OptionDoc]) -> String {
+    let mut out = "| Name | Type | Default | What it does |\n|---|---|---|---|\n".to_owned();
+    for row in rows {
+        let default = match row.default.as_str() {
+            "" => String::new(),
+            "required" => "required".to_owned(),
+            text => format!("`{text}`"),
+        };
+        out.push_str(&format!("| `{}` | {} | {default} | {} |\n", row.name, row.ty, row.doc.replace('|', "\\|")));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documentation_is_what_the_declarations_say() {
+        let file = include_str!("../../docs/configuration.md");
+        let (_, rest) = file.split_once(BEGIN).unwrap();
+        let (generated, _) = rest.split_once(END).unwrap();
+        assert_eq!(generated.trim(), markdown().trim(), "docs/configuration.md is out of date; it should hold:\n{}", markdown());
+    }
+
+    #[test]
+    fn every_option_is_described() {
+        for row in options::table().iter().chain(&settings::table()) {
+            assert!(row.doc.len() > 8 && !row.ty.is_empty(), "{}", row.name);
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Labels on a container: what a new plugin process, the reaper and a person with `ctr` learn about it from containerd.
+//!
+//! containerd refuses a label whose key and value together exceed 4096 bytes (`pkg/labels`: `maxSize`), and with it the
+//! whole container. So a text that is only shown is cut; one that is compared is left out, since a part of it would be
+//! another thing's name.
+
+use super::identity::{Digest, TaskId};
+use super::oci::ContainerPlan;
+use super::record::ExitRecord;
+use super::task::TaskSpec;
+use std::collections::{BTreeMap, HashMap};
+
+/// Version of the labels that this build writes.
+pub const SCHEMA: &str = "1";
+
+/// Version of the labels. A container with another one is not ours to judge.
+pub const KEY_SCHEMA: &str = "containerd-driver/schema";
+/// Nomad's task id.
+pub const KEY_TASK_ID: &str = "containerd-driver/task-id";
+/// Allocation id.
+pub const KEY_ALLOC_ID: &str = "containerd-driver/alloc-id";
+/// Task name in the job.
+pub const KEY_TASK_NAME: &str = "containerd-driver/task-name";
+/// [`ContainerPlan::hash`].
+pub const KEY_SPEC_HASH: &str = "containerd-driver/spec-hash";
+/// Digest of the image's manifest.
+pub const KEY_IMAGE_DIGEST: &str = "containerd-driver/image-digest";
+/// Number of the signal that stops it by default.
+pub const KEY_STOP_SIGNAL: &str = "containerd-driver/stop-signal";
+/// When the process was started, nanoseconds since the Unix epoch. Written after the start.
+pub const KEY_STARTED: &str = "containerd-driver/started";
+/// How it ended, JSON. Written after the exit.
+pub const KEY_EXIT: &str = "containerd-driver/exit";
+
+/// containerd's limit for key and value together.
+const LIMIT: usize = 4096;
+
+/// The labels a container is created with.
+#[must_use]
+pub fn labels(task: &TaskSpec, plan: &ContainerPlan, image: &Digest, stop_signal: i32) -> BTreeMap<String, String> {
+    let mut out = BTreeMap::new();
+    let stop_signal = stop_signal.to_string();
+    let compared = [
+        (KEY_SCHEMA, SCHEMA),
+        (KEY_TASK_ID, task.id.as_str()),
+        (KEY_ALLOC_ID, &task.alloc_id),
+        (KEY_SPEC_HASH, &plan.hash),
+        (KEY_IMAGE_DIGEST, image.as_str()),
+        (KEY_STOP_SIGNAL, &stop_signal),
+    ];
+    out.extend(compared.into_iter().filter(|(k, v)| !v.is_empty() && k.len() + v.len() <= LIMIT).map(own));
+    let job = &task.job;
+    let shown = [
+        (KEY_TASK_NAME, &task.name),
+        ("nomad/task-name", &task.name),
+        ("nomad/alloc-id", &task.alloc_id),
+        ("nomad/job-id", &job.job_id),
+        ("nomad/job-name", &job.job_name),
+        ("nomad/task-group", &job.task_group),
+        ("nomad/namespace", &job.namespace),
+        ("nomad/node-id", &job.node_id),
+        ("nomad/node-name", &job.node_name),
+    ];
+    out.extend(shown.into_iter().filter(|(_, v)| !v.is_empty()).map(|(k, v)| own((k, cut(v, LIMIT - k.len())))));
+    out
+}
+
+/// The label that tells when the process was started.
+#[must_use]
+pub fn started_label(at: i64) -> (String, String) {
+    own((KEY_STARTED, &at.to_string()))
+}
+
+/// The label that tells how the process ended.
+///
+/// # Errors
+/// If the record cannot be encoded (it always can).
+pub fn exit_label(exit: &ExitRecord) -> Result<(String, String), String> {
+    // JSON may write one byte as six (`\u0000`): 512 bytes become at most 3072.
+    let exit = ExitRecord { lost: cut(&exit.lost, 512).to_owned(), ..exit.clone() };
+    serde_json::to_string(&exit).map(|json| own((KEY_EXIT, &json))).map_err(|e| e.to_string())
+}
+
+/// What the labels of a container say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Marks {
+    /// Nomad's task id; `None` if it was too long for a label.
+    pub task: Option<TaskId>,
+    /// Allocation id, empty if unknown.
+    pub alloc_id: String,
+    /// Task name, empty if unknown.
+    pub task_name: String,
+    /// Hash of what the container was made from, empty if unknown.
+    pub spec_hash: String,
+    /// Default stop signal; `None` if unknown.
+    pub stop_signal: Option<i32>,
+    /// When it was started, if it was.
+    pub started_at: Option<i64>,
+    /// How it ended, if that was seen.
+    pub exit: Option<ExitRecord>,
+}
+
+impl Marks {
+    /// Reads labels. `None`: not a container of this driver, or of a version that this one does not know.
+    #[must_use]
+    pub fn read(labels: &HashMap<String, String>) -> Option<Self> {
+        let get = |key: &str| labels.get(key);
+        (get(KEY_SCHEMA)? == SCHEMA).then(|| Self {
+            task: get(KEY_TASK_ID).map(TaskId::new),
+            alloc_id: get(KEY_ALLOC_ID).cloned().unwrap_or_default(),
+            task_name: get(KEY_TASK_NAME).cloned().unwrap_or_default(),
+            spec_hash: get(KEY_SPEC_HASH).cloned().unwrap_or_default(),
+            stop_signal: get(KEY_STOP_SIGNAL).and_then(|s| s.parse().ok()),
+            started_at: get(KEY_STARTED).and_then(|s| s.parse().ok()),
+            exit: get(KEY_EXIT).and_then(|s| serde_json::from_str(s).ok()),
+        })
+    }
+
+    /// True if the container was made from this plan and can be adopted for it.
+    #[must_use]
+    pub fn fits(&self, plan: &ContainerPlan) -> bool {
+        self.spec_hash == plan.hash
+    }
+}
+
+fn own((key, value): (&str, &str)) -> (String, String) {
+    (key.to_owned(), value.to_owned())
+}
+
+/// The longest beginning of a text that has at most `max` bytes.
+fn cut(text: &str, max: usize) -> &str {
+    let end = (0..=max.min(text.len())).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+    text.get(..end).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::image::ImageFacts;
+    use crate::spec::node::NodeFacts;
+    use crate::spec::oci;
+    use crate::spec::settings::Settings;
+
+    fn made(name: &str, id: &str) -> (TaskSpec, ContainerPlan, BTreeMap<String, String>) {
+        let mut task = TaskSpec { id: TaskId::new(id), name: name.to_owned(), ..TaskSpec::default() };
+        task.options.command = Some("x".to_owned());
+        task.job.job_name = "api".to_owned();
+        let plan = oci::build(&task, &ImageFacts::default(), &NodeFacts::default(), &Settings::default()).unwrap();
+        let labels = labels(&task, &plan, &Digest::sha256(b"i"), 15);
+        (task, plan, labels)
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let (task, plan, labels) = made("web", "a/web/1");
+        let mut stored: HashMap<String, String> = labels.into_iter().collect();
+        assert_eq!(stored["nomad/job-name"], "api");
+        let exit = ExitRecord { code: 137, oom: true, at: 7, lost: "é".repeat(4000) };
+        stored.extend([started_label(5), exit_label(&exit).unwrap()]);
+        let marks = Marks::read(&stored).unwrap();
+        assert_eq!((marks.task.clone(), marks.stop_signal, marks.started_at), (Some(task.id), Some(15), Some(5)));
+        assert!(marks.fits(&plan));
+        let back = marks.exit.unwrap();
+        assert_eq!((back.code, back.oom, back.at, back.lost.len()), (137, true, 7, 512));
+    }
+
+    #[test]
+    fn no_label_is_longer_than_containerd_takes() {
+        let (_, _, mut labels) = made(&"ü".repeat(4000), &"i".repeat(5000));
+        let worst = ExitRecord { code: 0, oom: false, at: i64::MIN, lost: "\0".repeat(4000) };
+        labels.extend([exit_label(&worst).unwrap()]);
+        assert!(labels.iter().all(|(k, v)| k.len() + v.len() <= LIMIT));
+        assert!(!labels.contains_key(KEY_TASK_ID) && labels.contains_key(KEY_TASK_NAME));
+    }
+
+    #[test]
+    fn foreign_containers_and_other_versions_are_not_ours() {
+        assert_eq!(Marks::read(&HashMap::new()), None);
+        assert_eq!(Marks::read(&HashMap::from([(KEY_SCHEMA.to_owned(), "2".to_owned())])), None);
+    }
+}

@@ -1,0 +1,99 @@
+//! What a container's description needs to know of the machine. Filled by `host/`: nothing here is looked up.
+
+use super::task::TaskSpec;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+/// How cgroups are mounted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum CgroupMode {
+    /// One directory per controller below `/sys/fs/cgroup`.
+    V1,
+    /// The unified hierarchy at `/sys/fs/cgroup`.
+    #[default]
+    V2,
+}
+
+/// A character or block device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// Character device.
+    Char,
+    /// Block device.
+    Block,
+}
+
+/// A device node on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceNode {
+    /// Absolute path on the host.
+    pub path: String,
+    /// Kind.
+    pub kind: DeviceKind,
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+    /// Permission bits, e.g. `0o660`.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// Facts about the machine, some of them looked up for one task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// How cgroups are mounted.
+    pub cgroup: CgroupMode,
+    /// Whether swap can be limited (v1: `memory.memsw.limit_in_bytes` exists; v2: `memory.swap.max` exists).
+    pub swap_accounting: bool,
+    /// Whether the directory in `resources.cpuset_cgroup` of this task exists.
+    pub cpuset_cgroup_exists: bool,
+    /// Effective capabilities of the plugin process, as `CAP_…`.
+    pub capabilities: Vec<String>,
+    /// Most open files that may be given to a process (`fs.nr_open`, or the plugin's hard limit); 0 for unknown.
+    pub nofile_limit: u64,
+    /// Sum of the MHz of all cores; 0 for unknown.
+    pub total_compute_mhz: u64,
+    /// `oom_score_adj` for tasks; 0 unless the plugin itself may not go as low.
+    pub oom_score_adj: i32,
+    /// Content of the host's `/etc/resolv.conf`; `None` if there is no such file.
+    pub resolv_conf: Option<String>,
+    /// Content of the host's `/etc/hosts`; `None` if there is no such file.
+    pub hosts: Option<String>,
+    /// Directory for files of containers that have no allocation directory.
+    pub run_dir: PathBuf,
+    /// For each path in [`wanted_devices`]: the device there (under the path asked for, also if that is a link), all
+    /// devices below a directory, or why there is none.
+    pub devices: BTreeMap<String, Result<Vec<DeviceNode>, String>>,
+    /// All devices in the host's `/dev` (without `pts`, `shm`, `mqueue`, `fd`, `console`); only read for `privileged`.
+    pub host_devices: Vec<DeviceNode>,
+}
+
+impl Default for NodeFacts {
+    fn default() -> Self {
+        Self {
+            cgroup: CgroupMode::V2,
+            swap_accounting: false,
+            cpuset_cgroup_exists: false,
+            capabilities: Vec::new(),
+            nofile_limit: 0,
+            total_compute_mhz: 0,
+            oom_score_adj: 0,
+            resolv_conf: None,
+            hosts: None,
+            run_dir: PathBuf::from("/run/containerd-driver"),
+            devices: BTreeMap::new(),
+            host_devices: Vec::new(),
+        }
+    }
+}
+
+/// Paths of devices that a task asks for, to be looked up into [`NodeFacts::devices`].
+#[must_use]
+pub fn wanted_devices(task: &TaskSpec) -> BTreeSet<String> {
+    let own = task.options.devices.iter();
+    own.chain(task.devices.iter().map(|d| &d.host_path)).cloned().collect()
+}

@@ -1,0 +1,143 @@
+//! Who the first process runs as: the job's `user`, else the image's, resolved in the image's passwd and group files.
+//!
+//! As in Dockerfile's USER and runc's `GetExecUser`: a name or number, optionally with `:group`; with an explicit
+//! group the process has that group only, without one it has the user's groups. The Go driver lost supplementary
+//! groups. `nomad-<uid>` (Nomad's dynamic users) need not be in the image.
+
+use super::error::SpecError;
+use super::image::ImageFacts;
+use super::task::TaskSpec;
+use serde_json::{Value, json};
+
+/// Numbers of a user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct User {
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    /// Primary group first (left out, it could be dropped by a set-group-id program: CVE-2023-25173).
+    pub(super) groups: Vec<u32>,
+}
+
+impl User {
+    pub(super) fn json(&self) -> Value {
+        json!({"uid": self.uid, "gid": self.gid, "additionalGids": self.groups})
+    }
+}
+
+struct Passwd<'a> {
+    name: &'a str,
+    uid: u32,
+    gid: u32,
+}
+
+struct Group<'a> {
+    name: &'a str,
+    gid: u32,
+    members: &'a str,
+}
+
+fn passwd(text: &str) -> impl Iterator<Item = Passwd<'_>> {
+    text.lines().filter_map(|line| {
+        let mut f = line.split(':');
+        let (name, _, uid, gid) = (f.next()?, f.next()?, f.next()?, f.next()?);
+        Some(Passwd { name, uid: uid.trim().parse().ok()?, gid: gid.trim().parse().ok()? })
+    })
+}
+
+fn groups(text: &str) -> impl Iterator<Item = Group<'_>> {
+    text.lines().filter_map(|line| {
+        let mut f = line.split(':');
+        let (name, _, gid) = (f.next()?, f.next()?, f.next()?);
+        Some(Group { name, gid: gid.trim().parse().ok()?, members: f.next().unwrap_or_default() })
+    })
+}
+
+/// Resolves the user of a task.
+pub(super) fn resolve(task: &TaskSpec, image: &ImageFacts) -> Result<User, SpecError> {
+    let (wanted, origin) = match task.user.trim() {
+        "" => (image.user.trim(), "the image asks for it as USER"),
+        user => (user, "the job asks for it as user"),
+    };
+    let (user, group) = match wanted.split_once(':') {
+        Some((user, group)) => (user, (!group.is_empty()).then_some(group)),
+        None => (wanted, None),
+    };
+    let known = passwd(&image.passwd).find(|p| p.name == user && !user.is_empty());
+    let number = if user.is_empty() { Some(0) } else { user.parse::<u32>().ok() };
+    let (name, uid, gid) = match (known, number) {
+        (Some(p), _) => (p.name, p.uid, p.gid),
+        (None, Some(uid)) => match passwd(&image.passwd).find(|p| p.uid == uid) {
+            Some(p) => (p.name, uid, p.gid),
+            None => ("", uid, 0),
+        },
+        (None, None) if user == "root" => ("root", 0, 0),
+        (None, None) => match user.strip_prefix("nomad-").and_then(|n| n.parse().ok()) {
+            Some(uid) => ("", uid, uid),
+            None => return Err(SpecError::option("user", wanted, format!("no user {user:?} in the image's /etc/passwd; {origin}; a name in that file or a number is expected"))),
+        },
+    };
+    if let Some(group) = group {
+        let gid = groups(&image.group)
+            .find(|g| g.name == group)
+            .map(|g| g.gid)
+            .or_else(|| group.parse().ok())
+            .ok_or_else(|| SpecError::option("user", wanted, format!("no group {group:?} in the image's /etc/group; {origin}; a name in that file or a number is expected")))?;
+        return Ok(User { uid, gid, groups: vec![gid] });
+    }
+    let mut all = vec![gid];
+    for g in groups(&image.group) {
+        if !name.is_empty() && g.members.split(',').any(|m| m.trim() == name) && !all.contains(&g.gid) {
+            all.push(g.gid);
+        }
+    }
+    Ok(User { uid, gid, groups: all })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn who(job: &str, image: &str) -> Result<(u32, u32, Vec<u32>), String> {
+        let facts = ImageFacts {
+            user: image.to_owned(),
+            passwd: "root:x:0:0:root:/root:/bin/sh\nbroken\napp:x:1000:1001::/:\nnobody:x:65534:65534::/:\n".to_owned(),
+            group: "root:x:0:\naudio:x:29:app,nobody\nvideo:x:44:nobody, app\nstaff:x:50:\n".to_owned(),
+            ..ImageFacts::default()
+        };
+        let task = TaskSpec { user: job.to_owned(), ..TaskSpec::default() };
+        resolve(&task, &facts).map(|u| (u.uid, u.gid, u.groups)).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn users_resolve_as_in_a_dockerfile() {
+        for (job, image, want) in [
+            ("", "", (0, 0, vec![0])),
+            ("", "app", (1000, 1001, vec![1001, 29, 44])),
+            ("nobody", "app", (65534, 65534, vec![65534, 29, 44])),
+            ("1000", "", (1000, 1001, vec![1001, 29, 44])),
+            ("4242", "", (4242, 0, vec![0])),
+            ("4242:77", "", (4242, 77, vec![77])),
+            ("app:staff", "", (1000, 50, vec![50])),
+            ("app:", "", (1000, 1001, vec![1001, 29, 44])),
+            (":staff", "", (0, 50, vec![50])),
+            ("nomad-80000", "", (80000, 80000, vec![80000])),
+        ] {
+            assert_eq!(who(job, image), Ok(want), "job {job:?} image {image:?}");
+        }
+    }
+
+    #[test]
+    fn unknown_names_are_refused_by_name_and_origin() {
+        assert!(who("ghost", "").unwrap_err().contains("no user \"ghost\""));
+        assert!(who("", "ghost").unwrap_err().contains("the image asks"));
+        assert!(who("app:ghosts", "").unwrap_err().contains("no group \"ghosts\""));
+        assert!(who("-1", "").is_err());
+        assert!(who("4294967296", "").is_err());
+    }
+
+    #[test]
+    fn root_needs_no_passwd_file() {
+        let task = TaskSpec { user: "root".to_owned(), ..TaskSpec::default() };
+        assert_eq!(resolve(&task, &ImageFacts::default()).unwrap().uid, 0);
+    }
+}

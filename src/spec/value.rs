@@ -1,0 +1,86 @@
+//! Reading option values out of msgpack as hosts encode it (cty in the agent, go-msgpack in the test harness).
+//!
+//! Lenient where hosts differ: nil and blank mean "not given", text may be `str` or `bin`, whole numbers may come as
+//! integer, float or decimal text, unknown keys and the order of keys do not matter. Source of the rules: Nomad's
+//! `hclspecutils`/`cty` msgpack encoder and `base.MsgPackDecode`.
+
+use super::error::SpecError;
+use super::table::{OptionValue, plain};
+use rmpv::Value;
+use std::collections::BTreeMap;
+
+/// Parses a whole configuration; `None` for no bytes and for nil.
+pub(super) fn parse(msgpack: &[u8]) -> Result<Option<Value>, SpecError> {
+    if msgpack.is_empty() {
+        return Ok(None);
+    }
+    let mut rest = msgpack;
+    let value = rmpv::decode::read_value(&mut rest).map_err(|e| SpecError::Decode(format!("not msgpack: {e}")))?;
+    if !rest.is_empty() {
+        return Err(SpecError::Decode(format!("{} bytes after the end of the configuration", rest.len())));
+    }
+    Ok((!value.is_nil()).then_some(value))
+}
+
+/// The keys of one map, and where it stands, for error texts.
+pub(super) struct Fields<'a> {
+    at: String,
+    pub(super) map: BTreeMap<String, &'a Value>,
+}
+
+impl<'a> Fields<'a> {
+    /// The root map.
+    pub(super) fn root(value: &'a Value) -> Result<Self, SpecError> {
+        Self::of("", value).ok_or_else(|| SpecError::Decode(format!("a map of options is expected, not {}", shown(value))))
+    }
+
+    pub(super) fn of(at: &str, value: &'a Value) -> Option<Self> {
+        let Value::Map(pairs) = value else { return None };
+        let map = pairs.iter().filter_map(|(k, v)| Some((text(k)?, v))).collect();
+        Some(Self { at: at.to_owned(), map })
+    }
+
+    /// Reads one option; `None` if it is not given.
+    pub(super) fn get<T: OptionValue>(&self, name: &'static str) -> Result<Option<T>, SpecError> {
+        let name = plain(name);
+        let at = if self.at.is_empty() { name.to_owned() } else { format!("{}.{name}", self.at) };
+        match self.map.get(name) {
+            None | Some(Value::Nil) => Ok(None),
+            Some(value) => T::read(&at, value),
+        }
+    }
+}
+
+/// Text of a `str`, `bin` or number value.
+pub(super) fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(s) => s.as_str().map(ToOwned::to_owned),
+        Value::Binary(b) => std::str::from_utf8(b).ok().map(ToOwned::to_owned),
+        Value::Integer(n) => Some(n.to_string()),
+        Value::F64(n) => Some(n.to_string()),
+        Value::F32(n) => Some(n.to_string()),
+        Value::Boolean(b) => Some(b.to_string()),
+        Value::Nil | Value::Array(_) | Value::Map(_) | Value::Ext(..) => None,
+    }
+}
+
+/// A value for an error text, cut to a readable length.
+fn shown(value: &Value) -> String {
+    text(value).unwrap_or_else(|| value.to_string()).chars().take(80).collect()
+}
+
+pub(super) fn wrong(at: &str, value: &Value, allowed: &str) -> SpecError {
+    SpecError::option(at, shown(value), allowed)
+}
+
+pub(super) fn want_text(at: &str, value: &Value) -> Result<String, SpecError> {
+    text(value).ok_or_else(|| wrong(at, value, "text is expected"))
+}
+
+/// The members of an array; anything else stands for itself.
+pub(super) fn each(value: &Value) -> &[Value] {
+    match value {
+        Value::Array(items) => items,
+        other => std::slice::from_ref(other),
+    }
+}

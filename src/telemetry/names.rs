@@ -1,0 +1,111 @@
+//! The closed sets of span names and field names. A span or field that is not here does not exist.
+//!
+//! Use them as `info_span!(names::TASK_START, { names::TASK_ID } = %id)`. Values are fields; names and message texts
+//! are constant. `observability/CATALOGUE.md` is generated from [`CATALOGUE`].
+
+/// What a name names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// A span.
+    Span,
+    /// A field of a span or of a log line.
+    Field,
+}
+
+/// One line of the catalogue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// Span or field.
+    pub kind: Kind,
+    /// The name.
+    pub name: &'static str,
+    /// What it says, one sentence.
+    pub doc: &'static str,
+}
+
+macro_rules! names {
+    ($($kind:ident $id:ident = $name:literal : $doc:literal;)*) => {
+        $(#[doc = $doc] pub const $id: &str = $name;)*
+
+        /// Every name with its meaning, in the order of a task's life.
+        pub const CATALOGUE: &[Entry] = &[$(Entry { kind: Kind::$kind, name: $name, doc: $doc }),*];
+    };
+}
+
+names! {
+    Span NOMAD_RPC = "nomad.rpc": "One call from Nomad, from its first byte to the answer; `rpc.method` says which.";
+    Span CLI_RUN = "cli.run": "One task run in the foreground by `containerd-driver run`.";
+    Span ACTOR_MESSAGE = "actor.message": "An actor handles one message; a child of the sender's span.";
+    Span TASK_START = "task.start": "The supervisor of a task brings it from nothing to running.";
+    Span TASK_RECOVER = "task.recover": "The supervisor takes up a task that an earlier plugin process started.";
+    Span TASK_WAIT = "task.wait": "Somebody waits for the exit of a task.";
+    Span TASK_STOP = "task.stop": "Signal, grace, SIGKILL, until the task is gone.";
+    Span TASK_SIGNAL = "task.signal": "A signal is sent to the first process of a task.";
+    Span TASK_DESTROY = "task.destroy": "All that belongs to a task is removed.";
+    Span TASK_INSPECT = "task.inspect": "A task is described.";
+    Span TASK_SWEEP = "task.sweep": "What a task without a supervisor left behind is removed.";
+    Span IMAGE_ENSURE = "image.ensure": "An image is made present, from disk or by a pull that others may share.";
+    Span IMAGE_PULL = "image.pull": "An image is fetched from its registry and unpacked.";
+    Span IMAGE_RESOLVE = "image.resolve": "A reference is turned into a digest at the registry.";
+    Span IMAGE_FETCH = "image.fetch": "One blob is fetched into the content store.";
+    Span IMAGE_UNPACK = "image.unpack": "Layers become snapshots.";
+    Span CONTAINER_CREATE = "container.create": "Snapshot, record, task, process: the steps that make a container run.";
+    Span CONTAINER_REMOVE = "container.remove": "The same in reverse.";
+    Span CONTAINER_STEP = "container.step": "One step of making or removing a container; `step` says which.";
+    Span CONTAINERD_CALL = "containerd.call": "One call to containerd; `rpc.method` says which. containerd's own spans are its children.";
+    Span LOG_ATTACH = "log.attach": "A stream of a container is given to a pump thread.";
+    Span LOG_DRAIN = "log.drain": "The streams of a container are moved to their last byte.";
+    Span HEALTH_PROBE = "health.probe": "containerd is asked how it is. A root span.";
+    Span EVENTS_RESYNC = "events.resync": "After a gap in the event stream, tasks are listed. A root span.";
+    Span REAPER_SWEEP = "reaper.sweep": "Orphans are looked for. A root span.";
+
+    Field TASK_ID = "task.id": "Nomad's task id.";
+    Field TASK_NAME = "task.name": "Task name in the job.";
+    Field ALLOC_ID = "alloc.id": "Allocation id.";
+    Field JOB_ID = "job.id": "Job id.";
+    Field CONTAINER_ID = "container.id": "Id of the container, its task and its snapshot in containerd.";
+    Field IMAGE_REF = "image.ref": "Normalised image reference.";
+    Field IMAGE_DIGEST = "image.digest": "Manifest digest.";
+    Field ACTOR_NAME = "actor.name": "Name of an actor.";
+    Field MESSAGE = "message.name": "Name of a message between actors.";
+    Field INCARNATION = "actor.incarnation": "How often the actor was started.";
+    Field RPC_METHOD = "rpc.method": "Method of a gRPC call.";
+    Field RPC_CODE = "rpc.grpc.status_code": "gRPC status code of the answer.";
+    Field STEP = "step": "Name of a step.";
+    Field OUTCOME = "outcome": "How it ended, one word.";
+    Field ERROR = "error": "The error, for humans.";
+    Field ERROR_KIND = "error.kind": "Class of the error, one word.";
+    Field ATTEMPT = "attempt": "Which attempt, from 1.";
+    Field ADOPTED = "adopted": "True if something of an earlier attempt was adopted.";
+    Field PULLED = "pulled": "True if the image had to be fetched.";
+    Field EXIT_CODE = "exit.code": "Exit code, 128+n after signal n.";
+    Field OOM_KILLED = "oom.killed": "True if the kernel killed the task for want of memory.";
+    Field SIGNAL = "signal": "Signal number.";
+    Field STREAM = "stream": "`stdout` or `stderr`.";
+    Field PATH = "path": "Path on the host.";
+    Field BYTES = "bytes": "Number of bytes.";
+    Field COUNT = "count": "Number of things.";
+    Field WAITED_MS = "waited_ms": "Time spent waiting for admission, milliseconds.";
+    Field ENDPOINT = "endpoint": "Address of a service.";
+    Field STATE = "state": "State of a task or of containerd.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn no_name_is_given_twice() {
+        let names: BTreeSet<_> = CATALOGUE.iter().map(|e| e.name).collect();
+        assert_eq!(names.len(), CATALOGUE.len());
+    }
+
+    #[test]
+    fn names_are_lower_case_and_dotted() {
+        for e in CATALOGUE {
+            assert!(e.name.bytes().all(|b| b.is_ascii_lowercase() || b == b'.' || b == b'_'), "{}", e.name);
+            assert!(e.doc.ends_with('.'), "{}", e.name);
+        }
+    }
+}
