@@ -117,7 +117,7 @@ impl Call {
         let span = if Span::current().is_none() {
             Span::none()
         } else {
-            tracing::info_span!("containerd.call", "otel.kind" = "client", operation = self.operation)
+            tracing::info_span!("containerd.call", otel.kind = "client", rpc.method = self.operation)
         };
         let grace = Duration::from_secs(1);
         match tokio::time::timeout(self.deadline + grace, call.instrument(span)).await {

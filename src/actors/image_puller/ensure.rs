@@ -12,6 +12,7 @@ use crate::spec::reference::Reference;
 use std::future::Future;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tracing::Instrument as _;
 
 /// How often a pull says how far it is.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
@@ -102,7 +103,8 @@ async fn ensure_reference(
         let before = target_of(gateway, &name).await?;
         let credentials = request.credentials.as_ref();
         let work = transfer::pull(gateway, config, reference, credentials, request.timeout, &tally);
-        let answer = reported(work, &tally, progress).await;
+        let span = tracing::info_span!("image.pull", image.ref = %name);
+        let answer = reported(work, &tally, progress).instrument(span).await;
         if before.is_none() && matches!(answer, Err(ImageError::Unusable { .. })) {
             // containerd makes a record of an image for another machine, too.
             gateway.delete_image(&name).await.ok();
@@ -112,13 +114,18 @@ async fn ensure_reference(
         let pulled = before.is_none() || before != target_of(gateway, &name).await?;
         return ready(name, known, pulled);
     }
-    let session = config.registries.session(reference, request.credentials.as_ref()).await?;
-    let resolved = pull::resolve(&session).await?;
+    let resolve = async {
+        let session = config.registries.session(reference, request.credentials.as_ref()).await?;
+        let resolved = pull::resolve(&session).await?;
+        Ok::<_, ImageError>((session, resolved))
+    };
+    let (session, resolved) = resolve.instrument(tracing::info_span!("image.resolve", image.ref = %name)).await?;
     if let Some(ready) = unchanged(gateway, config, &name, &resolved).await? {
         return Ok(ready);
     }
     let work = pull::pull(gateway, config, &session, reference, &resolved, request.timeout, &tally);
-    ready(name, reported(work, &tally, progress).await?, true)
+    let span = tracing::info_span!("image.pull", image.ref = %name);
+    ready(name, reported(work, &tally, progress).instrument(span).await?, true)
 }
 
 fn ready(name: String, known: Option<Known>, pulled: bool) -> Result<ImageReady, ImageError> {

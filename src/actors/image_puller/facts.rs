@@ -190,7 +190,7 @@ async fn look(
     leased.remove_snapshot(snapshotter, key).await?;
     Ok(read.map_err(std::io::Error::other).and_then(|files| files).unwrap_or_else(|error| {
         // Numeric users need no file; a named one will be refused with its name.
-        tracing::warn!(%error, chain = %chain, "users and groups of the image cannot be read");
+        tracing::warn!(%error, image.digest = %chain, "users and groups of the image cannot be read");
         Default::default()
     }))
 }

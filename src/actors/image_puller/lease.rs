@@ -92,6 +92,6 @@ impl Drop for Lease {
 
 async fn remove(gateway: &Gateway, id: &str) {
     if let Err(fault) = gateway.delete_lease(id).await {
-        tracing::debug!(%fault, lease = id, "lease of a pull left to expire");
+        tracing::debug!(error = %fault, "lease of a pull left to expire");
     }
 }

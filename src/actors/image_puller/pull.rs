@@ -127,7 +127,7 @@ async fn layers(
     for layer in &manifest.layers {
         let (arrived, arrival) = oneshot::channel();
         arrivals.push(arrival);
-        let span = tracing::info_span!("image.layer", step = "fetch", digest = %layer.digest, bytes = layer.size);
+        let span = tracing::info_span!("image.fetch", image.digest = %layer.digest, bytes = layer.size);
         fetches.push(fetch_one(fetcher, layer, arrived).instrument(span));
     }
     let fetch = futures_util::stream::iter(fetches)
@@ -141,7 +141,7 @@ async fn layers(
                 return std::future::pending().await;
             }
             let chain = chain_up_to(&image.diff_ids, i);
-            let span = tracing::info_span!("image.layer", step = "unpack", digest = %layer.digest, bytes = layer.size);
+            let span = tracing::info_span!("image.unpack", image.digest = %layer.digest, bytes = layer.size);
             unpack_one(fetcher, unpacker, layer, diff_id, parent.as_ref(), &chain).instrument(span).await?;
             fetcher.tally.layers_done.fetch_add(1, Ordering::Relaxed);
             parent = Some(chain);

@@ -62,7 +62,7 @@ impl Unpacker<'_> {
         if !matches!(answer, Ok(Outcome::Committed)) {
             // The answer counts more than the tidying up, which the lease does too.
             if let Err(fault) = self.gateway.remove_snapshot(self.snapshotter, &key).await {
-                tracing::debug!(%fault, "unpack snapshot left to its lease");
+                tracing::debug!(error = %fault, "unpack snapshot left to its lease");
             }
         }
         answer.map(|_| true)
