@@ -10,9 +10,12 @@
 pub mod ensure;
 mod facts;
 mod fetch;
+mod lease;
 mod plan;
 mod pull;
+mod refusal;
 mod registry;
+mod transfer;
 mod unpack;
 mod progress;
 
