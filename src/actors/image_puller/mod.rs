@@ -83,7 +83,11 @@ impl ImagePuller {
         crate::telemetry::propagate::adopt(&span, &cx.0);
         let watchers = Arc::new(Mutex::new(Vec::from_iter(req.observer.clone())));
         let progress = Progress::new(req.image.clone(), Arc::clone(&watchers), Arc::clone(&self.links));
-        let config = PullConfig { snapshotter: configured.settings.snapshotter.clone(), ..self.known.clone() };
+        let config = PullConfig { 
+            snapshotter: configured.settings.snapshotter.clone(),
+            transfer: self.shared.transfer.load(std::sync::atomic::Ordering::Relaxed),
+            ..self.known.clone()
+        };
         let work = self.shared.io.spawn(
             async move {
                 let done = ensure::ensure(&configured.gateway, &config, &req, &|event| progress.on(&event)).await;

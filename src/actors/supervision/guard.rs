@@ -117,11 +117,10 @@ where
         }
     }
 
-    fn end(&mut self, end: ChildEnd) -> Poll<()> {
+    fn end(&mut self, end: ChildEnd) {
         if let Some(obituary) = self.obituary.take() {
             obituary(ChildExit { child: self.identity.name.clone(), incarnation: self.identity.incarnation, end });
         }
-        Poll::Ready(())
     }
 }
 
@@ -151,10 +150,10 @@ where
                 // Runs `Supervised::restarting`, which may itself panic.
                 match catch_unwind(AssertUnwindSafe(|| this.fut.restart())) {
                     Ok(true) => {}
-                    Ok(false) => return this.end(ChildEnd::Stopped),
+                    Ok(false) => return Poll::Ready(this.end(ChildEnd::Stopped)),
                     Err(panic) => {
                         if let Some(end) = this.on_panic(&*panic) {
-                            return this.end(end);
+                            return Poll::Ready(this.end(end));
                         }
                         continue;
                     }
@@ -167,10 +166,10 @@ where
             }));
             match polled {
                 Ok(Poll::Pending) => return Poll::Pending,
-                Ok(Poll::Ready(())) => return this.end(ChildEnd::Stopped),
+                Ok(Poll::Ready(())) => return Poll::Ready(this.end(ChildEnd::Stopped)),
                 Err(panic) => {
                     if let Some(end) = this.on_panic(&*panic) {
-                        return this.end(end);
+                        return Poll::Ready(this.end(end));
                     }
                 }
             }
@@ -184,6 +183,6 @@ where
     A: Supervised + Actor<Context = Context<A>>,
 {
     fn drop(&mut self) {
-        let _: Poll<()> = self.end(ChildEnd::Aborted);
+        self.end(ChildEnd::Aborted);
     }
 }
