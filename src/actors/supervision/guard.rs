@@ -150,10 +150,14 @@ where
                 // Runs `Supervised::restarting`, which may itself panic.
                 match catch_unwind(AssertUnwindSafe(|| this.fut.restart())) {
                     Ok(true) => {}
-                    Ok(false) => return Poll::Ready(this.end(ChildEnd::Stopped)),
+                    Ok(false) => {
+                        this.end(ChildEnd::Stopped);
+                        return Poll::Ready(());
+                    }
                     Err(panic) => {
                         if let Some(end) = this.on_panic(&*panic) {
-                            return Poll::Ready(this.end(end));
+                            this.end(end);
+                            return Poll::Ready(());
                         }
                         continue;
                     }
@@ -166,10 +170,14 @@ where
             }));
             match polled {
                 Ok(Poll::Pending) => return Poll::Pending,
-                Ok(Poll::Ready(())) => return Poll::Ready(this.end(ChildEnd::Stopped)),
+                Ok(Poll::Ready(())) => {
+                        this.end(ChildEnd::Stopped);
+                        return Poll::Ready(());
+                    }
                 Err(panic) => {
                     if let Some(end) = this.on_panic(&*panic) {
-                        return Poll::Ready(this.end(end));
+                        this.end(end);
+                            return Poll::Ready(());
                     }
                 }
             }
