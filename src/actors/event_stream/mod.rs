@@ -57,6 +57,11 @@ impl EventStream {
         ctx.add_stream(items);
     }
 
+    /// False for what an earlier reader, of earlier settings, has left in the queue.
+    fn is_current(&self, generation: u64) -> bool {
+        self.reader.as_ref().is_some_and(|r| r.generation == generation)
+    }
+
     fn look_up(&self, wanted: LookUpTask, answer: Answer, ctx: &mut Context<Self>) {
         match self.roster.as_ref().and_then(|roster| roster.get(&wanted.container)) {
             Some(view) => answer.send(Ok(Some(view.clone()))),
@@ -73,7 +78,7 @@ impl EventStream {
     }
 
     fn on_listing(&mut self, generation: u64, tasks: Vec<(ContainerId, TaskView)>, ctx: &mut Context<Self>) {
-        if self.reader.as_ref().is_none_or(|r| r.generation != generation) {
+        if !self.is_current(generation) {
             return;
         }
         let roster: HashMap<_, _> = tasks.into_iter().collect();
@@ -149,7 +154,8 @@ impl StreamHandler<Item> for EventStream {
                 self.deliver(TaskExited { container, exit: Some(exit) });
             }
             Item::Oom { container } => self.links.tasks.oom(TaskOom { container }, Cx::current()),
-            Item::Gap(fault) => {
+            Item::Gap { generation, .. } if !self.is_current(generation) => {}
+            Item::Gap { fault, .. } => {
                 tracing::warn!(error.kind = ?fault.kind, error = fault.text, "event stream broke");
                 self.roster = None;
                 Counter::EventGaps.bump();

@@ -48,7 +48,12 @@ pub enum Item {
         container: ContainerId,
     },
     /// The connection broke or could not be made.
-    Gap(ContainerdFault),
+    Gap {
+        /// Of which reader.
+        generation: u64,
+        /// Why.
+        fault: ContainerdFault,
+    },
 }
 
 /// A running reader; dropping it ends it.
@@ -90,7 +95,7 @@ async fn run(gateway: Gateway, generation: u64, tx: mpsc::Sender<Item>) {
         // The same failure again is no news.
         if last != Some(fault.kind) {
             last = Some(fault.kind);
-            if tx.send(Item::Gap(fault)).await.is_err() {
+            if tx.send(Item::Gap { generation, fault }).await.is_err() {
                 return;
             }
         }

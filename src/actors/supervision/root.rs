@@ -20,10 +20,27 @@ use std::time::Instant;
 /// Places in the mailbox.
 pub const MAILBOX: usize = 256;
 
+/// How often one child was replaced, by the way it ended.
+#[derive(Debug, Default)]
+pub struct Replacements {
+    escalated: FailureHistory,
+    other: FailureHistory,
+}
+
+impl Replacements {
+    /// Records an end at `now` and decides.
+    pub fn record(&mut self, end: &ChildEnd, now: Instant) -> Decision {
+        match end {
+            ChildEnd::Escalated(_) => self.escalated.record(&RestartPolicy::ESCALATED, now),
+            ChildEnd::Stopped | ChildEnd::Aborted => self.other.record(&RestartPolicy::REPLACEMENT, now),
+        }
+    }
+}
+
 /// See the module.
 pub struct Root {
     nursery: Arc<Nursery>,
-    replacements: HashMap<ChildName, FailureHistory>,
+    replacements: HashMap<ChildName, Replacements>,
 }
 
 impl Root {
@@ -46,7 +63,7 @@ impl Root {
             (_, end) => {
                 Counter::ActorReplacements.bump();
                 let history = self.replacements.entry(exit.child.clone()).or_default();
-                match history.record(&RestartPolicy::REPLACEMENT, Instant::now()) {
+                match history.record(end, Instant::now()) {
                     Decision::RestartAfter(_) => {
                         tracing::warn!(child = ?exit.child, end = ?end, "replacing an actor that ended");
                         self.nursery.replace(&exit.child);
@@ -92,5 +109,28 @@ impl Handler<Tell<ChildExit>> for Root {
 
     fn handle(&mut self, tell: Tell<ChildExit>, _ctx: &mut Self::Context) {
         self.on_exit(&tell.fact);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn an_actor_that_panics_for_ever_is_given_up_with_its_second_escalation() {
+        let (mut history, now) = (Replacements::default(), Instant::now());
+        let escalated = ChildEnd::Escalated("again".to_owned());
+        assert_eq!(history.record(&escalated, now), Decision::RestartAfter(Duration::ZERO));
+        assert_eq!(history.record(&escalated, now + Duration::from_secs(60)), Decision::Escalate);
+    }
+
+    #[test]
+    fn an_escalation_now_and_then_is_forgiven() {
+        let (mut history, now) = (Replacements::default(), Instant::now());
+        for hour in 0..10 {
+            let end = ChildEnd::Escalated("again".to_owned());
+            assert_eq!(history.record(&end, now + Duration::from_secs(3600 * hour)), Decision::RestartAfter(Duration::ZERO));
+        }
     }
 }

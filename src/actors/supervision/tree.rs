@@ -4,8 +4,8 @@
 
 use super::book::{Door, Tells as _};
 use super::guard::{Guard, Identity, Obituary, mailbox};
-use super::policy::{Decision, FailureHistory, RestartPolicy};
-use super::root::{self, Root};
+use super::policy::{Decision, RestartPolicy};
+use super::root::{self, Replacements, Root};
 use super::tasks::{TASK_MAILBOX, TaskTable};
 use crate::actors::container_factory::{self, ContainerFactory};
 use crate::actors::event_stream::{self, EventStream};
@@ -98,7 +98,7 @@ pub struct Nursery {
     doors: Singletons,
     tasks: Arc<TaskTable>,
     lives: Mutex<HashMap<ChildName, Life>>,
-    root_failures: Mutex<FailureHistory>,
+    root_failures: Mutex<Replacements>,
     last_resort: watch::Sender<Option<String>>,
     #[cfg(feature = "chaos")]
     chaos: Arc<super::chaos::Registry>,
@@ -259,7 +259,7 @@ impl Nursery {
     }
 
     fn spawn_task(self: &Arc<Self>, task: &TaskId, rebuild: bool) {
-        let Some(entry) = self.tasks.find(task) else { return };
+        let Some(entry) = self.tasks.find(task) else { return self.bury_task(task) };
         let shared = Arc::clone(&self.shared);
         let links = Arc::clone(&self.links);
         let tasks = Arc::clone(&self.tasks);
@@ -294,6 +294,8 @@ impl Nursery {
         let obituary = self.obituary();
         #[cfg(feature = "chaos")]
         let injector = self.chaos.enrol(&child);
+        // Before it runs: what is told while it looks at the state must reach it, or its look must come later.
+        door.seat(addr);
         let accepted = arbiter.spawn_fn(move || {
             let guard = Guard::new(mailbox, make(), RestartPolicy::ACTOR, identity, obituary);
             #[cfg(feature = "chaos")]
@@ -307,7 +309,6 @@ impl Nursery {
             tracing::error!(child = ?child, "the thread of this actor has ended");
             self.last_resort(format!("thread of {child:?} has ended"));
         }
-        door.seat(addr);
     }
 
     /// Called when a child ends, possibly while a thread unwinds: no panic, no lock held across a call.
@@ -334,7 +335,7 @@ impl Nursery {
 
     /// Nobody is above the root: it is replaced from here, and when that happens too often the process ends.
     fn root_ended(self: &Arc<Self>, exit: &ChildExit) {
-        let decision = self.root_failures.lock().unwrap_or_else(PoisonError::into_inner).record(&RestartPolicy::REPLACEMENT, Instant::now());
+        let decision = self.root_failures.lock().unwrap_or_else(PoisonError::into_inner).record(&exit.end, Instant::now());
         match decision {
             // At process end the arbiters are gone and nothing can be spawned.
             Decision::RestartAfter(_) if self.arbiters.control.alive() => self.spawn_singleton("root"),

@@ -22,6 +22,12 @@ impl Handler<Tell<TaskExited>> for TaskSupervisor {
     type Result = ();
 
     fn handle(&mut self, tell: Tell<TaskExited>, ctx: &mut Self::Context) {
+        if self.state == State::Absent || self.state.is_starting() {
+            // Before the answer to a start or a recovery it is not known whether this is the task's own exit or the
+            // end of something that an interrupted start had left behind.
+            self.exit_told_early = true;
+            return;
+        }
         match tell.fact.exit {
             Some(exit) => self.exit_seen(exit, ctx),
             None => self.check_exit(ctx),
@@ -33,7 +39,6 @@ impl Handler<Tell<TaskOom>> for TaskSupervisor {
     type Result = ();
 
     fn handle(&mut self, _tell: Tell<TaskOom>, ctx: &mut Self::Context) {
-        self.oom = true;
         if let Some((exit, timer)) = self.held_exit.take() {
             ctx.cancel_future(timer);
             self.exit_known(exit, ctx);
@@ -46,8 +51,8 @@ impl Handler<Tell<TaskOom>> for TaskSupervisor {
 impl TaskSupervisor {
     /// containerd says that the process ended.
     pub(super) fn exit_seen(&mut self, exit: ExitRecord, ctx: &mut Context<Self>) {
-        let expected = matches!(self.state, State::Stopping | State::Killing | State::Removing(_));
-        if exit.code == KILLED && !self.oom && !exit.oom && !expected {
+        let unexpected = self.state == State::Running;
+        if exit.code == KILLED && unexpected && !exit.oom && !self.tasks.ran_out_of_memory(&self.id) {
             if self.held_exit.is_none() {
                 let timer = ctx.run_later(OOM_NEWS, |actor, ctx| {
                     if let Some((exit, _)) = actor.held_exit.take() {
@@ -61,9 +66,10 @@ impl TaskSupervisor {
         self.exit_known(exit, ctx);
     }
 
-    fn exit_known(&mut self, mut exit: ExitRecord, ctx: &mut Context<Self>) {
+    /// The exit is final.
+    pub(super) fn exit_known(&mut self, mut exit: ExitRecord, ctx: &mut Context<Self>) {
         // Only a killed process died of it; a child's death is told as an event.
-        exit.oom |= self.oom && exit.code == KILLED;
+        exit.oom |= exit.code == KILLED && self.tasks.ran_out_of_memory(&self.id);
         self.unsure = None;
         self.note(&Event::Exited(exit), ctx);
     }
@@ -94,7 +100,8 @@ impl TaskSupervisor {
             at: unix_nanos(),
             lost: "the task was destroyed before its exit was seen".to_owned(),
         });
-        if matches!(self.state, State::Exited(_)) {
+        if matches!(self.state, State::Exited(_)) && !self.exit_emitted {
+            self.exit_emitted = true;
             let annotations = BTreeMap::from([("exit_code".to_owned(), exit.code.to_string()), ("oom_killed".to_owned(), exit.oom.to_string())]);
             self.emit(format!("Container exited with code {}", exit.code), annotations);
         }
@@ -103,6 +110,13 @@ impl TaskSupervisor {
         }
         for reply in self.waiting.stop.drain(..) {
             reply.send(Ok(()));
+        }
+    }
+
+    /// To be called when the task has just been found running.
+    pub(super) fn check_early_exit(&mut self, ctx: &mut Context<Self>) {
+        if std::mem::take(&mut self.exit_told_early) {
+            self.check_exit(ctx);
         }
     }
 

@@ -69,8 +69,10 @@ pub struct TaskSupervisor {
     waiting: Waiting,
     starting: Option<Starting>,
     stop_wish: stop::Wish,
-    /// A process of the container was killed for want of memory.
-    oom: bool,
+    /// An exit was told before it was known what runs.
+    exit_told_early: bool,
+    /// Whoever looks at the task has been told of its exit.
+    exit_emitted: bool,
     /// An exit that is held back for a moment, for news of the reason.
     held_exit: Option<(ExitRecord, SpawnHandle)>,
     /// True until a restarted supervisor has seen what containerd says.
@@ -96,7 +98,8 @@ impl TaskSupervisor {
             waiting: Waiting::default(),
             starting: None,
             stop_wish: stop::Wish::default(),
-            oom: false,
+            exit_told_early: false,
+            exit_emitted: false,
             held_exit: None,
             unsure: None,
             rebuild,

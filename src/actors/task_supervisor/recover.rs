@@ -76,9 +76,11 @@ impl TaskSupervisor {
             Ok((Some(TaskView::Running { pid }), _, _)) => {
                 self.about.pid = Some(pid);
                 self.note(&Event::Started, ctx);
+                self.check_early_exit(ctx);
             }
-            Ok((Some(TaskView::Stopped(exit)), _, _)) => self.exit_seen(exit, ctx),
-            Ok((None, Some(exit), _)) => self.exit_seen(exit, ctx),
+            // Final: whoever waits asks next and must find it.
+            Ok((Some(TaskView::Stopped(exit)), _, _)) => self.exit_known(exit, ctx),
+            Ok((None, Some(exit), _)) => self.exit_known(exit, ctx),
             Ok((Some(TaskView::Created { .. }), _, _)) => {
                 return self.not_recovered(TaskError::WrongState { action: "recover", state: "created but was never started" }, ctx);
             }
@@ -88,6 +90,7 @@ impl TaskSupervisor {
             Err(fault) => {
                 tracing::warn!(task.id = %self.id, error = %fault, "recovered without containerd: taken to run");
                 self.note(&Event::Started, ctx);
+                self.check_early_exit(ctx);
             }
         }
         for reply in self.waiting.recover.drain(..) {
@@ -132,11 +135,15 @@ impl TaskSupervisor {
             self.about.name = marks.task_name;
             self.about.alloc_id = marks.alloc_id;
         }
+        // The label is written after whoever looks at the task was told.
+        self.exit_emitted = exit.is_some();
         match (view, exit) {
-            (_, Some(exit)) | (Some(TaskView::Stopped(exit)), None) => self.exit_seen(exit, ctx),
+            // Final: whoever is queued asks next and must find it.
+            (_, Some(exit)) | (Some(TaskView::Stopped(exit)), None) => self.exit_known(exit, ctx),
             (Some(TaskView::Running { pid }), None) => {
                 self.about.pid = Some(pid);
                 self.note(&Event::Started, ctx);
+                self.check_early_exit(ctx);
             }
             // A start that was under way: its asker asks again and the factory goes on from what is there.
             (Some(TaskView::Created { .. }) | None, None) => {

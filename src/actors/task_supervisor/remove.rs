@@ -20,6 +20,11 @@ impl Handler<Ask<Destroy>> for TaskSupervisor {
 
     fn handle(&mut self, ask: Ask<Destroy>, ctx: &mut Self::Context) {
         let Ask { req, cx, reply, .. } = ask;
+        // Not known whether it runs: without force nothing that may run is removed.
+        if let (Some(doubt), false) = (self.doubt(), req.force) {
+            reply.send(Err(doubt));
+            return;
+        }
         let span = tracing::info_span!("task.destroy", actor.name = "task_supervisor", message = Destroy::NAME, task.id = %self.id, force = req.force);
         crate::telemetry::propagate::adopt(&span, &cx.0);
         let _entered = span.entered();

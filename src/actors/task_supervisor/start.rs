@@ -109,12 +109,14 @@ impl TaskSupervisor {
         match created.view {
             TaskView::Running { pid } | TaskView::Created { pid } => {
                 self.about.pid = Some(pid);
-                // The exit of a short task may have been seen before the answer to its start.
-                if !matches!(self.state, State::Exited(_)) {
-                    self.note(&Event::Started, ctx);
-                }
+                self.note(&Event::Started, ctx);
+                // The exit of a short task may have been told before the answer to its start.
+                self.check_early_exit(ctx);
             }
-            TaskView::Stopped(exit) => self.exit_seen(exit, ctx),
+            TaskView::Stopped(exit) => {
+                self.note(&Event::Started, ctx);
+                self.exit_seen(exit, ctx);
+            }
         }
         let handle = self.handle_state();
         for reply in self.waiting.start.drain(..) {
