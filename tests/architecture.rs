@@ -32,7 +32,7 @@ const BANNED: &[(&str, &[&str], &str)] = &[
     (".notify(", &[], "it defeats the bound of a mailbox"),
     ("unbounded", &[], "every queue has a bound"),
     ("System::current", &[], "handles come in through constructors"),
-    (".enter()", &[], "it stays entered across an await; use instrument, or entered() in a function that is not async"),
+    ("span.enter()", &[], "it stays entered across an await; use instrument, or entered() in a function that is not async"),
     ("println!", &["cli/", "app/", "plugin/build.rs"], "it panics on a closed pipe; standard output is the handshake's"),
     ("print!", &["cli/", "app/", "plugin/build.rs"], "as println!"),
     ("dbg!", &[], "left over"),
@@ -52,7 +52,7 @@ const BANNED: &[(&str, &[&str], &str)] = &[
 
 /// Rooms and files that compute and do nothing else.
 const PURE: &[&str] = &["spec/", "/state.rs", "/policy.rs", "/plan.rs", "/verdict.rs"];
-const NOT_PURE: &[&str] = &["tokio::", "actix", "tonic", "std::fs", "Instant::now", "SystemTime::now", "std::thread", "std::net"];
+const NOT_PURE: &[&str] = &["tokio::", "actix", "tonic", "std::fs", "Instant::now", "SystemTime::now", "std::thread", "Stream::connect", "UdpSocket"];
 
 struct Source {
     /// Below `src/`, with forward slashes.
@@ -72,7 +72,7 @@ impl Source {
     /// Number and text of each line that is code and not of a test module.
     fn code(&self) -> impl Iterator<Item = (usize, &str)> {
         let lines: Vec<&str> = self.text.lines().collect();
-        let is_module = |n: usize| lines.iter().skip(n + 1).find(|l| !l.trim_start().starts_with("#[")).is_some_and(|l| l.starts_with("mod "));
+        let is_module = |n: usize| lines.iter().skip(n + 1).find(|l| !l.trim_start().starts_with("#[")).is_some_and(|l| l.starts_with("mod tests"));
         let end = (0..lines.len()).find(|&n| lines[n] == "#[cfg(test)]" && is_module(n)).unwrap_or(lines.len());
         let code: Vec<_> = lines.into_iter().take(end).enumerate().collect();
         code.into_iter().map(|(n, line)| (n + 1, line.split("//").next().unwrap_or_default())).filter(|(_, line)| !line.trim().is_empty())
@@ -121,6 +121,10 @@ fn paths(text: &str, prefix: &str, found: &mut Vec<String>) -> usize {
     }
     let mut at = 1;
     while at < rest.len() && !rest[at..].starts_with('}') {
+        if let Some(renamed) = rest[at..].strip_prefix(" as ") {
+            at += " as ".len() + renamed.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(renamed.len());
+            continue;
+        }
         match rest[at..].starts_with(|c: char| c.is_alphanumeric() || c == '_' || c == '{') {
             true => at += paths(&rest[at..], &path, found),
             false => at += rest[at..].chars().next().map_or(1, char::len_utf8),

@@ -84,8 +84,12 @@ async fn output_and_exit_code_pass_through_and_nothing_is_left() {
     let (code, out, err) = outcome(&stage.run(&options, &["sh", "-c", "echo $GREETING; id -u; pwd"]).await);
     assert_eq!((code, out.as_str()), (0, "hello world\n1000\n/tmp\n"), "{err}");
 
-    let (code, out, err) = outcome(&stage.run(&[], &["sh", "-c", "kill -9 $$"]).await);
-    assert_eq!((code, out.as_str()), (137, ""), "{err}");
+    // From outside: within its own pid namespace the first process is safe from SIGKILL.
+    let dir = home();
+    let (mut child, _) = start(&stage, "echo up; exec sleep 98765", &dir.path().join("out"));
+    let victim = until(SOON, "the sleep", || testhost::procfs::with_argument("98765").into_iter().find_map(|pid| in_namespace(pid, &stage)));
+    kill_process(victim.await, Signal::KILL).expect("kill");
+    assert_eq!(within(SOON, "the end", child.wait()).await.expect("wait").code(), Some(137));
     stage.nothing_left().await;
 }
 
@@ -153,6 +157,11 @@ async fn the_second_ctrl_c_kills() {
     assert_eq!(status.code(), Some(137));
     assert!(begun.elapsed() < Duration::from_secs(8), "not before the grace was over: {:?}", begun.elapsed());
     stage.nothing_left().await;
+}
+
+/// The process, if it is the stage's: its cgroup has the container's name.
+fn in_namespace(pid: u32, stage: &Stage) -> Option<Pid> {
+    testhost::procfs::cgroups(pid).iter().any(|dir| dir.display().to_string().contains(&stage.name)).then(|| Pid::from_raw(pid as i32)).flatten()
 }
 
 fn start(stage: &Stage, script: &str, log: &Path) -> (tokio::process::Child, Pid) {
