@@ -1,6 +1,8 @@
 //! The rules of the house that no compiler checks: who imports whom, how long a file may get, which names are banned, and
 //! that the documents and the code tell the same. Reads the sources; needs nothing else.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panic")]
+
 use containerd_driver::actors::supervision::tree::CHILDREN;
 use std::fmt::Write as _;
 use std::fs;
@@ -287,6 +289,18 @@ fn the_document_lists_the_children_that_there_are() {
         return;
     }
     assert!(found == wanted, "run UPDATE_ARCHITECTURE=1 cargo test --test architecture; the table should be\n{}", children());
+}
+
+/// The table at the head of each actor's file tells the same number.
+#[test]
+fn the_head_of_each_actor_tells_its_mailbox() {
+    for child in &CHILDREN {
+        let file = if child.name == "root" { "supervision/root.rs".to_owned() } else { format!("{}/mod.rs", child.name) };
+        let text = fs::read_to_string(Path::new(ROOT).join("src/actors").join(&file)).expect("the actor's file");
+        let row = text.lines().find_map(|line| line.strip_prefix("//! | mailbox | ")).unwrap_or_else(|| panic!("{file} has no mailbox row"));
+        let number: String = row.chars().take_while(|c| c.is_ascii_digit() || *c == ',').filter(char::is_ascii_digit).collect();
+        assert_eq!(number, child.mailbox.to_string(), "{file}");
+    }
 }
 
 #[test]

@@ -46,6 +46,8 @@ async fn null_and_empty_messages_are_refused_one_by_one() {
     assert_eq!(sane("no image", d().start_task(StartTaskRequest { task: Some(bare.clone()) }).await), Code::InvalidArgument);
     let garbage = TaskConfig { msgpack_driver_config: vec![0xc1, 0xff, 0x93], ..bare.clone() };
     assert_eq!(sane("garbage", d().start_task(StartTaskRequest { task: Some(garbage) }).await), Code::InvalidArgument);
+    let deep = TaskConfig { msgpack_driver_config: vec![0x91; 200_000], ..bare.clone() };
+    assert_eq!(sane("deep", d().start_task(StartTaskRequest { task: Some(deep) }).await), Code::InvalidArgument);
     let handle = |config, version, state: &[u8]| {
         let handle = TaskHandle { version, config, state: 9, driver_state: state.to_vec() };
         RecoverTaskRequest { task_id: String::new(), handle: Some(handle) }
@@ -56,6 +58,7 @@ async fn null_and_empty_messages_are_refused_one_by_one() {
         ("empty id", handle(Some(TaskConfig::default()), 1, b"")),
         ("no state", handle(Some(bare.clone()), 1, b"")),
         ("garbage state", handle(Some(bare.clone()), 1, &[0xc1; 40])),
+        ("deep state", handle(Some(bare.clone()), 1, &[0x91; 200_000])),
         ("version of tomorrow", handle(Some(bare.clone()), 99, b"\x80")),
         ("negative version", handle(Some(bare), -1, b"\x80")),
     ];

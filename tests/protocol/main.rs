@@ -3,6 +3,8 @@
 //!
 //! `CD_DRIVER_BIN` is the binary (default: the one that cargo built), `CD_KIND` the containerd: 16, 24 (default 24 if it is there).
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panic")]
+
 mod bare;
 mod config;
 mod connections;

@@ -128,7 +128,8 @@ async fn what_cannot_run_has_the_codes_of_docker_and_says_why() {
 #[tokio::test]
 async fn ctrl_c_stops_the_task_properly() {
     let stage = Stage::new().await;
-    let script = "trap 'echo bye; exit 9' TERM; echo up; while :; do sleep 0.1; done";
+    // The rest before the first line: a signal before the start is answered cancels the start.
+    let script = "trap 'echo bye; exit 9' TERM; sleep 1; echo up; while :; do sleep 0.1; done";
     let dir = home();
     let log = dir.path().join("out");
     for (signal, code) in [(Signal::INT, 9), (Signal::TERM, 9)] {
@@ -147,10 +148,16 @@ async fn the_second_ctrl_c_kills() {
     let stage = Stage::new().await;
     let dir = home();
     let log = dir.path().join("out");
-    let (mut child, pid) = start(&stage, "trap 'echo no' TERM; echo up; while :; do sleep 0.1; done", &log);
+    let (mut child, pid) = start(&stage, "trap 'echo no' TERM; sleep 1; echo up; while :; do sleep 0.1; done", &log);
     until(SOON, "the task's first line", || std::fs::read_to_string(&log).ok().filter(|text| text.contains("up"))).await;
     kill_process(pid, Signal::INT).expect("signal");
-    until(SOON, "the refusal", || std::fs::read_to_string(&log).ok().filter(|text| text.contains("no"))).await;
+    until(SOON, "the refusal", || {
+        let text = std::fs::read_to_string(&log).expect("output");
+        let ended = child.try_wait().expect("wait");
+        assert!(ended.is_none(), "{ended:?} after the first signal, with {text:?}");
+        text.contains("no").then_some(())
+    })
+    .await;
     let begun = Instant::now();
     kill_process(pid, Signal::INT).expect("signal");
     let status = within(SOON, "the end after the second signal", child.wait()).await.expect("wait");
