@@ -53,6 +53,10 @@ names! {
     Span CONTAINER_REMOVE = "container.remove": "The same in reverse.";
     Span CONTAINER_STEP = "container.step": "One step of making or removing a container; `step` says which.";
     Span CONTAINERD_CALL = "containerd.call": "One call to containerd; `rpc.method` says which. containerd's own spans are its children.";
+    Span CONTAINER_PURGE = "container.purge": "What an interrupted start left behind is removed, so that the next one can be made.";
+    Span CONTAINER_UNDO = "container.undo": "What a failed start made is removed.";
+    Span ADMISSION = "admission": "A creation or a removal waits for its turn.";
+    Span LOG_CHECK = "log.check": "The log paths of a task are looked at.";
     Span LOG_ATTACH = "log.attach": "A stream of a container is given to a pump thread.";
     Span LOG_DRAIN = "log.drain": "The streams of a container are moved to their last byte.";
     Span HEALTH_PROBE = "health.probe": "containerd is asked how it is. A root span.";
