@@ -8,6 +8,7 @@
 mod bare;
 mod config;
 mod connections;
+mod duplicates;
 mod ending;
 mod fingerprint;
 mod fuzz;

@@ -6,15 +6,15 @@ use rustix::process::Signal;
 use testhost::plugin::Plugin;
 use testhost::rig::{EventLog, Rig, RunningTask};
 use testhost::task::TaskSpec;
-use testhost::wire::driver::{StartTaskRequest, TaskState, TaskStatsRequest, WaitTaskRequest};
+use testhost::wire::driver::{TaskState, TaskStatsRequest, WaitTaskRequest};
 use testhost::within::within;
 use tonic::Code;
 
 use crate::{SECOND, SOON, bin, rig};
 
-const TICKER: &str = "trap 'exit 5' TERM; n=0; while :; do n=$((n+1)); echo tick $n; sleep 0.2; done";
+pub const TICKER: &str = "trap 'exit 5' TERM; n=0; while :; do n=$((n+1)); echo tick $n; sleep 0.2; done";
 
-async fn ticker(rig: &Rig) -> RunningTask {
+pub async fn ticker(rig: &Rig) -> RunningTask {
     let image = rig.busybox().await.expect("image");
     let task = rig.start(TaskSpec::new(image).sh(TICKER)).await.expect("StartTask");
     task.wait_line(SOON, "tick 1").await;
@@ -22,7 +22,7 @@ async fn ticker(rig: &Rig) -> RunningTask {
 }
 
 /// The same process of the task prints on.
-async fn still_ticks(rig: &Rig, task: &RunningTask, shims: &[u32], what: &str) {
+pub async fn still_ticks(rig: &Rig, task: &RunningTask, shims: &[u32], what: &str) {
     assert_eq!(rig.containerd.shims(), shims, "{what}");
     let seen = task.lines().len();
     let more = task
@@ -36,7 +36,7 @@ async fn still_ticks(rig: &Rig, task: &RunningTask, shims: &[u32], what: &str) {
     }
 }
 
-async fn end(rig: &Rig, task: &RunningTask) {
+pub async fn end(rig: &Rig, task: &RunningTask) {
     task.stop(Duration::from_secs(5), "").await.expect("StopTask");
     assert_eq!(task.exit(SOON).await.exit_code, 5);
     task.destroy(true).await.expect("DestroyTask");
@@ -217,63 +217,6 @@ async fn a_driver_without_exec_and_statistics_answers_as_the_host_can_bear() {
     };
     let status = rig.driver().task_stats(request).await.expect_err("a destroyed task");
     assert_eq!(status.code(), Code::NotFound, "{status:?}");
-}
-
-#[tokio::test]
-async fn a_duplicate_start_is_refused_and_harms_nothing() {
-    let rig = rig().await;
-    let task = ticker(&rig).await;
-    let shims = rig.containerd.shims();
-    let again = StartTaskRequest {
-        task: Some(task.config.clone()),
-    };
-    let status = rig
-        .driver()
-        .start_task(again.clone())
-        .await
-        .expect_err("the task runs already");
-    assert!(status.message().contains("already"), "{status:?}");
-    let answers = tokio::join!(async { rig.driver().start_task(again.clone()).await }, async {
-        rig.driver().start_task(again.clone()).await
-    });
-    assert!(answers.0.is_err() && answers.1.is_err());
-    still_ticks(&rig, &task, &shims, "duplicates").await;
-    end(&rig, &task).await;
-
-    // Both at once, from nothing: one process.
-    let alloc = rig.alloc();
-    let spec = TaskSpec::new(rig.busybox().await.expect("image")).sh(TICKER);
-    alloc.add_task(&spec.name).expect("task directory");
-    let config = spec.compose(&alloc, rig.schema()).expect("config");
-    let logs = alloc.collect_logs(&spec.name).expect("collectors");
-    let request = StartTaskRequest {
-        task: Some(config.clone()),
-    };
-    let calls: Vec<_> = (0..5).map(|_| (rig.driver(), request.clone())).collect();
-    let calls = calls
-        .into_iter()
-        .map(|(mut driver, request)| tokio::spawn(async move { driver.start_task(request).await }));
-    let mut started = 0;
-    for call in calls.collect::<Vec<_>>() {
-        started += usize::from(within(SOON, "StartTask", call).await.expect("joined").is_ok());
-    }
-    assert!(started >= 1, "none of five has started");
-    assert_eq!(
-        rig.containerd.shims().len(),
-        1,
-        "{started} of five say that they have started"
-    );
-    logs.stdout.wait_line(SOON, "tick 2").await.expect("output");
-    let mut driver = rig.driver();
-    driver
-        .destroy_task(testhost::wire::driver::DestroyTaskRequest {
-            task_id: config.id,
-            force: true,
-        })
-        .await
-        .expect("DestroyTask");
-    let leaks = rig.scope().leaks(&Default::default(), SOON).await.expect("census");
-    assert!(leaks.is_empty(), "{leaks:?}");
 }
 
 #[tokio::test]
