@@ -19,14 +19,22 @@ pub struct Bare {
 
 impl Bare {
     pub fn start(env: &[(&str, &str)]) -> Bare {
-        let mut child = command(&[], &HOST_ENV).envs(env.iter().copied()).stdin(Stdio::null()).spawn().expect("spawn");
+        let mut child = command(&[], &HOST_ENV)
+            .envs(env.iter().copied())
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("spawn");
         let mut stdout = BufReader::new(child.stdout.take().expect("stdout"));
         let mut line = String::new();
         stdout.read_line(&mut line).expect("handshake line");
         let handshake = Handshake::parse(&line).expect("handshake");
         assert!(stdout.buffer().is_empty(), "more than one line on standard output");
         let stderr = child.stderr.take().expect("stderr");
-        Bare { child, handshake, pipes: Some((stdout.into_inner().into(), stderr.into())) }
+        Bare {
+            child,
+            handshake,
+            pipes: Some((stdout.into_inner().into(), stderr.into())),
+        }
     }
 
     pub async fn connect(&self) -> Connection {
@@ -56,7 +64,12 @@ pub fn command(args: &[&str], env: &[(&str, &str)]) -> Command {
     for (name, _) in HOST_ENV {
         command.env_remove(name);
     }
-    command.args(args).envs(env.iter().copied()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .args(args)
+        .envs(env.iter().copied())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     command
 }
 

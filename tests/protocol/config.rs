@@ -47,22 +47,40 @@ async fn every_form_of_an_empty_or_foreign_configuration_is_accepted() {
     assert!(names.contains(&"containerd_runtime".to_owned()), "{names:?}");
     let nils = Value::map(names.iter().map(|name| (name.as_str(), Value::Nil)));
     let harness = schema::evaluate_harness(&spec, &json!({ "enabled": true })).expect("harness");
-    let unknown = Value::map([("enabled", Value::Bool(true)), ("option_of_tomorrow", Value::list([Value::Int(1)]))]);
+    let unknown = Value::map([
+        ("enabled", Value::Bool(true)),
+        ("option_of_tomorrow", Value::list([Value::Int(1)])),
+    ]);
     let forms = [
         ("zero bytes", Vec::new()),
         ("nil", Value::Nil.encode()),
         ("an empty map", Value::map::<&str>([]).encode()),
         ("all nil", nils.encode()),
-        ("all defaults", schema::evaluate(&spec, &json!({})).expect("defaults").encode()),
+        (
+            "all defaults",
+            schema::evaluate(&spec, &json!({})).expect("defaults").encode(),
+        ),
         ("appendix A", APPENDIX_A.to_vec()),
         ("the harness's", harness.encode_as(Dialect::Legacy)),
         ("an unknown key", unknown.encode()),
     ];
     for (form, bytes) in forms {
-        plugin.set_config_raw(bytes, None).await.unwrap_or_else(|e| panic!("{form}: {e:#}"));
+        plugin
+            .set_config_raw(bytes, None)
+            .await
+            .unwrap_or_else(|e| panic!("{form}: {e:#}"));
     }
-    for nomad in [NomadConfig { driver: None }, NomadConfig { driver: Some(NomadDriverConfig::default()) }, topology()] {
-        plugin.set_config_raw(Vec::new(), Some(nomad)).await.expect("nomad_config");
+    for nomad in [
+        NomadConfig { driver: None },
+        NomadConfig {
+            driver: Some(NomadDriverConfig::default()),
+        },
+        topology(),
+    ] {
+        plugin
+            .set_config_raw(Vec::new(), Some(nomad))
+            .await
+            .expect("nomad_config");
     }
 }
 
@@ -81,11 +99,27 @@ async fn a_bad_value_is_refused_with_option_and_value_and_changes_nothing() {
         let text = refused(&plugin, option, Value::map([(option, value)]).encode()).await;
         assert!(text.contains(option) && text.contains(shown), "{option}: {text}");
     }
-    for garbage in [&b"\xc1"[..], b"\x85\xb0allow", b"\x93\x01\x02\x03", b"\xde\xff\xff", b"\xdd\xff\xff\xff\xff", &[0xff; 64], &[0x91; 200_000]] {
-        let text = refused(&plugin, &format!("{} bytes from {:?}", garbage.len(), garbage.first()), garbage.to_vec()).await;
+    for garbage in [
+        &b"\xc1"[..],
+        b"\x85\xb0allow",
+        b"\x93\x01\x02\x03",
+        b"\xde\xff\xff",
+        b"\xdd\xff\xff\xff\xff",
+        &[0xff; 64],
+        &[0x91; 200_000],
+    ] {
+        let text = refused(
+            &plugin,
+            &format!("{} bytes from {:?}", garbage.len(), garbage.first()),
+            garbage.to_vec(),
+        )
+        .await;
         assert!(text.contains("config"), "{text}");
     }
-    plugin.configure(&nowhere(&home)).await.expect("a good one after bad ones");
+    plugin
+        .configure(&nowhere(&home))
+        .await
+        .expect("a good one after bad ones");
 }
 
 #[tokio::test]
@@ -93,6 +127,9 @@ async fn init_without_any_configuration_is_accepted() {
     let home = home();
     let mut plugin = launch(&home).await;
     plugin.init().await.expect("Init");
-    plugin.reattach().await.expect("an agent that finds the process after its own crash");
+    plugin
+        .reattach()
+        .await
+        .expect("an agent that finds the process after its own crash");
     plugin.init().await.expect("Init");
 }

@@ -12,7 +12,11 @@ async fn the_controllers_shutdown_ends_it_at_once_even_with_streams_open() {
     let home = home();
     let plugin = configured(&home).await;
     let mut driver = plugin.driver();
-    let _fingerprint = driver.fingerprint(FingerprintRequest {}).await.expect("Fingerprint").into_inner();
+    let _fingerprint = driver
+        .fingerprint(FingerprintRequest {})
+        .await
+        .expect("Fingerprint")
+        .into_inner();
     let mut driver = plugin.driver();
     let _events = tokio::spawn(async move { driver.task_events(TaskEventsRequest {}).await });
     let report = plugin.kill_sequence().await;
@@ -28,7 +32,10 @@ async fn a_probe_that_was_never_configured_ends_as_promptly() {
     let home = home();
     let plugin = launch(&home).await;
     let report = plugin.kill_sequence().await;
-    assert!(!report.forced && !report.socket_left && report.took < SECOND, "{report:?}");
+    assert!(
+        !report.forced && !report.socket_left && report.took < SECOND,
+        "{report:?}"
+    );
 }
 
 #[tokio::test]
@@ -36,10 +43,18 @@ async fn drivers_shutdown_is_answered_and_the_process_serves_on() {
     let home = home();
     let plugin = configured(&home).await;
     let begun = Instant::now();
-    plugin.driver().shutdown(ShutdownRequest {}).await.expect("Driver.Shutdown");
+    plugin
+        .driver()
+        .shutdown(ShutdownRequest {})
+        .await
+        .expect("Driver.Shutdown");
     assert!(begun.elapsed() < SECOND);
     plugin.info().await.expect("PluginInfo");
-    plugin.driver().shutdown(ShutdownRequest {}).await.expect("a second one");
+    plugin
+        .driver()
+        .shutdown(ShutdownRequest {})
+        .await
+        .expect("a second one");
 }
 
 #[tokio::test]
@@ -52,7 +67,10 @@ async fn interrupts_are_ignored_and_sigterm_is_not() {
     }
     plugin.info().await.expect("PluginInfo after SIGINT");
     plugin.signal(Signal::TERM);
-    let status = plugin.wait_exit(Duration::from_secs(2)).await.expect("gone after SIGTERM");
+    let status = plugin
+        .wait_exit(Duration::from_secs(2))
+        .await
+        .expect("gone after SIGTERM");
     assert_eq!(status.code(), Some(0), "{status:?}");
     assert!(!plugin.socket().exists());
 }

@@ -33,7 +33,11 @@ fn mutual_tls_is_refused_before_the_handshake() {
     env.push(("PLUGIN_CLIENT_CERT", "-----BEGIN CERTIFICATE-----"));
     let output = ended(&[], &env);
     assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
-    assert!(text(&output.stderr).contains("PLUGIN_CLIENT_CERT"), "{}", text(&output.stderr));
+    assert!(
+        text(&output.stderr).contains("PLUGIN_CLIENT_CERT"),
+        "{}",
+        text(&output.stderr)
+    );
 }
 
 #[test]
@@ -52,7 +56,10 @@ fn a_socket_directory_that_cannot_be_used_is_named() {
 async fn the_handshake_is_one_line_of_six_fields_within_a_second() {
     let home = home();
     let plugin = launch(&home).await;
-    assert_eq!(plugin.handshake().line, format!("1|2|unix|{}|grpc|", plugin.socket().display()));
+    assert_eq!(
+        plugin.handshake().line,
+        format!("1|2|unix|{}|grpc|", plugin.socket().display())
+    );
     assert!(plugin.handshake_after() < SECOND, "{:?}", plugin.handshake_after());
     let socket = plugin.socket().metadata().expect("socket");
     assert!(socket.file_type().is_socket());
@@ -68,7 +75,9 @@ async fn the_handshake_is_one_line_of_six_fields_within_a_second() {
 async fn the_seventh_field_comes_only_when_asked_for() {
     let home = home();
     for (asked, rest) in [("", &[""][..]), ("true", &["", "false"]), ("1", &["", "false"])] {
-        let plugin = Plugin::launch(&bin(), opts(&home).env("PLUGIN_MULTIPLEX_GRPC", asked)).await.expect("launch");
+        let plugin = Plugin::launch(&bin(), opts(&home).env("PLUGIN_MULTIPLEX_GRPC", asked))
+            .await
+            .expect("launch");
         assert_eq!(plugin.handshake().rest, rest, "{asked:?}");
         plugin.info().await.expect("PluginInfo");
     }
@@ -78,7 +87,9 @@ async fn the_seventh_field_comes_only_when_asked_for() {
 async fn protocol_two_is_answered_whatever_is_offered() {
     let home = home();
     for offered in ["1,2,3", "3", ""] {
-        let plugin = Plugin::launch(&bin(), opts(&home).env("PLUGIN_PROTOCOL_VERSIONS", offered)).await.expect("launch");
+        let plugin = Plugin::launch(&bin(), opts(&home).env("PLUGIN_PROTOCOL_VERSIONS", offered))
+            .await
+            .expect("launch");
         assert_eq!(plugin.handshake().app_version, 2, "{offered:?}");
     }
 }
@@ -86,7 +97,9 @@ async fn protocol_two_is_answered_whatever_is_offered() {
 #[tokio::test]
 async fn the_hosts_socket_directory_and_group_are_honoured() {
     let (home, given) = (home(), home());
-    let opts = opts(&home).env("PLUGIN_UNIX_SOCKET_DIR", given.path()).env("PLUGIN_UNIX_SOCKET_GROUP", "12345");
+    let opts = opts(&home)
+        .env("PLUGIN_UNIX_SOCKET_DIR", given.path())
+        .env("PLUGIN_UNIX_SOCKET_GROUP", "12345");
     let plugin = Plugin::launch(&bin(), opts).await.expect("launch");
     assert!(plugin.socket().starts_with(given.path()));
     assert!(sockets(home.path()).is_empty());
@@ -99,7 +112,9 @@ async fn a_tmpdir_that_is_too_long_gives_way_to_tmp() {
     let home = home();
     let deep = home.path().join("d".repeat(100));
     std::fs::create_dir(&deep).expect("directory");
-    let plugin = Plugin::launch(&bin(), LaunchOpts::default().env("TMPDIR", &deep)).await.expect("launch");
+    let plugin = Plugin::launch(&bin(), LaunchOpts::default().env("TMPDIR", &deep))
+        .await
+        .expect("launch");
     assert!(plugin.socket().starts_with("/tmp"));
     plugin.info().await.expect("PluginInfo");
 }
@@ -110,16 +125,27 @@ async fn three_launches_tell_the_same_and_leave_no_socket() {
     let (first, second) = (launch(&home).await, launch(&home).await);
     let info = first.info().await.expect("PluginInfo");
     assert_eq!(info.r#type(), PluginType::Driver);
-    assert_eq!((info.name.as_str(), info.plugin_api_versions.as_slice()), ("containerd-driver", &["v0.1.0".to_owned()][..]));
+    assert_eq!(
+        (info.name.as_str(), info.plugin_api_versions.as_slice()),
+        ("containerd-driver", &["v0.1.0".to_owned()][..])
+    );
     let version = info.plugin_version.strip_prefix('v').expect("a v");
     let numbers: Vec<u32> = version.split('.').map(|n| n.parse().expect("a number")).collect();
-    assert!(numbers.len() == 3 && numbers > vec![0, 9, 3], "Nomad takes the highest version: {version}");
+    assert!(
+        numbers.len() == 3 && numbers > vec![0, 9, 3],
+        "Nomad takes the highest version: {version}"
+    );
     assert_eq!(info, second.info().await.expect("PluginInfo"));
     for probe in [first, second] {
         let report = probe.kill_sequence().await;
-        assert!(!report.forced && !report.socket_left && report.status.is_some_and(|s| s.success()), "{report:?}");
+        assert!(
+            !report.forced && !report.socket_left && report.status.is_some_and(|s| s.success()),
+            "{report:?}"
+        );
     }
-    let instance = launch_like_agent(&bin(), &nowhere(&home), opts(&home)).await.expect("three launches");
+    let instance = launch_like_agent(&bin(), &nowhere(&home), opts(&home))
+        .await
+        .expect("three launches");
     assert_eq!(info, instance.info().await.expect("PluginInfo"));
     let report = instance.shutdown().await.expect("Driver.Shutdown");
     assert!(!report.forced && !report.socket_left, "{report:?}");

@@ -8,6 +8,7 @@
 mod bare;
 mod config;
 mod connections;
+mod duplicates;
 mod ending;
 mod fingerprint;
 mod fuzz;
@@ -48,7 +49,10 @@ fn kind() -> ContainerdKind {
 
 /// A directory with a short name, for sockets.
 fn home() -> TempDir {
-    tempfile::Builder::new().prefix("cdp-").tempdir_in("/tmp").expect("directory")
+    tempfile::Builder::new()
+        .prefix("cdp-")
+        .tempdir_in("/tmp")
+        .expect("directory")
 }
 
 fn opts(home: &TempDir) -> LaunchOpts {
@@ -79,6 +83,9 @@ async fn rig() -> Rig {
 
 /// Sockets of the plugin in a directory.
 fn sockets(dir: &Path) -> Vec<String> {
-    let names = std::fs::read_dir(dir).expect("directory").flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let names = std::fs::read_dir(dir)
+        .expect("directory")
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok());
     names.filter(|name| name.ends_with(".sock")).collect()
 }

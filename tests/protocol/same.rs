@@ -9,7 +9,12 @@ use crate::{configured, home, launch};
 use testhost::plugin::Plugin;
 
 async fn capabilities(plugin: &Plugin) -> DriverCapabilities {
-    let answer = plugin.driver().capabilities(CapabilitiesRequest {}).await.expect("Capabilities").into_inner();
+    let answer = plugin
+        .driver()
+        .capabilities(CapabilitiesRequest {})
+        .await
+        .expect("Capabilities")
+        .into_inner();
     answer.capabilities.expect("capabilities that are not null")
 }
 
@@ -17,13 +22,19 @@ async fn capabilities(plugin: &Plugin) -> DriverCapabilities {
 async fn schemas_need_no_configuration_and_never_change() {
     let home = home();
     let (fresh, set) = (launch(&home).await, configured(&home).await);
-    let (plugin, task) = (fresh.config_schema().await.expect("ConfigSchema"), fresh.task_schema().await.expect("TaskConfigSchema"));
+    let (plugin, task) = (
+        fresh.config_schema().await.expect("ConfigSchema"),
+        fresh.task_schema().await.expect("TaskConfigSchema"),
+    );
     for other in [&fresh, &set] {
         assert_eq!(plugin, other.config_schema().await.expect("ConfigSchema"));
         assert_eq!(task, other.task_schema().await.expect("TaskConfigSchema"));
     }
     let empty = schema::evaluate(&plugin.expect("not null"), &serde_json::json!({})).expect("convertible");
-    assert_eq!(empty.get("containerd_runtime"), Some(&testhost::cty::Value::str("io.containerd.runc.v2")));
+    assert_eq!(
+        empty.get("containerd_runtime"),
+        Some(&testhost::cty::Value::str("io.containerd.runc.v2"))
+    );
     schema::evaluate(&task, &serde_json::json!({ "image": "busybox" })).expect("convertible");
 }
 

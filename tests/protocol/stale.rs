@@ -9,7 +9,10 @@ async fn sockets_of_the_dead_are_removed_and_those_of_the_living_stay() {
     let home = home();
     let (dead, living) = (launch(&home).await, launch(&home).await);
     dead.sigkill().await.expect("dead");
-    assert!(dead.socket().exists(), "SIGKILL leaves the socket, nobody else removes it");
+    assert!(
+        dead.socket().exists(),
+        "SIGKILL leaves the socket, nobody else removes it"
+    );
     // Not ours, though nobody listens.
     let foreign = home.path().join("plugin123456.sock");
     drop(UnixListener::bind(&foreign).expect("bind"));

@@ -6,15 +6,15 @@ use rustix::process::Signal;
 use testhost::plugin::Plugin;
 use testhost::rig::{EventLog, Rig, RunningTask};
 use testhost::task::TaskSpec;
-use testhost::wire::driver::{StartTaskRequest, TaskState, TaskStatsRequest, WaitTaskRequest};
+use testhost::wire::driver::{TaskState, TaskStatsRequest, WaitTaskRequest};
 use testhost::within::within;
 use tonic::Code;
 
 use crate::{SECOND, SOON, bin, rig};
 
-const TICKER: &str = "trap 'exit 5' TERM; n=0; while :; do n=$((n+1)); echo tick $n; sleep 0.2; done";
+pub const TICKER: &str = "trap 'exit 5' TERM; n=0; while :; do n=$((n+1)); echo tick $n; sleep 0.2; done";
 
-async fn ticker(rig: &Rig) -> RunningTask {
+pub async fn ticker(rig: &Rig) -> RunningTask {
     let image = rig.busybox().await.expect("image");
     let task = rig.start(TaskSpec::new(image).sh(TICKER)).await.expect("StartTask");
     task.wait_line(SOON, "tick 1").await;
@@ -22,17 +22,21 @@ async fn ticker(rig: &Rig) -> RunningTask {
 }
 
 /// The same process of the task prints on.
-async fn still_ticks(rig: &Rig, task: &RunningTask, shims: &[u32], what: &str) {
+pub async fn still_ticks(rig: &Rig, task: &RunningTask, shims: &[u32], what: &str) {
     assert_eq!(rig.containerd.shims(), shims, "{what}");
     let seen = task.lines().len();
-    let more = task.logs().stdout.wait_for(SOON, |text| (text.lines().count() > seen + 2).then_some(())).await;
+    let more = task
+        .logs()
+        .stdout
+        .wait_for(SOON, |text| (text.lines().count() > seen + 2).then_some(()))
+        .await;
     assert!(more.is_some(), "the task is silent after {what}");
     for (n, line) in task.lines().iter().enumerate() {
         assert_eq!(*line, format!("tick {}", n + 1), "after {what}");
     }
 }
 
-async fn end(rig: &Rig, task: &RunningTask) {
+pub async fn end(rig: &Rig, task: &RunningTask) {
     task.stop(Duration::from_secs(5), "").await.expect("StopTask");
     assert_eq!(task.exit(SOON).await.exit_code, 5);
     task.destroy(true).await.expect("DestroyTask");
@@ -48,13 +52,19 @@ async fn tasks_outlive_every_way_the_plugin_can_end() {
     assert_eq!(shims.len(), 1);
 
     let report = rig.plugin().shutdown().await.expect("Driver.Shutdown");
-    assert!(!report.forced && !report.socket_left && report.status.is_some_and(|s| s.success()), "{report:?}");
+    assert!(
+        !report.forced && !report.socket_left && report.status.is_some_and(|s| s.success()),
+        "{report:?}"
+    );
     rig.plugin().pipes_eof().await;
     still_ticks(&rig, &task, &shims, "Driver.Shutdown").await;
     rig.relaunch().await.expect("recovery");
 
     let report = rig.plugin().kill_sequence().await;
-    assert!(!report.forced && !report.socket_left && report.took < SECOND, "{report:?}");
+    assert!(
+        !report.forced && !report.socket_left && report.took < SECOND,
+        "{report:?}"
+    );
     still_ticks(&rig, &task, &shims, "GRPCController.Shutdown").await;
     rig.relaunch().await.expect("recovery");
 
@@ -68,7 +78,12 @@ async fn tasks_outlive_every_way_the_plugin_can_end() {
 
     let killed = Instant::now();
     rig.plugin().sigkill().await.expect("dead");
-    let eof = within(SECOND, "EOF on both pipes: a descendant holds them", rig.plugin().pipes_eof()).await;
+    let eof = within(
+        SECOND,
+        "EOF on both pipes: a descendant holds them",
+        rig.plugin().pipes_eof(),
+    )
+    .await;
     assert!(eof.duration_since(killed) < SECOND);
     still_ticks(&rig, &task, &shims, "SIGKILL").await;
     rig.relaunch().await.expect("recovery");
@@ -86,12 +101,21 @@ async fn a_reattached_agent_finds_its_tasks_without_set_config() {
         assert_eq!(rig.plugin().pid(), pid);
         assert_eq!(task.status().await.expect("InspectTask").state(), TaskState::Running);
         // The new agent does not know that this process has the task already.
-        let request = testhost::wire::driver::RecoverTaskRequest { task_id: String::new(), handle: Some(task.persisted_handle()) };
-        rig.driver().recover_task(request).await.unwrap_or_else(|e| panic!("round {round}: {e:?}"));
+        let request = testhost::wire::driver::RecoverTaskRequest {
+            task_id: String::new(),
+            handle: Some(task.persisted_handle()),
+        };
+        rig.driver()
+            .recover_task(request)
+            .await
+            .unwrap_or_else(|e| panic!("round {round}: {e:?}"));
     }
     still_ticks(&rig, &task, &shims, "a re-attach").await;
     let image = rig.busybox().await.expect("image");
-    let other = rig.start(TaskSpec::new(image).name("other").sh("exit 3")).await.expect("StartTask after a re-attach");
+    let other = rig
+        .start(TaskSpec::new(image).name("other").sh("exit 3"))
+        .await
+        .expect("StartTask after a re-attach");
     assert_eq!(other.exit(SOON).await.exit_code, 3);
     other.destroy(true).await.expect("DestroyTask");
 
@@ -100,7 +124,11 @@ async fn a_reattached_agent_finds_its_tasks_without_set_config() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     task.stop(Duration::from_secs(5), "").await.expect("StopTask");
     tokio::time::sleep(SECOND).await;
-    let exits = events.events().iter().filter(|event| event.message.to_lowercase().contains("exit")).count();
+    let exits = events
+        .events()
+        .iter()
+        .filter(|event| event.message.to_lowercase().contains("exit"))
+        .count();
     assert!(exits <= 1, "one exit, several monitors: {:?}", texts(&events));
     end(&rig, &task).await;
 }
@@ -120,14 +148,26 @@ async fn five_hundred_waits_hold_nobody_up_and_all_end() {
     }
     tokio::time::sleep(SECOND).await;
     assert!(waits.try_join_next().is_none(), "a wait has ended while the task runs");
-    within(SECOND, "PluginInfo beside 500 waits", rig.plugin().info()).await.expect("PluginInfo");
-    within(SECOND, "InspectTask beside 500 waits", task.status()).await.expect("InspectTask");
+    within(SECOND, "PluginInfo beside 500 waits", rig.plugin().info())
+        .await
+        .expect("PluginInfo");
+    within(SECOND, "InspectTask beside 500 waits", task.status())
+        .await
+        .expect("InspectTask");
     // A wait that the host cancels disturbs no other.
     drop(tokio::time::timeout(Duration::from_millis(100), task.wait()).await);
     task.stop(Duration::from_secs(5), "").await.expect("StopTask");
     let mut codes = Vec::new();
     while let Some(answer) = within(SOON, "the end of all waits", waits.join_next()).await {
-        codes.push(answer.expect("joined").expect("WaitTask").into_inner().result.expect("a result").exit_code);
+        codes.push(
+            answer
+                .expect("joined")
+                .expect("WaitTask")
+                .into_inner()
+                .result
+                .expect("a result")
+                .exit_code,
+        );
     }
     assert_eq!(codes, [5; 500]);
     end(&rig, &task).await;
@@ -138,62 +178,45 @@ async fn a_driver_without_exec_and_statistics_answers_as_the_host_can_bear() {
     let rig = rig().await;
     let task = ticker(&rig).await;
     let status = task.exec(&["true"], SECOND).await.expect_err("no exec");
-    assert_eq!((status.code(), status.message()), (Code::Unimplemented, "This driver does not support exec"));
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::Unimplemented, "This driver does not support exec")
+    );
     let status = match task.exec_session(&["true"], false).await {
         Ok(session) => session.finish().await.expect_err("no exec"),
         Err(status) => status,
     };
-    assert_eq!((status.code(), status.message()), (Code::Unimplemented, "This driver does not support exec"));
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::Unimplemented, "This driver does not support exec")
+    );
     // An error would be logged and asked again each second; silence costs nothing.
     let (mut driver, task_id) = (rig.driver(), task.id().to_owned());
     let stats = tokio::spawn(async move {
-        let mut stream = driver.task_stats(TaskStatsRequest { task_id, collection_interval: None }).await?.into_inner();
+        let mut stream = driver
+            .task_stats(TaskStatsRequest {
+                task_id,
+                collection_interval: None,
+            })
+            .await?
+            .into_inner();
         stream.message().await
     });
     tokio::time::sleep(SECOND * 2).await;
     assert!(!stats.is_finished());
     task.stop(Duration::from_secs(5), "").await.expect("StopTask");
-    let ended = within(SOON, "the end of the statistics", stats).await.expect("joined").expect("no error");
+    let ended = within(SOON, "the end of the statistics", stats)
+        .await
+        .expect("joined")
+        .expect("no error");
     assert!(ended.is_none(), "{ended:?}");
     end(&rig, &task).await;
-    let request = TaskStatsRequest { task_id: task.id().to_owned(), collection_interval: None };
+    let request = TaskStatsRequest {
+        task_id: task.id().to_owned(),
+        collection_interval: None,
+    };
     let status = rig.driver().task_stats(request).await.expect_err("a destroyed task");
     assert_eq!(status.code(), Code::NotFound, "{status:?}");
-}
-
-#[tokio::test]
-async fn a_duplicate_start_is_refused_and_harms_nothing() {
-    let rig = rig().await;
-    let task = ticker(&rig).await;
-    let shims = rig.containerd.shims();
-    let again = StartTaskRequest { task: Some(task.config.clone()) };
-    let status = rig.driver().start_task(again.clone()).await.expect_err("the task runs already");
-    assert!(status.message().contains("already"), "{status:?}");
-    let answers = tokio::join!(async { rig.driver().start_task(again.clone()).await }, async { rig.driver().start_task(again.clone()).await });
-    assert!(answers.0.is_err() && answers.1.is_err());
-    still_ticks(&rig, &task, &shims, "duplicates").await;
-    end(&rig, &task).await;
-
-    // Both at once, from nothing: one process.
-    let alloc = rig.alloc();
-    let spec = TaskSpec::new(rig.busybox().await.expect("image")).sh(TICKER);
-    alloc.add_task(&spec.name).expect("task directory");
-    let config = spec.compose(&alloc, rig.schema()).expect("config");
-    let logs = alloc.collect_logs(&spec.name).expect("collectors");
-    let request = StartTaskRequest { task: Some(config.clone()) };
-    let calls: Vec<_> = (0..5).map(|_| (rig.driver(), request.clone())).collect();
-    let calls = calls.into_iter().map(|(mut driver, request)| tokio::spawn(async move { driver.start_task(request).await }));
-    let mut started = 0;
-    for call in calls.collect::<Vec<_>>() {
-        started += usize::from(within(SOON, "StartTask", call).await.expect("joined").is_ok());
-    }
-    assert!(started >= 1, "none of five has started");
-    assert_eq!(rig.containerd.shims().len(), 1, "{started} of five say that they have started");
-    logs.stdout.wait_line(SOON, "tick 2").await.expect("output");
-    let mut driver = rig.driver();
-    driver.destroy_task(testhost::wire::driver::DestroyTaskRequest { task_id: config.id, force: true }).await.expect("DestroyTask");
-    let leaks = rig.scope().leaks(&Default::default(), SOON).await.expect("census");
-    assert!(leaks.is_empty(), "{leaks:?}");
 }
 
 #[tokio::test]
@@ -201,11 +224,24 @@ async fn a_second_copy_of_the_binary_disturbs_no_task() {
     let rig = rig().await;
     let task = ticker(&rig).await;
     let shims = rig.containerd.shims();
-    let second = Plugin::launch(&bin(), testhost::plugin::LaunchOpts::default().env("TMPDIR", rig.dir().join("tmp"))).await.expect("launch");
+    let second = Plugin::launch(
+        &bin(),
+        testhost::plugin::LaunchOpts::default().env("TMPDIR", rig.dir().join("tmp")),
+    )
+    .await
+    .expect("launch");
     second.configure(rig.config()).await.expect("SetConfig");
     second.init().await.expect("Init");
     let mut driver = second.driver();
-    let health = async { driver.fingerprint(testhost::wire::driver::FingerprintRequest {}).await.expect("Fingerprint").into_inner().message().await };
+    let health = async {
+        driver
+            .fingerprint(testhost::wire::driver::FingerprintRequest {})
+            .await
+            .expect("Fingerprint")
+            .into_inner()
+            .message()
+            .await
+    };
     within(SECOND, "a fingerprint", health).await.expect("Fingerprint");
     tokio::time::sleep(SECOND).await;
     second.shutdown().await.expect("Driver.Shutdown");
@@ -220,8 +256,17 @@ async fn a_lost_connection_leaves_tasks_known() {
     drop(rig.plugin().connect().await.expect("connection"));
     tokio::time::sleep(SECOND * 2).await;
     let later = rig.plugin().connect().await.expect("connection");
-    let request = testhost::wire::driver::InspectTaskRequest { task_id: task.id().to_owned() };
-    let found = later.driver().inspect_task(request).await.expect("InspectTask").into_inner().task.expect("a task");
+    let request = testhost::wire::driver::InspectTaskRequest {
+        task_id: task.id().to_owned(),
+    };
+    let found = later
+        .driver()
+        .inspect_task(request)
+        .await
+        .expect("InspectTask")
+        .into_inner()
+        .task
+        .expect("a task");
     assert_eq!((found.id.as_str(), found.state()), (task.id(), TaskState::Running));
     end(&rig, &task).await;
 }
