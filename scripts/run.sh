@@ -8,8 +8,7 @@ set -euo pipefail
 cd "$root"
 
 scripts/deps.sh run
-cargo build --release --locked
-cargo build --release --locked -p testhost --bin demo
+cargo build --release --locked --workspace --bins
 mkdir -p "$target/run"
 # The demo handles Ctrl-C itself; it replaces this shell so that signals reach it and nothing else.
 exec "$target/release/demo" --driver "$target/release/containerd-driver" \

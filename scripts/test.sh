@@ -13,7 +13,7 @@ set -euo pipefail
 cd "$root"
 export CARGO_TERM_COLOR=never
 
-all="fmt lint unit protocol gohost
+all="fmt lint unit protocol gohost telemetry
 lifecycle-16-v1 lifecycle-24-v1 chaos-16-v1 chaos-24-v1
 lifecycle-24-v2 chaos-24-v2 lifecycle-16-v2"
 read -r -d '' -a suites <<<"${SUITE:-$all}" || true
@@ -42,15 +42,16 @@ wanted() {
 
 # The drivers are copied aside: the next build with other features writes to the same file name.
 build() {
-	if wanted 'protocol' || wanted 'gohost' || wanted 'lifecycle-*' || wanted 'chaos-*'; then
-		cargo build --locked
+	if wanted 'protocol' || wanted 'gohost' || wanted 'telemetry' || wanted 'lifecycle-*' || wanted 'chaos-*'; then
+		# The whole workspace each time: with other packages, features differ and everything is built again.
+		cargo build --workspace --locked
 		install -m 755 "$target/debug/containerd-driver" "$CD_DRIVER_BIN"
 	fi
 	if wanted 'chaos-*'; then
-		cargo build --locked --features chaos
+		cargo build --workspace --locked --features containerd-driver/chaos
 		install -m 755 "$target/debug/containerd-driver" "$CD_DRIVER_CHAOS_BIN"
 	fi
-	if wanted 'unit' || wanted 'protocol' || wanted 'lifecycle-*' || wanted 'chaos-*'; then
+	if wanted 'unit' || wanted 'protocol' || wanted 'telemetry' || wanted 'lifecycle-*' || wanted 'chaos-*'; then
 		# "Executable tests/golden/main.rs (target/debug/deps/golden-0123456789abcdef)" becomes "golden PATH",
 		# "Executable unittests src/lib.rs (…)" becomes "unittests PATH".
 		cargo test --workspace --no-run --locked 2>&1 | tee /dev/stderr | awk '
@@ -90,7 +91,7 @@ rust() {
 
 unit() {
 	local name status=0
-	for name in unittests architecture golden; do
+	for name in unittests architecture; do
 		rust 2 "$name" || status=1
 	done
 	return $status
@@ -121,6 +122,7 @@ run_suite() {
 	lint) scripts/check.sh lint doc ;;
 	unit) unit ;;
 	protocol) rust 2 protocol ;;
+	telemetry) real telemetry 2.4 v1 ;;
 	gohost) "$out/gohost" --driver "$CD_DRIVER_BIN" ;;
 	*-16-v*) real "${1%%-*}" 1.6 "${1##*-}" ;;
 	*-24-v*) real "${1%%-*}" 2.4 "${1##*-}" ;;

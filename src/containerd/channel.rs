@@ -127,3 +127,32 @@ impl Call {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_request_carries_namespace_lease_and_deadline() {
+        const CALL: Call = Call::short("x");
+        let outgoing = Outgoing::new("nomad").unwrap();
+        let sent = |mut outgoing: Outgoing| {
+            let mut request = Request::new(());
+            *request.metadata_mut() = CALL.request(()).metadata().clone();
+            outgoing.call(request).unwrap().metadata().clone()
+        };
+        let plain = sent(outgoing.clone());
+        assert_eq!(plain.get("containerd-namespace").unwrap(), "nomad");
+        assert!(plain.get("containerd-lease").is_none());
+        assert_eq!(plain.get("grpc-timeout").unwrap(), "10000000u");
+        assert_eq!(sent(outgoing.with_lease("l")).get("containerd-lease").unwrap(), "l");
+        assert!(Outgoing::new("a\nb").is_err());
+    }
+
+    #[tokio::test]
+    async fn no_answer_is_an_answer_after_the_deadline() {
+        const CALL: Call = Call { operation: "x", deadline: Duration::from_millis(10) };
+        let fault = CALL.answer::<(), _>(std::future::pending()).await.unwrap_err();
+        assert_eq!(fault.kind, crate::messages::runtime::FaultKind::Deadline);
+    }
+}

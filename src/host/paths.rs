@@ -30,6 +30,21 @@ pub fn open_beneath(root: impl AsFd, rest: &Path, flags: OFlags) -> Result<Owned
     Err(Errno::AGAIN)
 }
 
+/// Checks that `path` lies beneath `dir` and that no link leads out of it. A path that does not exist is a fault too.
+///
+/// # Errors
+/// Says what is in the way.
+pub fn check_beneath(dir: &Path, path: &Path) -> Result<(), HostError> {
+    const WHAT: &str = "mount source";
+    let rest = path.strip_prefix(dir).map_err(|_| HostError::new(WHAT, path, format!("is not inside {}", dir.display())))?;
+    if rest.as_os_str().is_empty() {
+        return Ok(());
+    }
+    let at = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = fs::openat(CWD, dir, at, Mode::empty()).map_err(|e| HostError::from_errno(WHAT, dir, e))?;
+    open_beneath(root, rest, OFlags::PATH).map(drop).map_err(|e| HostError::from_errno(WHAT, path, e))
+}
+
 /// The same, one component at a time.
 fn walk_beneath(root: impl AsFd, rest: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
     let mut names = Vec::new();

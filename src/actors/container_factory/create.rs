@@ -9,7 +9,7 @@ use super::remove::{at, remove};
 use crate::actors::shared::{Links, Shared, unix_nanos};
 use crate::actors::supervision::book::ask_until;
 use crate::containerd::{ContainerRecord, Gateway, NewContainer, NewTask};
-use crate::host::paths;
+use crate::host::{HostError, paths};
 use crate::messages::Cx;
 use crate::messages::container::{ContainerError, CreateContainer, Created};
 use crate::messages::logs::CheckLogPaths;
@@ -56,7 +56,8 @@ pub(super) async fn create(shared: &Shared, links: &Arc<Links>, req: CreateConta
     let configured = shared.configured().map_err(at("creating container"))?;
     let gateway = &configured.gateway;
     let id = ContainerId::of(&req.task.id);
-    let node = super::node::facts(shared, &req.task);
+    // Small files, but a disk may be slow: not on a thread that others wait for.
+    let node = tokio::task::block_in_place(|| super::node::facts(shared, &req.task));
     let plan = oci::build(&req.task, &req.image.facts, &node, &configured.settings)?;
     let stop_signal = stop_signal(&req)?;
     let logs = check_logs(links, &req).await?;
@@ -160,10 +161,7 @@ impl Beginning<'_> {
                 None => {}
             }
         }
-        for file in &plan.files {
-            paths::write_generated_file(&file.path_on_host, file.content.as_bytes(), file.mode)
-                .map_err(|e| ContainerError::Host { what: "generated file", path: file.path_on_host.display().to_string(), reason: e.to_string() })?;
-        }
+        tokio::task::block_in_place(|| host_side(plan))?;
         let parent = req.image.facts.chain_id.as_ref().map_or("", |d| d.as_str());
         let rootfs = match gateway.prepare_snapshot(snapshotter, id.as_str(), parent, &BTreeMap::new()).await {
             Ok(mounts) => mounts,
@@ -200,6 +198,25 @@ fn unsettled(error: ContainerError) -> Result<Attempt, ContainerError> {
         },
         ContainerError::Spec(_) | ContainerError::Command { .. } | ContainerError::Host { .. } | ContainerError::Interrupted(_) => Err(error),
     }
+}
+
+/// What must be so on the host before the mounts are made. A task can plant a link in its own directories, and the
+/// runtime, which is root, would follow it: sources there must resolve beneath them.
+fn host_side(plan: &ContainerPlan) -> Result<(), ContainerError> {
+    for (dir, source) in &plan.beneath {
+        paths::check_beneath(dir, source)
+            .map_err(|e| ContainerError::Host { what: "option mounts: source", path: source.display().to_string(), reason: e.reason })?;
+    }
+    for file in &plan.files {
+        let fault = |e: HostError| ContainerError::Host { what: "generated file", path: file.path_on_host.display().to_string(), reason: e.reason };
+        if let Some(dir) = file.path_on_host.parent()
+            && !dir.exists()
+        {
+            paths::create_run_dir(dir).map_err(fault)?;
+        }
+        paths::write_generated_file(&file.path_on_host, file.content.as_bytes(), file.mode).map_err(fault)?;
+    }
+    Ok(())
 }
 
 async fn start(gateway: &Gateway, id: &ContainerId, plan: &ContainerPlan) -> Result<u32, ContainerError> {

@@ -13,7 +13,7 @@
 mod reader;
 
 use crate::actors::shared::{Links, Shared};
-use crate::messages::health::ProbeNow;
+use crate::messages::health::{Health, ProbeNow, Verdict};
 use crate::messages::runtime::{ContainerdFault, ForgetTask, LookUpTask, TaskExited, TaskOom, TaskView};
 use crate::messages::{Ask, Cx, Fact as _, Owed, Request as _, Tell};
 use crate::spec::identity::ContainerId;
@@ -40,13 +40,15 @@ pub struct EventStream {
     roster: Option<HashMap<ContainerId, TaskView>>,
     /// Who asked while the stream was not live.
     waiting: Vec<(LookUpTask, Answer)>,
+    /// The last verdict on containerd was not a good one.
+    was_unhealthy: bool,
 }
 
 impl EventStream {
     /// An event stream that begins with the first configuration.
     #[must_use]
     pub fn new(shared: Arc<Shared>, links: Arc<Links>) -> Self {
-        Self { shared, links, reader: None, roster: None, waiting: Vec::new() }
+        Self { shared, links, reader: None, roster: None, waiting: Vec::new(), was_unhealthy: false }
     }
 
     fn subscribe(&mut self, ctx: &mut Context<Self>) {
@@ -112,6 +114,7 @@ impl Actor for EventStream {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.add_stream(tokio_stream::wrappers::WatchStream::from_changes(self.shared.configured.subscribe()));
+        ctx.add_stream(tokio_stream::wrappers::WatchStream::from_changes(self.shared.verdict.subscribe()));
         self.subscribe(ctx);
     }
 }
@@ -125,6 +128,20 @@ impl Supervised for EventStream {
 impl StreamHandler<Option<super::shared::Configured>> for EventStream {
     fn handle(&mut self, _: Option<super::shared::Configured>, ctx: &mut Self::Context) {
         self.subscribe(ctx);
+    }
+
+    fn finished(&mut self, _ctx: &mut Self::Context) {}
+}
+
+/// A containerd that hung and came back has not broken the stream, but a shim gives up on an event that it could not
+/// publish for half a minute (`NewPublisher` of containerd's shim: five attempts). So the tasks are listed again.
+impl StreamHandler<Verdict> for EventStream {
+    fn handle(&mut self, verdict: Verdict, ctx: &mut Self::Context) {
+        let healthy = verdict.health == Health::Healthy;
+        if healthy && self.was_unhealthy && self.roster.is_some() {
+            self.subscribe(ctx);
+        }
+        self.was_unhealthy = !healthy;
     }
 
     fn finished(&mut self, _ctx: &mut Self::Context) {}

@@ -16,6 +16,7 @@ use crate::telemetry::names;
 use crate::telemetry::propagate::{self, handling};
 use actix::{Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, SpawnHandle, Supervised, WrapFuture as _};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tracing::Instrument as _;
 use verdict::{Finding, Memory};
@@ -104,14 +105,17 @@ async fn look(configured: &Configured, shared: &Shared) -> Finding {
         }
     };
     match configured.gateway.abilities().await {
-        Ok(abilities) => Finding::Serving {
+        Ok(abilities) => {
+            shared.transfer.store(abilities.transfer, Ordering::Relaxed);
+            Finding::Serving {
             version: version.version,
             revision: version.revision,
             snapshotters: abilities.snapshotters,
             snapshotter: settings.snapshotter.clone(),
             runtime: settings.containerd_runtime.clone(),
             cgroup: shared.node.cgroups,
-        },
+            }
+        }
         Err(fault) => Finding::Fault { fault, socket: configured.gateway.socket().to_owned(), present: true },
     }
 }

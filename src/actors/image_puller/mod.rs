@@ -10,14 +10,18 @@
 pub mod ensure;
 mod facts;
 mod fetch;
+mod lease;
 mod plan;
 mod pull;
+mod refusal;
 mod registry;
+mod transfer;
 mod unpack;
 mod progress;
 
 use crate::actors::shared::{Links, Shared};
 use crate::messages::image::{Credentials, EnsureImage, ImageError, ImageReady, PullPolicy};
+use crate::messages::runtime::FaultKind;
 use crate::messages::{Ask, Cx, Owed, Request as _};
 use crate::telemetry::propagate::{self, handling};
 use crate::telemetry::{Counter, names};
@@ -82,10 +86,15 @@ impl ImagePuller {
         let cx = span.in_scope(Cx::current);
         let watchers = Arc::new(Mutex::new(Vec::from_iter(req.observer.clone().map(|task| Watcher { task, cx: cx.clone() }))));
         let progress = Progress::new(req.image.clone(), Arc::clone(&watchers), Arc::clone(&self.links));
-        let config = PullConfig { snapshotter: configured.settings.snapshotter.clone(), ..self.known.clone() };
+        let config = PullConfig { 
+            snapshotter: configured.settings.snapshotter.clone(),
+            transfer: self.shared.transfer.load(std::sync::atomic::Ordering::Relaxed),
+            ..self.known.clone()
+        };
         let work = self.shared.io.spawn(
             async move {
                 let done = ensure::ensure(&configured.gateway, &config, &req, &|event| progress.on(&event)).await;
+                let done = done.map_err(|e| name_the_socket(e, &configured.settings.containerd_address));
                 progress.finish(&done);
                 done
             }
@@ -105,6 +114,16 @@ impl ImagePuller {
             }
         }));
     }
+}
+
+/// Every start comes here first: without containerd, this is the error that a user sees.
+fn name_the_socket(mut error: ImageError, socket: &str) -> ImageError {
+    if let ImageError::Containerd { source, .. } = &mut error
+        && matches!(source.kind, FaultKind::Unreachable | FaultKind::Deadline)
+    {
+        source.text = format!("{} (option containerd_address: {socket})", source.text);
+    }
+    error
 }
 
 impl Actor for ImagePuller {

@@ -26,10 +26,10 @@ impl Handler<Tell<TaskExited>> for TaskSupervisor {
 
     fn handle(&mut self, tell: Tell<TaskExited>, ctx: &mut Self::Context) {
         let _in = handling!(tell.cx, names::ACTOR_MESSAGE, ACTOR, TaskExited::NAME, { names::TASK_ID } = %self.id).entered();
-        if !self.state.is_alive() {
+        if self.state == State::Absent || self.state.is_starting() {
             // Before the answer to a start or a recovery it is not known whether this is the task's own exit or the
             // end of something that an interrupted start had left behind.
-            self.exit_told_early |= self.state == State::Absent || self.state.is_starting();
+            self.exit_told_early = true;
             return;
         }
         match tell.fact.exit {

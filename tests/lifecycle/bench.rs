@@ -1,0 +1,211 @@
+//! One rig for a group of cases, and the count of what is left after each.
+
+use futures_util::FutureExt as _;
+use std::any::Any;
+use std::collections::BTreeSet;
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+use testhost::census::{Holdings, cgroups_below};
+use testhost::containerd::ContainerdKind;
+use testhost::procfs;
+use testhost::rig::{Rig, RigOpts, RunningTask};
+use testhost::task::TaskSpec;
+use testhost::wire::driver::TaskState;
+
+/// A rig and the plain image in its registry.
+pub struct Bench {
+    pub rig: Rig,
+    pub image: String,
+    failed: Vec<String>,
+    cases: usize,
+}
+
+/// The containerd under test.
+pub fn kind() -> ContainerdKind {
+    match std::env::var("CD_KIND").as_deref() {
+        Ok("2.4") => ContainerdKind::V24,
+        Ok("1.6") | Err(_) => ContainerdKind::Debian16,
+        Ok(other) => panic!("CD_KIND is 1.6 or 2.4, not {other:?}"),
+    }
+}
+
+/// How much slower than a machine this may be.
+pub fn slowness() -> u32 {
+    let given = std::env::var("CD_SLOW").ok().and_then(|text| text.parse().ok());
+    given.unwrap_or_else(|| {
+        let guest = std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| text.contains("User Mode Linux"));
+        if guest { 5 } else { 1 }
+    })
+}
+
+/// A deadline for something that takes a fraction of it.
+pub fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds) * slowness()
+}
+
+/// A deadline that only keeps a hang from being endless.
+pub fn patience() -> Duration {
+    secs(40)
+}
+
+/// A boxed case.
+pub type Case<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
+
+impl Bench {
+    pub async fn new() -> Bench {
+        Bench::with(RigOpts::new(kind()).expect("CD_DRIVER_BIN")).await
+    }
+
+    /// Starts everything and runs two tasks, so that what is made once is there before anything is counted.
+    pub async fn with(opts: RigOpts) -> Bench {
+        let bench = Bench::bare(opts).await;
+        let (one, two) = tokio::join!(bench.start(bench.sh("true")), bench.start(bench.sh("true").name("other")));
+        for task in [one, two] {
+            assert_eq!(task.exit(patience()).await.exit_code, 0);
+            task.destroy(true).await.expect("destroy");
+        }
+        bench
+    }
+
+    /// The same without any task.
+    pub async fn bare(opts: RigOpts) -> Bench {
+        let rig = Rig::with(opts).await.expect("rig");
+        let image = rig.busybox().await.expect("image");
+        Bench { rig, image, failed: Vec::new(), cases: 0 }
+    }
+
+    /// A task of the plain image.
+    pub fn sh(&self, script: &str) -> TaskSpec {
+        TaskSpec::new(&self.image).sh(script)
+    }
+
+    /// A task that runs until it is stopped.
+    pub fn sleeper(&self) -> TaskSpec {
+        TaskSpec::new(&self.image).command(["sleep", "3600"])
+    }
+
+    pub async fn start(&self, spec: TaskSpec) -> RunningTask {
+        testhost::within::within(patience(), "StartTask", self.rig.start(spec)).await.expect("StartTask")
+    }
+
+    /// Runs the task to its end and returns code and standard output.
+    pub async fn run(&self, spec: TaskSpec) -> (i32, String) {
+        let task = self.start(spec).await;
+        let exit = task.exit(patience()).await;
+        task.logs_end(patience()).await;
+        let text = task.logs().stdout.text();
+        if exit.exit_code != 0 {
+            eprintln!("stderr of {}: {:?}", task.id(), task.stderr_lines());
+        }
+        task.destroy(false).await.expect("destroy");
+        (exit.exit_code, text)
+    }
+
+    /// Runs one case and counts what is left of it. A failure is kept; the next case has its turn.
+    pub async fn case<F>(&mut self, promise: &str, body: F)
+    where
+        F: for<'a> FnOnce(&'a mut Bench) -> Case<'a>,
+    {
+        if std::env::var("CD_CASE").is_ok_and(|filter| !promise.contains(&filter)) {
+            return;
+        }
+        self.cases += 1;
+        let begin = Instant::now();
+        let before = self.rig.scope().take().await.expect("census");
+        let pid = self.rig.plugin().pid();
+        let held = Holdings::of(pid);
+        let outcome = AssertUnwindSafe(body(&mut *self)).catch_unwind().await;
+        let mut faults: Vec<String> = outcome.err().map(|panic| words(&*panic)).into_iter().collect();
+        faults.extend(self.left(&before, (pid, &held)).await);
+        let verdict = if faults.is_empty() { "ok" } else { "FAILED" };
+        println!("  {promise} … {verdict} ({:.1} s)", begin.elapsed().as_secs_f64());
+        self.failed.extend(faults.into_iter().map(|fault| format!("{promise}: {fault}")));
+    }
+
+    async fn left(&self, before: &testhost::census::Census, (pid, held): (u32, &Holdings)) -> Vec<String> {
+        let mut left = self.rig.scope().leaks(before, secs(10)).await.expect("census");
+        if self.rig.plugin().wait_exit(Duration::ZERO).await.is_some() {
+            left.push("the plugin is gone".to_owned());
+        }
+        // Another process has another number of everything.
+        if self.rig.plugin().pid() == pid {
+            left.extend(settle(secs(10), || Holdings { threads: 0, ..Holdings::of(pid) }.diff(held)).await);
+        }
+        left
+    }
+
+    /// The end of a group: no failures, and no more threads than a plugin at rest has.
+    pub fn finish(self) {
+        let pid = self.rig.plugin().pid();
+        let threads = procfs::threads(pid);
+        assert!(threads <= THREADS_MAX, "the plugin has {threads} threads: {:?}", thread_names(pid));
+        assert!(self.failed.is_empty(), "{} of {} cases failed:\n{}", self.failed.len(), self.cases, self.failed.join("\n"));
+    }
+}
+
+/// Arbiters, I/O workers, and the blocking pool at its bound on two cores, with room for more cores.
+const THREADS_MAX: usize = 40;
+
+fn thread_names(pid: u32) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    entries.flatten().filter_map(|entry| std::fs::read_to_string(entry.path().join("comm")).ok()).map(|name| name.trim().to_owned()).collect()
+}
+
+/// Asks until the list is empty or the time is over.
+pub async fn settle(deadline: Duration, mut probe: impl FnMut() -> Vec<String>) -> Vec<String> {
+    let end = Instant::now() + deadline;
+    loop {
+        let found = probe();
+        if found.is_empty() || Instant::now() > end {
+            return found;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// What a panic says.
+fn words(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+    text.unwrap_or_else(|| "a panic".to_owned())
+}
+
+/// The container of a task and the process id of its init, as `InspectTask` tells.
+pub async fn container_of(task: &RunningTask) -> (String, u32) {
+    let found = task.inspect().await.expect("InspectTask");
+    let attributes = found.driver.expect("driver status").attributes;
+    let pid = attributes.get("pid").and_then(|pid| pid.parse().ok()).unwrap_or_default();
+    (attributes["container_id"].clone(), pid)
+}
+
+/// Cgroups that bear the name of a container, wherever the driver puts them.
+pub fn cgroups_named(container: &str) -> Vec<String> {
+    let all: BTreeSet<_> = ["nomad", "nomad.slice"].into_iter().flat_map(cgroups_below).collect();
+    all.into_iter().filter(|path| path.file_name().is_some_and(|name| name == container)).map(|path| path.display().to_string()).collect()
+}
+
+/// Asserts that a task runs.
+pub async fn assert_running(task: &RunningTask) {
+    assert_eq!(task.status().await.expect("InspectTask").state(), TaskState::Running);
+}
+
+/// The number of a namespace of a process, as in `net:[4026531840]`.
+pub fn namespace(pid: impl std::fmt::Display, kind: &str) -> String {
+    let link = std::fs::read_link(Path::new("/proc").join(pid.to_string()).join("ns").join(kind)).expect("a namespace");
+    link.display().to_string()
+}
+
+/// Runs a group on a runtime of its own.
+macro_rules! group {
+    ($(#[$doc:meta])* $name:ident, $bench:expr, { $($promise:ident),+ $(,)? }) => {
+        $(#[$doc])*
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            let mut bench = $bench.await;
+            $(bench.case(stringify!($promise), |bench| Box::pin($promise(bench))).await;)+
+            bench.finish();
+        }
+    };
+}
+pub(crate) use group;

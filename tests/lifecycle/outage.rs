@@ -1,0 +1,81 @@
+//! containerd goes away and comes back while tasks run.
+
+use crate::bench::{Bench, assert_running, group, patience, secs};
+use futures_util::future::join_all;
+use std::time::Duration;
+use testhost::rig::RunningTask;
+use testhost::status::recoverable;
+use testhost::wire::driver::fingerprint_response::HealthState;
+use testhost::within::within;
+use tokio::time::timeout;
+
+group!(outage, Bench::new(), {
+    tasks_outlive_a_containerd_that_stops_and_starts,
+    tasks_outlive_a_containerd_that_hangs_for_twenty_seconds,
+});
+
+async fn tasks(b: &Bench) -> Vec<RunningTask> {
+    let script = |code: usize| format!("trap 'exit {code}' TERM; echo up; while ! [ -e /alloc/end ]; do sleep 0.1; done; exit {code}");
+    let tasks: Vec<_> = join_all((0..4).map(|n| b.start(b.sh(&script(60 + n)).name(format!("outage-{n}"))))).await;
+    for task in &tasks {
+        task.wait_line(patience(), "up").await;
+    }
+    tasks
+}
+
+/// What is promised whatever the outage is. It lasts at least as long as `least`.
+async fn endure(b: &Bench, tasks: &[RunningTask], least: Duration) {
+    let begin = tokio::time::Instant::now();
+    // Two end meanwhile.
+    for task in &tasks[..2] {
+        std::fs::write(task.alloc.shared_dir().join("end"), "").expect("the sign to end");
+        task.logs_end(patience()).await;
+    }
+    let unhealthy = b.rig.wait_health(HealthState::Unhealthy, Duration::from_secs(35)).await.expect("unhealthy");
+    assert!(!unhealthy.health_description.is_empty());
+    let error = within(secs(60), "StartTask without containerd", b.rig.start(b.sh("true"))).await.err().expect("no containerd");
+    assert_eq!(recoverable(&error), Some(true), "{error:?}");
+    assert!(error.message().contains("containerd"), "{error:?}");
+    tokio::time::sleep_until(begin + least).await;
+    // Nobody is told of an exit that nobody saw.
+    for task in tasks {
+        let early = timeout(Duration::from_millis(300), task.wait()).await;
+        assert!(early.is_err(), "{early:?}");
+        assert_running(task).await;
+    }
+}
+
+async fn afterwards(b: &Bench, tasks: &[RunningTask]) {
+    b.rig.wait_health(HealthState::Healthy, secs(35)).await.expect("healthy");
+    for (n, task) in tasks[..2].iter().enumerate() {
+        let answer = within(patience(), "an exit of the outage", task.wait()).await.expect("WaitTask");
+        assert_eq!((answer.result.map(|r| r.exit_code), answer.err.as_str()), (Some(60 + n as i32), ""), "task {n}");
+    }
+    for (n, task) in tasks.iter().enumerate().skip(2) {
+        assert_running(task).await;
+        within(patience(), "StopTask", task.stop(Duration::from_secs(3600), "")).await.expect("StopTask");
+        assert_eq!(task.exit(patience()).await.exit_code, 60 + n as i32, "task {n}");
+    }
+    assert_eq!(b.run(b.sh("echo back")).await, (0, "back\n".to_owned()));
+    for task in tasks {
+        task.destroy(false).await.expect("DestroyTask");
+    }
+}
+
+async fn tasks_outlive_a_containerd_that_stops_and_starts(b: &mut Bench) {
+    let tasks = tasks(b).await;
+    b.rig.wait_health(HealthState::Healthy, patience()).await.expect("healthy");
+    b.rig.containerd.stop().await;
+    endure(b, &tasks, Duration::ZERO).await;
+    b.rig.containerd.start_again().await.expect("containerd");
+    afterwards(b, &tasks).await;
+}
+
+async fn tasks_outlive_a_containerd_that_hangs_for_twenty_seconds(b: &mut Bench) {
+    let tasks = tasks(b).await;
+    b.rig.wait_health(HealthState::Healthy, patience()).await.expect("healthy");
+    b.rig.containerd.sigstop();
+    endure(b, &tasks, Duration::from_secs(20)).await;
+    b.rig.containerd.sigcont();
+    afterwards(b, &tasks).await;
+}

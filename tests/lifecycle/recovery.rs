@@ -1,0 +1,130 @@
+//! The plugin dies without goodbye; a new one takes over.
+
+use crate::bench::{Bench, assert_running, group, patience, secs, slowness};
+use futures_util::future::join_all;
+use prost_types::Timestamp;
+use std::time::Duration;
+use testhost::rig::RunningTask;
+use testhost::wire::driver::{RecoverTaskRequest, TaskConfig, TaskHandle, TaskState};
+use testhost::within::within;
+
+group!(recovery, Bench::new(), {
+    ten_tasks_survive_sigkill_with_every_line_and_every_code,
+    a_recovered_task_is_as_good_as_a_new_one,
+    what_cannot_be_recovered_is_an_error_and_harms_nothing,
+});
+
+/// Prints numbered lines until its host says `end`, then their number, and exits with a code of its own.
+fn script(code: usize) -> String {
+    let pause = if slowness() > 1 { "0.5" } else { "0.05" };
+    format!("n=0; while ! [ -e /alloc/end ]; do echo line $n; n=$((n+1)); sleep {pause}; done; echo end $n; exit {code}")
+}
+
+fn end(task: &RunningTask) {
+    std::fs::write(task.alloc.shared_dir().join("end"), "").expect("the sign to end");
+}
+
+/// Every line once and in order, with none missing at the end.
+fn assert_complete(task: &RunningTask) {
+    let lines = task.lines();
+    let count = lines.len() - 1;
+    let expected: Vec<String> = (0..count).map(|n| format!("line {n}")).chain([format!("end {count}")]).collect();
+    assert_eq!(lines, expected, "{}", task.id());
+}
+
+async fn started_at(task: &RunningTask) -> Option<Timestamp> {
+    task.status().await.expect("InspectTask").started_at
+}
+
+async fn ten_tasks_survive_sigkill_with_every_line_and_every_code(b: &mut Bench) {
+    let specs = (0..10).map(|n| b.sh(&script(50 + n)).name(format!("survivor-{n}")));
+    let tasks: Vec<RunningTask> = join_all(specs.map(|spec| b.start(spec))).await;
+    for task in &tasks {
+        task.wait_line(patience(), "line 1").await;
+    }
+    let times = join_all(tasks.iter().map(started_at)).await;
+    let killed = std::time::Instant::now();
+    b.rig.plugin().sigkill().await;
+    let eof = within(secs(3), "EOF on the plugin's pipes", b.rig.plugin().pipes_eof()).await;
+    assert!(eof - killed < secs(2), "a descendant holds the plugin's pipes");
+    // Three end while nobody looks, three while the new plugin starts, four when it is there.
+    tasks[..3].iter().for_each(end);
+    join_all(tasks[..3].iter().map(|task| task.logs_end(patience()))).await;
+    b.rig.relaunch_only().await.expect("relaunch");
+    tasks[3..6].iter().for_each(end);
+    for task in &tasks {
+        // As after the restart of a host: without the id and the driver's own configuration.
+        let request = RecoverTaskRequest { task_id: String::new(), handle: Some(task.persisted_handle()) };
+        within(patience(), "RecoverTask", b.rig.driver().recover_task(request)).await.expect("RecoverTask");
+    }
+    for task in &tasks[6..] {
+        assert_running(task).await;
+    }
+    tasks[6..].iter().for_each(end);
+    for (n, task) in tasks.iter().enumerate() {
+        assert_eq!(task.exit(patience()).await.exit_code, 50 + n as i32, "task {n}");
+        task.logs_end(patience()).await;
+        assert_complete(task);
+        let status = task.status().await.expect("InspectTask");
+        assert_eq!((status.state(), status.started_at), (TaskState::Exited, times[n]), "task {n}");
+    }
+    for destroyed in join_all(tasks.iter().map(|task| task.destroy(false))).await {
+        destroyed.expect("DestroyTask");
+    }
+}
+
+async fn a_recovered_task_is_as_good_as_a_new_one(b: &mut Bench) {
+    let task = b.start(b.sh("trap 'echo caught' USR1; trap 'exit 77' TERM; echo ready; while :; do sleep 0.1; done")).await;
+    task.wait_line(patience(), "ready").await;
+    b.rig.relaunch().await.expect("relaunch");
+    assert_running(&task).await;
+    // Again, and at once by several: one task, one supervisor.
+    let again = || async {
+        let request = RecoverTaskRequest { task_id: String::new(), handle: Some(task.persisted_handle()) };
+        b.rig.driver().recover_task(request).await
+    };
+    for outcome in join_all((0..5).map(|_| again())).await {
+        outcome.expect("RecoverTask of a known task");
+    }
+    task.signal("SIGUSR1").await.expect("SignalTask");
+    task.wait_line(patience(), "caught").await;
+    assert!(tokio::time::timeout(Duration::from_millis(500), task.wait()).await.is_err(), "a running task has an exit");
+    let error = task.destroy(false).await.expect_err("a running task");
+    assert!(error.message().contains("cannot destroy running task"), "{error:?}");
+    task.stop(Duration::from_secs(3600), "").await.expect("StopTask");
+    assert_eq!(task.exit(patience()).await.exit_code, 77);
+    // An exit seen by one plugin is told by the next.
+    b.rig.relaunch().await.expect("relaunch");
+    assert_eq!(task.exit(patience()).await.exit_code, 77);
+    task.destroy(false).await.expect("DestroyTask");
+}
+
+async fn what_cannot_be_recovered_is_an_error_and_harms_nothing(b: &mut Bench) {
+    let task = b.start(b.sleeper()).await;
+    b.rig.relaunch_only().await.expect("relaunch");
+    let good = task.persisted_handle();
+    let gone = {
+        let id = format!("{}/web/deadbeef", testhost::alloc::uuid());
+        let state = String::from_utf8_lossy(&good.driver_state).replace(task.id(), &id).into_bytes();
+        TaskHandle { config: Some(TaskConfig { id, ..good.config.clone().unwrap_or_default() }), driver_state: state, ..good.clone() }
+    };
+    let bad: [(&str, Option<TaskHandle>); 8] = [
+        ("no handle", None),
+        ("an empty handle", Some(TaskHandle::default())),
+        ("no configuration", Some(TaskHandle { config: None, ..good.clone() })),
+        ("no state", Some(TaskHandle { driver_state: Vec::new(), ..good.clone() })),
+        ("garbage", Some(TaskHandle { driver_state: vec![0xc1, 0xff, 0x00, 0x93], ..good.clone() })),
+        ("half a state", Some(TaskHandle { driver_state: good.driver_state[..good.driver_state.len() / 2].to_vec(), ..good.clone() })),
+        ("a later version", Some(TaskHandle { version: good.version + 1000, ..good.clone() })),
+        ("a container that is gone", Some(gone)),
+    ];
+    for (what, handle) in bad {
+        let request = RecoverTaskRequest { task_id: String::new(), handle };
+        let error = within(patience(), what, b.rig.driver().recover_task(request)).await.err().unwrap_or_else(|| panic!("{what} was recovered"));
+        assert!(!error.message().is_empty(), "{what}: {error:?}");
+    }
+    let request = RecoverTaskRequest { task_id: String::new(), handle: Some(good) };
+    b.rig.driver().recover_task(request).await.expect("RecoverTask");
+    assert_running(&task).await;
+    task.destroy(true).await.expect("DestroyTask");
+}
