@@ -104,8 +104,8 @@ pub(super) async fn pull(
     .await;
     match &answer {
         Ok(()) => lease.close_all(gateway).await,
-        // Worth another try, so what is here is worth keeping for it.
-        Err(e) if e.is_transient() => {}
+        // Worth another try, so what is here is worth keeping for it, unless it is what fills the disk.
+        Err(e) if e.is_transient() && !e.is_out_of_room() => {}
         Err(_) => lease.close(gateway).await,
     }
     answer
