@@ -30,6 +30,11 @@ impl Handler<Ask<Recover>> for TaskSupervisor {
 
     fn handle(&mut self, ask: Ask<Recover>, ctx: &mut Self::Context) {
         let Ask { req, cx, reply, .. } = ask;
+        // Also if the exit was told before this: a listing may be faster than the host.
+        if self.about.started_at == 0 && req.handle.container == self.container {
+            self.about.started_at = req.handle.started_at;
+            self.about.stop_signal = req.handle.stop_signal;
+        }
         if self.state != State::Absent || self.starting.is_some() {
             reply.send(Ok(()));
             return;
@@ -46,8 +51,6 @@ impl Handler<Ask<Recover>> for TaskSupervisor {
         }
         let span = tracing::info_span!("task.recover", actor.name = "task_supervisor", message = Recover::NAME, task.id = %self.id, container.id = %self.container);
         crate::telemetry::propagate::adopt(&span, &cx.0);
-        self.about.started_at = req.handle.started_at;
-        self.about.stop_signal = req.handle.stop_signal;
         let (links, shared, container) = (Arc::clone(&self.links), Arc::clone(&self.shared), self.container.clone());
         let look = async move {
             let lookup = LookUpTask { container: container.clone(), patience: PATIENCE };
