@@ -1,5 +1,6 @@
 //! The conversation with `ImagePuller`: make sure that an image is on this node and unpacked.
 
+use super::runtime::FaultKind;
 use super::{Fact, Request};
 use crate::spec::identity::Digest;
 use crate::spec::image::ImageFacts;

@@ -91,6 +91,7 @@ impl TaskSupervisor {
             Err(fault) => {
                 tracing::warn!(task.id = %self.id, error = %fault, "recovered without containerd: taken to run");
                 self.note(&Event::Started, ctx);
+                self.wait_at_shim(ctx);
             }
         }
         for reply in self.waiting.recover.drain(..) {
