@@ -117,11 +117,11 @@ async fn a_task_that_is_gone_stops_well(b: &mut Bench) {
     let (cd, ns) = (&b.rig.containerd, b.rig.namespace());
     cd.ctr(ns, &["tasks", "rm", "-f", &container]).await.expect("ctr tasks rm");
     cd.ctr(ns, &["containers", "rm", &container]).await.expect("ctr containers rm");
-    stop(&task, LONG, "").await;
     // A shim that is told to go so soon after a kill may take the news of the exit with it: then the answer says so.
     let answer = within(patience(), "WaitTask", task.wait()).await.expect("WaitTask");
     let code = answer.result.expect("a result").exit_code;
     assert!(code == 137 || code == -1 && answer.err.contains("exit was not seen"), "{code} {:?}", answer.err);
+    stop(&task, LONG, "").await;
     task.destroy(false).await.expect("DestroyTask");
 }
 

@@ -148,6 +148,13 @@ impl StreamHandler<Item> for EventStream {
                 }
                 self.deliver(TaskExited { container, exit: Some(exit) });
             }
+            Item::Deleted { container } => {
+                if let Some(roster) = self.roster.as_mut() {
+                    roster.remove(&container);
+                }
+                // Its supervisor knows whether it is its own doing.
+                self.links.tasks.exited(TaskExited { container, exit: None }, Cx::current());
+            }
             Item::Oom { container } => self.links.tasks.oom(TaskOom { container }, Cx::current()),
             Item::Gap(fault) => {
                 tracing::warn!(error.kind = ?fault.kind, error = fault.text, "event stream broke");
