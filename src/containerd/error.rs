@@ -61,6 +61,7 @@ fn kind(status: &Status) -> FaultKind {
         // A cause on this side with no better code: the connection broke while the call was in flight.
         Code::Unknown | Code::Internal if status.source().is_some() => FaultKind::Unreachable,
         Code::Unknown | Code::Internal if is_out_of_room(status.message()) => FaultKind::Exhausted,
+        Code::Unknown | Code::Internal if is_taken(status.message()) => FaultKind::AlreadyExists,
         Code::Ok
         | Code::Unknown
         | Code::Internal
@@ -79,6 +80,12 @@ fn is_out_of_room(text: &str) -> bool {
     ["no space left on device", "disk quota exceeded", "cannot allocate memory", "too many open files"]
         .iter()
         .any(|words| text.contains(words))
+}
+
+/// EEXIST: the directory of a task whose interrupted creation containerd is still undoing. It does not translate the
+/// error of its own `mkdir` (`NewBundle` in `runtime/v2/bundle.go`).
+fn is_taken(text: &str) -> bool {
+    text.contains("mkdir ") && text.contains(": file exists")
 }
 
 /// The status for a human, with the causes that tonic keeps to itself ("transport error" alone explains nothing).
@@ -112,6 +119,12 @@ mod tests {
     fn a_full_disk_is_exhausted_whatever_the_code() {
         let full = Status::unknown("failed to extract layer: write /x: no space left on device: unknown");
         assert_eq!(fault("x", &full).kind, FaultKind::Exhausted);
+    }
+
+    #[test]
+    fn a_task_directory_that_is_still_there_is_in_the_way() {
+        let taken = Status::unknown("failed to start shim: mkdir /run/x/web: file exists: unknown");
+        assert_eq!(fault("x", &taken).kind, FaultKind::AlreadyExists);
     }
 
     #[test]

@@ -30,7 +30,11 @@ use tracing::Instrument as _;
 const LOG_CHECK: Duration = Duration::from_secs(10);
 
 /// Attempts to get past leftovers: each removes what it found.
-const ATTEMPTS: usize = 3;
+const ATTEMPTS: u32 = 8;
+
+/// Rest after the second attempt, doubled after each: containerd undoes an interrupted creation by itself and tells
+/// nobody when it is done.
+const REST: Duration = Duration::from_millis(50);
 
 const SIGTERM: i32 = 15;
 
@@ -51,13 +55,16 @@ pub(super) async fn create(shared: &Shared, links: &Arc<Links>, req: CreateConta
     let plan = oci::build(&req.task, &req.image.facts, &node, &configured.settings)?;
     let stop_signal = stop_signal(&req)?;
     let logs = check_logs(links, &req).await?;
-    for _ in 0..ATTEMPTS {
+    for number in 0..ATTEMPTS {
         let attempt = attempt(gateway, &configured.settings, &id, &req, &plan, stop_signal, &logs).await;
         match attempt {
             Ok(Attempt::Started(created)) => return Ok(created),
             Ok(Attempt::InTheWay) => {
                 tracing::info!(container.id = %id, "removing what an earlier start left behind");
                 remove(shared, &id).instrument(tracing::info_span!("container.purge")).await?;
+                if number > 0 {
+                    tokio::time::sleep(REST * 2_u32.pow(number - 1)).await;
+                }
             }
             Err(e) => {
                 undo(shared, &id, &e).await;
