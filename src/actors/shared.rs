@@ -14,7 +14,7 @@ use crate::spec::identity::ContainerId;
 use crate::spec::settings::Settings;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::{broadcast, watch};
 
@@ -75,6 +75,8 @@ pub struct Shared {
     pub node: crate::host::node::Node,
     /// Sum of the MHz of all cores as Nomad counts them; 0 until it has told.
     pub total_compute_mhz: Arc<AtomicU64>,
+    /// Whether containerd has the transfer service, as the health probe last saw; it pulls images faster than we can.
+    pub transfer: AtomicBool,
     /// Directory for files of tasks without an allocation directory.
     pub run_dir: PathBuf,
     /// Cores of the machine: the unit of the budgets.

@@ -26,7 +26,7 @@ use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use tokio::runtime::Runtime;
 use tokio::sync::{broadcast, watch};
 
@@ -113,6 +113,7 @@ impl Engine {
             verdict: watch::Sender::new(verdict),
             node: Node::read(),
             total_compute_mhz: Arc::new(AtomicU64::new(0)),
+            transfer: AtomicBool::new(false),
             run_dir: PathBuf::from(RUN_DIR),
             cores: cores(),
         });

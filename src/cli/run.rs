@@ -1,7 +1,7 @@
 //! `containerd-driver run`: one task in the foreground, asked for through the same doors as Nomad's.
 //!
 //! Whatever happens, the task is destroyed and its pipes are removed before this returns. The first interrupt stops
-//! the task as Nomad would, with [`GRACE`]; the second kills it.
+//! the task as Nomad would, with a grace of ten seconds; the second kills it.
 
 use super::args::RunCommand;
 use super::ending::Ending;

@@ -1,3 +1,5 @@
+//! A run from start to removal, with doors that are played.
+
 use super::*;
 use crate::cli::logs::Pipes;
 use crate::messages::doors::{Answer, SettingsDoor};

@@ -6,6 +6,7 @@
 
 use super::error::{fault, late, refused};
 use crate::messages::runtime::ContainerdFault;
+use crate::telemetry::names;
 use opentelemetry::propagation::Injector;
 use std::future::Future;
 use std::time::Duration;
@@ -117,12 +118,41 @@ impl Call {
         let span = if Span::current().is_none() {
             Span::none()
         } else {
-            tracing::info_span!("containerd.call", "otel.kind" = "client", operation = self.operation)
+            tracing::info_span!(names::CONTAINERD_CALL, otel.kind = "client", { names::OPERATION } = self.operation)
         };
         let grace = Duration::from_secs(1);
         match tokio::time::timeout(self.deadline + grace, call.instrument(span)).await {
             Ok(answer) => Ok(answer.map(Response::into_inner)),
             Err(_) => Err(late(self.operation, self.deadline)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_request_carries_namespace_lease_and_deadline() {
+        const CALL: Call = Call::short("x");
+        let outgoing = Outgoing::new("nomad").unwrap();
+        let sent = |mut outgoing: Outgoing| {
+            let mut request = Request::new(());
+            *request.metadata_mut() = CALL.request(()).metadata().clone();
+            outgoing.call(request).unwrap().metadata().clone()
+        };
+        let plain = sent(outgoing.clone());
+        assert_eq!(plain.get("containerd-namespace").unwrap(), "nomad");
+        assert!(plain.get("containerd-lease").is_none());
+        assert_eq!(plain.get("grpc-timeout").unwrap(), "10000000u");
+        assert_eq!(sent(outgoing.with_lease("l")).get("containerd-lease").unwrap(), "l");
+        assert!(Outgoing::new("a\nb").is_err());
+    }
+
+    #[tokio::test]
+    async fn no_answer_is_an_answer_after_the_deadline() {
+        const CALL: Call = Call { operation: "x", deadline: Duration::from_millis(10) };
+        let fault = CALL.answer::<(), _>(std::future::pending()).await.unwrap_err();
+        assert_eq!(fault.kind, crate::messages::runtime::FaultKind::Deadline);
     }
 }

@@ -4,6 +4,7 @@
 //! cause as `source()`; one that containerd sent never does. And tonic reports its own timer as `Cancelled`, a broken
 //! connection as `Unknown`, so the code alone does not tell.
 
+use super::RemotePullFault;
 use crate::messages::runtime::{ContainerdFault, FaultKind};
 use std::error::Error as _;
 use std::time::Duration;
@@ -61,7 +62,6 @@ fn kind(status: &Status) -> FaultKind {
         // A cause on this side with no better code: the connection broke while the call was in flight.
         Code::Unknown | Code::Internal if status.source().is_some() => FaultKind::Unreachable,
         Code::Unknown | Code::Internal if is_out_of_room(status.message()) => FaultKind::Exhausted,
-        Code::Unknown | Code::Internal if is_taken(status.message()) => FaultKind::AlreadyExists,
         Code::Ok
         | Code::Unknown
         | Code::Internal
@@ -82,10 +82,48 @@ fn is_out_of_room(text: &str) -> bool {
         .any(|words| text.contains(words))
 }
 
-/// EEXIST: the directory of a task whose interrupted creation containerd is still undoing. It does not translate the
-/// error of its own `mkdir` (`NewBundle` in `runtime/v2/bundle.go`).
-fn is_taken(text: &str) -> bool {
-    text.contains("mkdir ") && text.contains(": file exists")
+/// What a failed pull of the transfer service means. It sends what a registry answered, or that none could be reached, as
+/// `Unknown`, so here too the text is all there is: `unexpected status from HEAD request to <url>: 401 Unauthorized`.
+pub(super) fn remote(operation: &'static str, status: &Status) -> RemotePullFault {
+    let fault = fault(operation, status);
+    let text = without_queries(&fault.text);
+    match (status.code(), http_status(&fault.text)) {
+        _ if status.source().is_some() || fault.kind == FaultKind::Exhausted => RemotePullFault::Containerd(fault),
+        (Code::InvalidArgument, _) if fault.text.contains("no unpack platforms") => RemotePullFault::CannotUnpack,
+        (Code::NotFound, _) | (_, Some(404)) => RemotePullFault::NotFound(text),
+        (Code::PermissionDenied | Code::Unauthenticated, _) | (_, Some(401 | 403)) => RemotePullFault::Denied(text),
+        (_, Some(408 | 429 | 500..)) => RemotePullFault::Registry(text),
+        (Code::InvalidArgument, _) | (_, Some(400..)) => RemotePullFault::Unusable(text),
+        _ if fault.text.contains("no match for platform") => RemotePullFault::Unusable(text),
+        _ if ["failed to resolve image", "failed to do request", "failed to copy"].iter().any(|w| text.contains(w)) => {
+            RemotePullFault::Registry(text)
+        }
+        _ => RemotePullFault::Containerd(fault),
+    }
+}
+
+/// The HTTP status that a registry or its authorization server gave: three digits after a colon and before a word.
+fn http_status(text: &str) -> Option<u16> {
+    if !text.contains("unexpected status") && !text.contains("status code") {
+        return None;
+    }
+    text.rsplit(": ").find_map(|part| {
+        let (digits, _) = part.split_once(' ')?;
+        (digits.len() == 3).then(|| digits.parse().ok()).flatten()
+    })
+}
+
+/// Takes the queries out of URLs: they may carry signatures.
+fn without_queries(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut query = false;
+    for c in text.chars() {
+        query = (query || c == '?') && !matches!(c, ' ' | '"');
+        if !query {
+            out.push(c);
+        }
+    }
+    out
 }
 
 /// The status for a human, with the causes that tonic keeps to itself ("transport error" alone explains nothing).
@@ -122,9 +160,18 @@ mod tests {
     }
 
     #[test]
-    fn a_task_directory_that_is_still_there_is_in_the_way() {
-        let taken = Status::unknown("failed to start shim: mkdir /run/x/web: file exists: unknown");
-        assert_eq!(fault("x", &taken).kind, FaultKind::AlreadyExists);
+    fn what_a_registry_said_is_read_from_the_words_of_the_transfer_service() {
+        let said = |text: &str| remote("x", &Status::unknown(text));
+        let head = "failed to resolve image: unexpected status from HEAD request to http://r:1/v2/a/manifests/1";
+        assert!(matches!(said(&format!("{head}: 401 Unauthorized")), RemotePullFault::Denied(_)));
+        assert!(matches!(said(&format!("{head}: 503 Service Unavailable")), RemotePullFault::Registry(_)));
+        assert!(matches!(said(&format!("{head}: 429 Too Many Requests")), RemotePullFault::Registry(_)));
+        let refused = r#"failed to resolve image: failed to do request: Head "https://r:1/v2/": dial tcp 1.1.1.1:1: connect: connection refused"#;
+        assert!(matches!(said(refused), RemotePullFault::Registry(_)));
+        let full = "failed to extract layer: no space left on device";
+        assert!(matches!(said(full), RemotePullFault::Containerd(f) if f.kind == FaultKind::Exhausted));
+        let signed = r#"failed to do request: Get "https://s3/x?sig=secret": EOF"#;
+        assert!(matches!(said(signed), RemotePullFault::Registry(t) if !t.contains("secret") && t.contains("EOF")));
     }
 
     #[test]

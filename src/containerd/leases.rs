@@ -81,6 +81,19 @@ impl Gateway {
         self.lease_resource(lease, format!("snapshots/{snapshotter}"), key).await
     }
 
+    /// Lets `to` hold all that `from` holds: blobs, snapshots and writes that have not ended.
+    ///
+    /// # Errors
+    /// Any fault of the calls.
+    pub async fn share_lease(&self, from: &str, to: &str) -> Result<(), ContainerdFault> {
+        const CALL: Call = Call::short("list lease resources");
+        let request = CALL.request(proto::ListResourcesRequest { id: from.to_owned() });
+        for resource in CALL.answer(self.leases().list_resources(request)).await?.resources {
+            self.lease_resource(to, resource.r#type, &resource.id).await?;
+        }
+        Ok(())
+    }
+
     async fn lease_resource(&self, lease: &str, kind: String, id: &str) -> Result<(), ContainerdFault> {
         const CALL: Call = Call::short("add to lease");
         let resource = proto::Resource { id: id.to_owned(), r#type: kind };

@@ -1,7 +1,7 @@
 //! Gateway to containerd: one method per fact or act, own types out, no policy.
 //!
 //! Nothing here decides, retries or remembers. Generated protobuf types stay inside; faults come out as
-//! [`ContainerdFault`](crate::messages::runtime::ContainerdFault) with a kind to decide by. Works from containerd 1.6
+//! [`ContainerdFault`] with a kind to decide by. Works from containerd 1.6
 //! on; what a newer one has more is asked of introspection ([`Gateway::abilities`]), never read from a version.
 
 mod channel;
@@ -16,6 +16,7 @@ mod leases;
 mod shim;
 mod snapshots;
 mod tasks;
+mod transfer;
 mod types;
 
 pub use containers::{ContainerRecord, NewContainer, RuntimeOptions};
@@ -27,6 +28,7 @@ pub use ingest::{ContentWriter, Ingest};
 pub use leases::{LeaseRecord, expires_after};
 pub use snapshots::{SnapshotKind, SnapshotRecord};
 pub use tasks::NewTask;
+pub use transfer::{BlobProgress, RemotePull, RemotePullFault};
 pub use types::{Descriptor, Labels, Mount};
 
 use crate::messages::runtime::ContainerdFault;

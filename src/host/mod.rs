@@ -6,14 +6,15 @@ pub mod cgroup;
 pub mod devices;
 pub mod error;
 pub mod fifo;
+pub mod liveness;
 pub mod node;
 pub mod paths;
 pub mod proc;
 pub mod pump;
 mod pump_stream;
 mod pump_thread;
+pub mod rootfs;
 
 pub use error::HostError;
 pub use fifo::{LogTarget, check_log_path};
 pub use pump::{PumpKey, PumpPool, PumpRefused, Report};
-pub mod rootfs;

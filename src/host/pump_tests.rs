@@ -1,3 +1,5 @@
+//! Pump threads with real pipes.
+
 use super::*;
 use crate::host::fifo;
 use crossbeam_channel::{Receiver, unbounded};

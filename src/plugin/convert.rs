@@ -225,9 +225,12 @@ fn timestamp(nanos: i64) -> prost_types::Timestamp {
     }
 }
 
+/// The longest duration that Go has; more would overflow the clock when a deadline is made of it.
+const LONGEST: Duration = Duration::from_nanos(i64::MAX.unsigned_abs());
+
 /// A grace: absent and negative mean none.
 pub(super) fn duration(d: Option<prost_types::Duration>) -> Duration {
-    d.and_then(|d| Duration::try_from(d).ok()).unwrap_or_default()
+    d.and_then(|d| Duration::try_from(d).ok()).unwrap_or_default().min(LONGEST)
 }
 
 #[cfg(test)]

@@ -9,13 +9,20 @@ use super::table::{OptionValue, plain};
 use rmpv::Value;
 use std::collections::BTreeMap;
 
+/// Deeper than any schema of ours. Each level is a stack frame, and a stack that is too small ends the process.
+const DEPTH_MAX: usize = 32;
+
 /// Parses a whole configuration; `None` for no bytes and for nil.
 pub(super) fn parse(msgpack: &[u8]) -> Result<Option<Value>, SpecError> {
     if msgpack.is_empty() {
         return Ok(None);
     }
+    // The one byte that msgpack never uses; rmpv reads it as nil, which would make garbage a valid configuration.
+    if msgpack.first() == Some(&0xc1) {
+        return Err(SpecError::Decode("not msgpack: it begins with byte 0xc1".to_owned()));
+    }
     let mut rest = msgpack;
-    let value = rmpv::decode::read_value(&mut rest).map_err(|e| SpecError::Decode(format!("not msgpack: {e}")))?;
+    let value = rmpv::decode::read_value_with_max_depth(&mut rest, DEPTH_MAX).map_err(|e| SpecError::Decode(format!("not msgpack: {e}")))?;
     if !rest.is_empty() {
         return Err(SpecError::Decode(format!("{} bytes after the end of the configuration", rest.len())));
     }

@@ -1,3 +1,5 @@
+//! Export switched on, off and while it cannot be had.
+
 use super::*;
 use std::time::Instant;
 use tracing::info_span;

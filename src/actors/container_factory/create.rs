@@ -20,29 +20,35 @@ use crate::spec::oci::{self, ContainerPlan};
 use crate::spec::labels::{self, Marks};
 use crate::spec::settings::Settings;
 use crate::spec::signal;
+use crate::telemetry::names;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tracing::Instrument as _;
 
 /// How long the log paths may take to be checked.
 const LOG_CHECK: Duration = Duration::from_secs(10);
 
 /// Attempts to get past leftovers: each removes what it found.
-const ATTEMPTS: u32 = 8;
-
-/// Rest after the second attempt, doubled after each: containerd undoes an interrupted creation by itself and tells
-/// nobody when it is done.
-const REST: Duration = Duration::from_millis(50);
+const ATTEMPTS: usize = 3;
 
 const SIGTERM: i32 = 15;
+
+/// How long containerd may take to end, or to take down, what an interrupted call had begun. A call that is cancelled
+/// goes on there for a while, and 1.6 says of it no more than that a directory exists.
+const AFTERMATH: Duration = Duration::from_secs(20);
+
+/// First and longest rest meanwhile.
+const REST: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 /// What one attempt ended with.
 enum Attempt {
     Started(Created),
     /// Something of an earlier start is in the way and does not fit.
     InTheWay,
+    /// A step that an interrupted start had begun is not over.
+    Unsettled(ContainerError),
 }
 
 /// See the module. On an error all that was made is removed.
@@ -55,18 +61,21 @@ pub(super) async fn create(shared: &Shared, links: &Arc<Links>, req: CreateConta
     let plan = oci::build(&req.task, &req.image.facts, &node, &configured.settings)?;
     let stop_signal = stop_signal(&req)?;
     let logs = check_logs(links, &req).await?;
-    for number in 0..ATTEMPTS {
-        let attempt = attempt(gateway, &configured.settings, &id, &req, &plan, stop_signal, &logs).await;
-        match attempt {
+    let start = Beginning { gateway, settings: &configured.settings, id: &id, req: &req, plan: &plan, stop_signal, logs: &logs };
+    let (begun, mut rest, mut purges) = (Instant::now(), REST.0, 0);
+    while purges < ATTEMPTS {
+        match start.attempt(purges > 0).await {
             Ok(Attempt::Started(created)) => return Ok(created),
             Ok(Attempt::InTheWay) => {
                 tracing::info!(container.id = %id, "removing what an earlier start left behind");
-                remove(shared, &id).instrument(tracing::info_span!("container.purge")).await?;
-                if number > 0 {
-                    tokio::time::sleep(REST * 2_u32.pow(number - 1)).await;
-                }
+                remove(shared, &id).instrument(tracing::info_span!(names::CONTAINER_STEP, { names::STEP } = "purge")).await?;
+                purges += 1;
             }
-            Err(e) => {
+            Ok(Attempt::Unsettled(_)) if begun.elapsed() < AFTERMATH => {
+                tokio::time::sleep(rest).await;
+                rest = (rest * 2).min(REST.1);
+            }
+            Ok(Attempt::Unsettled(e)) | Err(e) => {
                 undo(shared, &id, &e).await;
                 return Err(e);
             }
@@ -82,7 +91,7 @@ async fn undo(shared: &Shared, id: &ContainerId, why: &ContainerError) {
     if unreachable {
         return;
     }
-    if let Err(e) = remove(shared, id).instrument(tracing::info_span!("container.undo")).await {
+    if let Err(e) = remove(shared, id).instrument(tracing::info_span!(names::CONTAINER_STEP, { names::STEP } = "undo")).await {
         tracing::warn!(container.id = %id, error = %e, "could not undo a failed start");
     }
 }
@@ -99,70 +108,96 @@ async fn check_logs(links: &Arc<Links>, req: &CreateContainer) -> Result<(Option
         .map_err(|e| ContainerError::Host { what: if e.stream == "stdout" { "stdout log" } else { "stderr log" }, path: e.path, reason: e.reason })
 }
 
-async fn attempt(
-    gateway: &Gateway,
-    settings: &Settings,
-    id: &ContainerId,
-    req: &CreateContainer,
-    plan: &ContainerPlan,
+/// What every attempt of one creation begins with.
+struct Beginning<'a> {
+    gateway: &'a Gateway,
+    settings: &'a Settings,
+    id: &'a ContainerId,
+    req: &'a CreateContainer,
+    plan: &'a ContainerPlan,
     stop_signal: i32,
-    logs: &(Option<PathBuf>, Option<PathBuf>),
-) -> Result<Attempt, ContainerError> {
-    let (now, snapshotter) = (unix_nanos(), settings.snapshotter.as_str());
-    let container = NewContainer {
-        id: id.as_str().to_owned(),
-        image: req.image.name.clone(),
-        snapshotter: snapshotter.to_owned(),
-        snapshot_key: id.as_str().to_owned(),
-        runtime: settings.containerd_runtime.clone(),
-        runtime_options: None,
-        spec_json: plan.spec_json.clone(),
-        labels: labels_of(req, plan, stop_signal, now),
-    };
-    let adopted = match gateway.create_container(container).await {
-        Ok(()) => None,
-        Err(fault) if fault.kind == FaultKind::AlreadyExists => {
-            let record = gateway.container(id.as_str()).await.map_err(at("reading container"))?;
-            match record {
-                Some(record) => match marks(&record) {
-                    Some(marks) if marks.fits(plan) => Some(marks.started_at.unwrap_or(now)),
-                    _ => return Ok(Attempt::InTheWay),
-                },
-                None => return Ok(Attempt::InTheWay),
+    logs: &'a (Option<PathBuf>, Option<PathBuf>),
+}
+
+impl Beginning<'_> {
+    /// `purged`: leftovers of an earlier start were removed by an attempt before this one.
+    async fn attempt(&self, purged: bool) -> Result<Attempt, ContainerError> {
+        let Self { gateway, settings, id, req, plan, stop_signal, logs } = *self;
+        let (now, snapshotter) = (unix_nanos(), settings.snapshotter.as_str());
+        let container = NewContainer {
+            id: id.as_str().to_owned(),
+            image: req.image.name.clone(),
+            snapshotter: snapshotter.to_owned(),
+            snapshot_key: id.as_str().to_owned(),
+            runtime: settings.containerd_runtime.clone(),
+            runtime_options: None,
+            spec_json: plan.spec_json.clone(),
+            labels: labels_of(req, plan, stop_signal, now),
+        };
+        let adopted = match gateway.create_container(container).await {
+            Ok(()) => None,
+            Err(fault) if fault.kind == FaultKind::AlreadyExists => {
+                let record = gateway.container(id.as_str()).await.map_err(at("reading container"))?;
+                match record {
+                    Some(record) => match marks(&record) {
+                        Some(marks) if marks.fits(plan) => Some((marks.started_at.unwrap_or(now), marks.exit.is_some())),
+                        _ => return Ok(Attempt::InTheWay),
+                    },
+                    None => return Ok(Attempt::InTheWay),
+                }
+            }
+            Err(fault) => return Err(at("creating container")(fault)),
+        };
+        let created = |view, started_at| {
+            Attempt::Started(Created { container: id.clone(), view, started_at, stop_signal, adopted: adopted.is_some() })
+        };
+        if let Some((started_at, has_ended)) = adopted {
+            match gateway.task(id.as_str()).await.map_err(at("reading task"))? {
+                Some(view @ (TaskView::Running { .. } | TaskView::Stopped(_))) => return Ok(created(view, started_at)),
+                // Not begun: containerd may be about to take it down, with the call of a plugin process that died.
+                Some(TaskView::Created { .. }) => return Ok(Attempt::InTheWay),
+                // Its process has run and its task is gone: nothing to go on from.
+                None if has_ended => return Ok(Attempt::InTheWay),
+                None => {}
             }
         }
-        Err(fault) => return Err(at("creating container")(fault)),
-    };
-    let created = |view, started_at| {
-        Attempt::Started(Created { container: id.clone(), view, started_at, stop_signal, adopted: adopted.is_some() })
-    };
-    if let Some(started_at) = adopted {
-        match gateway.task(id.as_str()).await.map_err(at("reading task"))? {
-            Some(view @ (TaskView::Running { .. } | TaskView::Stopped(_))) => return Ok(created(view, started_at)),
-            Some(TaskView::Created { .. }) => return start(gateway, id, plan).await.map(|pid| created(TaskView::Running { pid }, now)),
-            None => {}
+        tokio::task::block_in_place(|| host_side(plan))?;
+        let parent = req.image.facts.chain_id.as_ref().map_or("", |d| d.as_str());
+        let rootfs = match gateway.prepare_snapshot(snapshotter, id.as_str(), parent, &BTreeMap::new()).await {
+            Ok(mounts) => mounts,
+            // Of an interrupted start: no process has ever run in it, or the task would be there.
+            Err(fault) if fault.kind == FaultKind::AlreadyExists && adopted.is_some() => {
+                gateway.snapshot_mounts(snapshotter, id.as_str()).await.map_err(at("reading snapshot"))?
+            }
+            Err(fault) if fault.kind == FaultKind::AlreadyExists => return Ok(Attempt::InTheWay),
+            Err(fault) => return Err(at("preparing snapshot")(fault)),
+        };
+        let task = NewTask { container: id.as_str().to_owned(), rootfs, stdin: None, stdout: logs.0.clone(), stderr: logs.1.clone(), terminal: false };
+        match gateway.create_task(task).await {
+            Ok(_pid) => {}
+            // A shim of an interrupted start that containerd is still taking down, or its bundle.
+            Err(fault) if fault.kind == FaultKind::AlreadyExists => return Ok(Attempt::InTheWay),
+            Err(fault) => {
+                let error = command_fault(plan, fault, "creating task");
+                return if adopted.is_some() || purged { unsettled(error) } else { Err(error) };
+            }
         }
+        let pid = start(gateway, id, plan).await?;
+        Ok(created(TaskView::Running { pid }, unix_nanos()))
     }
-    tokio::task::block_in_place(|| host_side(plan))?;
-    let parent = req.image.facts.chain_id.as_ref().map_or("", |d| d.as_str());
-    let rootfs = match gateway.prepare_snapshot(snapshotter, id.as_str(), parent, &BTreeMap::new()).await {
-        Ok(mounts) => mounts,
-        // Of an interrupted start: no process has ever run in it, or the task would be there.
-        Err(fault) if fault.kind == FaultKind::AlreadyExists && adopted.is_some() => {
-            gateway.snapshot_mounts(snapshotter, id.as_str()).await.map_err(at("reading snapshot"))?
-        }
-        Err(fault) if fault.kind == FaultKind::AlreadyExists => return Ok(Attempt::InTheWay),
-        Err(fault) => return Err(at("preparing snapshot")(fault)),
-    };
-    let task = NewTask { container: id.as_str().to_owned(), rootfs, stdin: None, stdout: logs.0.clone(), stderr: logs.1.clone(), terminal: false };
-    match gateway.create_task(task).await {
-        Ok(_pid) => {}
-        // A shim of an interrupted start that containerd is still taking down, or its bundle.
-        Err(fault) if fault.kind == FaultKind::AlreadyExists => return Ok(Attempt::InTheWay),
-        Err(fault) => return Err(command_fault(plan, fault, "creating task")),
+}
+
+/// What a failure after an interrupted start means: it is not the last word while containerd may still be at work on the
+/// same step of before.
+fn unsettled(error: ContainerError) -> Result<Attempt, ContainerError> {
+    use FaultKind as K;
+    match &error {
+        ContainerError::Containerd { source, .. } => match source.kind {
+            K::NotFound | K::AlreadyExists | K::FailedPrecondition | K::Failed => Ok(Attempt::Unsettled(error)),
+            K::Unreachable | K::Deadline | K::Exhausted => Err(error),
+        },
+        ContainerError::Spec(_) | ContainerError::Command { .. } | ContainerError::Host { .. } | ContainerError::Interrupted(_) => Err(error),
     }
-    let pid = start(gateway, id, plan).await?;
-    Ok(created(TaskView::Running { pid }, unix_nanos()))
 }
 
 /// What must be so on the host before the mounts are made. A task can plant a link in its own directories, and the

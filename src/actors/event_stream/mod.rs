@@ -15,18 +15,20 @@ mod reader;
 use crate::actors::shared::{Links, Shared};
 use crate::messages::health::{Health, ProbeNow, Verdict};
 use crate::messages::runtime::{ContainerdAway, ContainerdFault, ForgetTask, LookUpTask, TaskExited, TaskOom, TaskView};
-use crate::messages::{Ask, Cx, Reply, Tell};
+use crate::messages::{Ask, Cx, Fact as _, Owed, Request as _, Tell};
 use crate::spec::identity::ContainerId;
-use crate::telemetry::Counter;
+use crate::telemetry::propagate::handling;
+use crate::telemetry::{Counter, names};
 use actix::{Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, StreamHandler, Supervised, WrapFuture as _};
 use reader::{Item, Reader};
 use std::collections::HashMap;
 use std::sync::Arc;
+use tracing::Instrument as _;
 
 /// Places in the mailbox: as many recoveries may ask at once.
 pub const MAILBOX: usize = 1024;
 
-type Answer = Reply<Result<Option<TaskView>, ContainerdFault>>;
+type Answer = Owed<Result<Option<TaskView>, ContainerdFault>>;
 
 /// See the module.
 pub struct EventStream {
@@ -57,6 +59,11 @@ impl EventStream {
         ctx.add_stream(items);
     }
 
+    /// False for what an earlier reader, of earlier settings, has left in the queue.
+    fn is_current(&self, generation: u64) -> bool {
+        self.reader.as_ref().is_some_and(|r| r.generation == generation)
+    }
+
     fn look_up(&self, wanted: LookUpTask, answer: Answer, ctx: &mut Context<Self>) {
         match self.roster.as_ref().and_then(|roster| roster.get(&wanted.container)) {
             Some(view) => answer.send(Ok(Some(view.clone()))),
@@ -64,16 +71,16 @@ impl EventStream {
             None => match self.shared.configured() {
                 Err(fault) => answer.send(Err(fault)),
                 Ok(configured) => {
-                    ctx.spawn(
-                        async move { answer.send(configured.gateway.task(wanted.container.as_str()).await) }.into_actor(self),
-                    );
+                    let span = answer.span().clone();
+                    let look = async move { configured.gateway.task(wanted.container.as_str()).await }.instrument(span);
+                    ctx.spawn(async move { answer.send(look.await) }.into_actor(self));
                 }
             },
         }
     }
 
     fn on_listing(&mut self, generation: u64, tasks: Vec<(ContainerId, TaskView)>, ctx: &mut Context<Self>) {
-        if self.reader.as_ref().is_none_or(|r| r.generation != generation) {
+        if !self.is_current(generation) {
             return;
         }
         let roster: HashMap<_, _> = tasks.into_iter().collect();
@@ -92,8 +99,10 @@ impl EventStream {
         }
     }
 
+    /// Nobody asked for it: a trace of its own.
     fn deliver(&self, fact: TaskExited) {
-        let known = self.links.tasks.exited(fact, Cx::current());
+        let span = handling!(Cx::default(), names::ACTOR_MESSAGE, "event_stream", TaskExited::NAME, { names::CONTAINER_ID } = %fact.container);
+        let known = span.in_scope(|| self.links.tasks.exited(fact, Cx::current()));
         if known {
             Counter::TasksExited.bump();
         }
@@ -153,10 +162,15 @@ impl StreamHandler<Item> for EventStream {
                     roster.remove(&container);
                 }
                 // Its supervisor knows whether it is its own doing.
-                self.links.tasks.exited(TaskExited { container, exit: None }, Cx::current());
+                let span = handling!(Cx::default(), names::ACTOR_MESSAGE, "event_stream", TaskExited::NAME, { names::CONTAINER_ID } = %container);
+                span.in_scope(|| self.links.tasks.exited(TaskExited { container, exit: None }, Cx::current()));
             }
-            Item::Oom { container } => self.links.tasks.oom(TaskOom { container }, Cx::current()),
-            Item::Gap(fault) => {
+            Item::Oom { container } => {
+                let span = handling!(Cx::default(), names::ACTOR_MESSAGE, "event_stream", TaskOom::NAME, { names::CONTAINER_ID } = %container);
+                span.in_scope(|| self.links.tasks.oom(TaskOom { container }, Cx::current()));
+            }
+            Item::Gap { generation, .. } if !self.is_current(generation) => {}
+            Item::Gap { fault, .. } => {
                 tracing::warn!(error.kind = ?fault.kind, error = fault.text, "event stream broke");
                 self.roster = None;
                 Counter::EventGaps.bump();
@@ -179,7 +193,9 @@ impl Handler<Ask<LookUpTask>> for EventStream {
     type Result = ();
 
     fn handle(&mut self, ask: Ask<LookUpTask>, ctx: &mut Self::Context) {
-        let Ask { req, reply, .. } = ask;
+        let Ask { req, cx, reply, .. } = ask;
+        let span = handling!(cx, names::EVENTS_LOOK_UP, "event_stream", LookUpTask::NAME, { names::CONTAINER_ID } = %req.container);
+        let reply = Owed::new(reply, span);
         if self.roster.is_some() {
             self.look_up(req, reply, ctx);
             return;
@@ -206,6 +222,7 @@ impl Handler<Tell<ForgetTask>> for EventStream {
     type Result = ();
 
     fn handle(&mut self, tell: Tell<ForgetTask>, _ctx: &mut Self::Context) {
+        let _span = handling!(tell.cx, names::ACTOR_MESSAGE, "event_stream", ForgetTask::NAME, { names::CONTAINER_ID } = %tell.fact.container);
         if let Some(roster) = self.roster.as_mut() {
             roster.remove(&tell.fact.container);
         }

@@ -1,15 +1,19 @@
 //! Makes sure that an image is here and unpacked: when the registry is asked, and when it is not.
 
-use super::facts::{self, FactsMemory, image_facts};
+use super::facts::{self, FactsMemory, Known, image_facts};
 use super::fetch::Tally;
+use super::lease::Living;
 use super::pull::{self, Resolved};
 use super::registry::Registries;
+use super::transfer;
 use crate::containerd::Gateway;
 use crate::messages::image::{EnsureImage, ImageError, ImageReady, PullPolicy};
 use crate::spec::reference::Reference;
+use crate::telemetry::{Counter, names};
 use std::future::Future;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tracing::Instrument as _;
 
 /// How often a pull says how far it is.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
@@ -19,10 +23,22 @@ const REPORT_EVERY: Duration = Duration::from_secs(1);
 pub struct PullConfig {
     /// Where images are unpacked.
     pub snapshotter: String,
+    /// Whether containerd pulls (its transfer service) instead of us.
+    pub transfer: bool,
     /// What was learned about registries.
     pub registries: Registries,
     /// What is known of images.
     pub facts: FactsMemory,
+    /// The pulls that are running.
+    pub(super) living: Living,
+}
+
+impl PullConfig {
+    /// Nothing known yet.
+    #[must_use]
+    pub fn new(snapshotter: &str) -> Self {
+        Self { snapshotter: snapshotter.to_owned(), ..Self::default() }
+    }
 }
 
 /// Told while an image is made ready.
@@ -83,18 +99,51 @@ async fn ensure_reference(
         return Ok(ImageReady { name, manifest, facts, pulled: false });
     }
     progress(PullEvent::Resolving { image: name.clone() });
-    let session = config.registries.session(reference, request.credentials.as_ref()).await?;
-    let resolved = pull::resolve(&session).await?;
+    let tally = Tally::default();
+    if config.transfer {
+        let before = target_of(gateway, &name).await?;
+        let credentials = request.credentials.as_ref();
+        let work = transfer::pull(gateway, config, reference, credentials, request.timeout, &tally);
+        let span = tracing::info_span!(names::IMAGE_PULL, { names::IMAGE_REF } = %name);
+        let answer = reported(work, &tally, progress).instrument(span).await;
+        if before.is_none() && matches!(answer, Err(ImageError::Unusable { .. })) {
+            // containerd makes a record of an image for another machine, too.
+            gateway.delete_image(&name).await.ok();
+        }
+        let known = answer?;
+        // containerd resolves by itself: whether anything was new shows afterwards.
+        let pulled = before.is_none() || before != target_of(gateway, &name).await?;
+        return ready(name, known, pulled);
+    }
+    let resolve = async {
+        let session = config.registries.session(reference, request.credentials.as_ref()).await?;
+        let resolved = pull::resolve(&session).await?;
+        Ok::<_, ImageError>((session, resolved))
+    };
+    let (session, resolved) = resolve.instrument(tracing::info_span!(names::IMAGE_RESOLVE, { names::IMAGE_REF } = %name)).await?;
     if let Some(ready) = unchanged(gateway, config, &name, &resolved).await? {
         return Ok(ready);
     }
-    let tally = Tally::default();
     let work = pull::pull(gateway, config, &session, reference, &resolved, request.timeout, &tally);
-    reported(work, &tally, progress).await?;
-    match facts::of_target(gateway, config, &name, &resolved.target).await? {
-        Some((manifest, facts)) => Ok(ImageReady { name, manifest, facts, pulled: true }),
+    let span = tracing::info_span!(names::IMAGE_PULL, { names::IMAGE_REF } = %name);
+    ready(name, reported(work, &tally, progress).instrument(span).await?, true)
+}
+
+fn ready(name: String, known: Option<Known>, pulled: bool) -> Result<ImageReady, ImageError> {
+    if pulled {
+        Counter::ImagePulls.bump();
+    }
+    match known {
+        Some((manifest, facts)) => Ok(ImageReady { name, manifest, facts, pulled }),
         None => Err(ImageError::Interrupted { image: name, reason: "it was removed while it was pulled".to_owned() }),
     }
+}
+
+/// Digest that the name stands for now.
+async fn target_of(gateway: &Gateway, name: &str) -> Result<Option<String>, ImageError> {
+    let record = gateway.image(name).await;
+    let record = record.map_err(|source| ImageError::Containerd { image: name.to_owned(), source })?;
+    Ok(record.map(|record| record.target.digest))
 }
 
 /// The image, if what is here is what the registry has.
@@ -104,12 +153,10 @@ async fn unchanged(
     name: &str,
     resolved: &Resolved,
 ) -> Result<Option<ImageReady>, ImageError> {
-    let record = gateway.image(name).await;
-    let record = record.map_err(|source| ImageError::Containerd { image: name.to_owned(), source })?;
-    if record.is_none_or(|record| record.target.digest != resolved.target.digest) {
+    if target_of(gateway, name).await?.as_ref() != Some(&resolved.target.digest) {
         return Ok(None);
     }
-    let known = facts::of_target(gateway, config, name, &resolved.target).await?;
+    let known = facts::of_target(gateway, config, name, &resolved.target, None).await?;
     Ok(known.map(|(manifest, facts)| ImageReady { name: name.to_owned(), manifest, facts, pulled: false }))
 }
 

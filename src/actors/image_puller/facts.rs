@@ -2,7 +2,8 @@
 
 use super::ensure::PullConfig;
 use super::plan::{self, Config, DOCUMENT_MAX_BYTES, Document, Manifest};
-use super::pull;
+use super::lease::{LEASE_EXPIRES, Lease};
+use super::pull::{self, whole};
 use super::unpack::{UnpackError, Unpacker, unique};
 use crate::containerd::{Descriptor, Gateway, Labels, Mount, expires_after};
 use crate::host::rootfs;
@@ -28,7 +29,7 @@ const REMEMBERED_MAX: usize = 512;
 pub struct FactsMemory(Arc<Mutex<HashMap<String, Known>>>);
 
 /// The manifest for this machine, and the facts.
-type Known = (Digest, Arc<ImageFacts>);
+pub type Known = (Digest, Arc<ImageFacts>);
 
 impl FactsMemory {
     fn get(&self, target: &str) -> Option<Known> {
@@ -53,15 +54,16 @@ pub async fn image_facts(gateway: &Gateway, config: &PullConfig, name: &str) -> 
     let Some(record) = gateway.image(name).await.map_err(at)? else {
         return Ok(None);
     };
-    of_target(gateway, config, name, &record.target).await
+    of_target(gateway, config, name, &record.target, None).await
 }
 
-/// As [`image_facts`], of a target in the content store.
+/// As [`image_facts`], of a target in the content store; under the caller's lease, if there is one.
 pub(super) async fn of_target(
     gateway: &Gateway,
     config: &PullConfig,
     name: &str,
     target: &Descriptor,
+    lease: Option<&str>,
 ) -> Result<Option<Known>, ImageError> {
     let at = |source| ImageError::Containerd { image: name.to_owned(), source };
     let snapshotter = config.snapshotter.as_str();
@@ -73,14 +75,24 @@ pub(super) async fn of_target(
     let Some((digest, manifest, image)) = read(gateway, name, target).await? else {
         return Ok(None);
     };
+    if lease.is_none() {
+        // Seen for the first time by this puller: an earlier one may have died right after its pull.
+        Lease::sweep(gateway, &config.living, name).await.map_err(at)?;
+    }
     if !is_unpacked(gateway, snapshotter, image.facts.chain_id.as_ref()).await.map_err(at)?
-        && !unpack_again(gateway, snapshotter, name, &manifest, &image).await?
+        && !unpack_again(gateway, config, name, &manifest, &image).await?
     {
         return Ok(None);
     }
     let mut facts = image.facts;
     if let Some(chain) = &facts.chain_id {
-        let (passwd, group) = files(gateway, snapshotter, chain).await.map_err(at)?;
+        let (gateway, snapshotter, chain) = (gateway.clone(), snapshotter.to_owned(), chain.clone());
+        let (lease, image) = (lease.map(str::to_owned), name.to_owned());
+        let look = async move {
+            let files = files(&gateway, &snapshotter, &chain, lease.as_deref()).await;
+            files.map_err(|source| ImageError::Containerd { image, source })
+        };
+        let (passwd, group) = whole(name, look).await?;
         (facts.passwd, facts.group) = (passwd, group);
     }
     let known = (digest, Arc::new(facts));
@@ -126,18 +138,19 @@ async fn read(
 /// Unpacks from the content store, without a registry. False if a layer is missing there.
 async fn unpack_again(
     gateway: &Gateway,
-    snapshotter: &str,
+    config: &PullConfig,
     name: &str,
     manifest: &Manifest,
     image: &Config,
 ) -> Result<bool, ImageError> {
     let at = |source| ImageError::Containerd { image: name.to_owned(), source };
+    let snapshotter = config.snapshotter.as_str();
     for layer in &manifest.layers {
         if gateway.blob_info(&layer.digest).await.map_err(at)?.is_none() {
             return Ok(false);
         }
     }
-    let lease = pull::Lease::open(gateway, name, pull::LEASE_EXPIRES).await.map_err(at)?;
+    let lease = Lease::open(gateway, &config.living, name, LEASE_EXPIRES).await.map_err(at)?;
     let leased = gateway.with_lease(&lease.id);
     let unpacker = Unpacker { gateway: &leased, lease: &lease.id, snapshotter };
     let answer = async {
@@ -159,26 +172,37 @@ async fn unpack_again(
 }
 
 /// `/etc/passwd` and `/etc/group`.
-async fn files(gateway: &Gateway, snapshotter: &str, chain: &Digest) -> Result<(String, String), ContainerdFault> {
-    let name = format!("containerd-driver-facts-{}", unique());
-    // Held by a lease, so that a look that is cut off leaves nothing for good.
-    gateway.create_lease(&name, &Labels::from([expires_after(LOOK_EXPIRES)])).await?;
-    let leased = gateway.with_lease(&name);
-    let answer = match leased.view_snapshot(snapshotter, &name, chain.as_str()).await {
-        Ok(mounts) => {
-            let read = tokio::task::spawn_blocking(move || read_files(&mounts)).await;
-            let files = read.map_err(std::io::Error::other).and_then(|files| files);
-            leased.remove_snapshot(snapshotter, &name).await?;
-            Ok(files.unwrap_or_else(|error| {
-                // Numeric users need no file; a named one will be refused with its name.
-                tracing::warn!(%error, chain = %chain, "users and groups of the image cannot be read");
-                Default::default()
-            }))
-        }
-        Err(fault) => Err(fault),
-    };
-    gateway.delete_lease(&name).await?;
+async fn files(
+    gateway: &Gateway,
+    snapshotter: &str,
+    chain: &Digest,
+    lease: Option<&str>,
+) -> Result<(String, String), ContainerdFault> {
+    let key = format!("containerd-driver-facts-{}", unique());
+    if let Some(lease) = lease {
+        return look(&gateway.with_lease(lease), snapshotter, &key, chain).await;
+    }
+    // Held by a lease, so that even a look that is cut off by the end of the process leaves nothing for good.
+    gateway.create_lease(&key, &Labels::from([expires_after(LOOK_EXPIRES)])).await?;
+    let answer = look(&gateway.with_lease(&key), snapshotter, &key, chain).await;
+    gateway.delete_lease(&key).await?;
     answer
+}
+
+async fn look(
+    leased: &Gateway,
+    snapshotter: &str,
+    key: &str,
+    chain: &Digest,
+) -> Result<(String, String), ContainerdFault> {
+    let mounts = leased.view_snapshot(snapshotter, key, chain.as_str()).await?;
+    let read = tokio::task::spawn_blocking(move || read_files(&mounts)).await;
+    leased.remove_snapshot(snapshotter, key).await?;
+    Ok(read.map_err(std::io::Error::other).and_then(|files| files).unwrap_or_else(|error| {
+        // Numeric users need no file; a named one will be refused with its name.
+        tracing::warn!(%error, image.digest = %chain, "users and groups of the image cannot be read");
+        Default::default()
+    }))
 }
 
 fn read_files(mounts: &[Mount]) -> std::io::Result<(String, String)> {

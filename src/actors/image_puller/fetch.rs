@@ -45,11 +45,17 @@ pub(super) struct Fetcher<'a> {
 
 impl Fetcher<'_> {
     /// Stores a document that is in memory already.
-    pub(super) async fn store(&self, bytes: &[u8], target: &Descriptor, labels: Labels) -> Result<(), ImageError> {
+    pub(super) async fn store(
+        &self,
+        kind: &str,
+        bytes: &[u8],
+        target: &Descriptor,
+        labels: Labels,
+    ) -> Result<(), ImageError> {
         if self.adopt(target, &labels).await? {
             return Ok(());
         }
-        let reference = ingest_name("manifest", target);
+        let reference = ingest_name(kind, target);
         let Some(mut writer) = self.open(&reference, target).await? else {
             return self.adopt(target, &labels).await.map(drop);
         };
@@ -62,7 +68,13 @@ impl Fetcher<'_> {
             writer = again;
         }
         self.containerd(writer.write(bytes.to_vec()).await)?;
-        self.containerd(writer.commit(&self.sourced(labels, None)).await)
+        match writer.commit(&self.sourced(labels, None)).await {
+            Err(fault) if fault.kind == FaultKind::FailedPrecondition => {
+                self.containerd(self.gateway.abort_ingest(&reference).await)?;
+                Err(self.unusable(format!("{kind} {} is damaged: {}", target.digest, fault.text)))
+            }
+            answer => self.containerd(answer),
+        }
     }
 
     /// Fetches a blob unless it is here. Its labels are set in either case.
@@ -121,9 +133,13 @@ impl Fetcher<'_> {
 
     /// Holds a blob that is in the store and labels it. False if it is not there.
     async fn adopt(&self, target: &Descriptor, labels: &Labels) -> Result<bool, ImageError> {
-        // The lease first: what was there a moment ago may be collected before it is held.
+        let info = || self.gateway.blob_info(&target.digest);
+        if self.containerd(info().await)?.is_none() {
+            return Ok(false);
+        }
         self.containerd(self.gateway.lease_blob(self.lease, &target.digest).await)?;
-        let Some(present) = self.containerd(self.gateway.blob_info(&target.digest).await)? else {
+        // Again: it may have been collected before it was held.
+        let Some(present) = self.containerd(info().await)? else {
             return Ok(false);
         };
         let mut labels = self.sourced(labels.clone(), Some(&present.labels));

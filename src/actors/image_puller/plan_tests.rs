@@ -1,3 +1,5 @@
+//! Which layers are fetched and in which order they are unpacked.
+
 use super::*;
 
 fn digest(text: &str) -> String {

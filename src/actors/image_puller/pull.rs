@@ -4,17 +4,20 @@
 //! the lease expires, and the next pull of it goes on from there.
 
 use super::ensure::PullConfig;
+use super::facts::{self, Known};
 use super::fetch::{Fetcher, Tally};
+use super::lease::{LEASE_EXPIRES, Lease};
 use super::plan::{self, Config, Document, Manifest};
 use super::registry::Session;
-use super::unpack::{UnpackError, Unpacker, unique};
-use crate::containerd::{Descriptor, Gateway, ImageRecord, Labels, expires_after};
+use super::unpack::{UnpackError, Unpacker};
+use crate::containerd::{Descriptor, Gateway, ImageRecord, Labels};
 use crate::messages::image::ImageError;
-use crate::messages::runtime::ContainerdFault;
 use crate::spec::identity::{Digest, chain_id};
 use crate::spec::reference::Reference;
+use crate::telemetry::names;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
+use std::future::Future;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -24,47 +27,6 @@ use tracing::Instrument as _;
 const FETCHES: usize = 3;
 /// Nested indexes that are followed.
 const DEPTH_MAX: usize = 3;
-/// How long what an interrupted pull has fetched is kept for the next one, at least.
-pub(super) const LEASE_EXPIRES: Duration = Duration::from_secs(60 * 60);
-/// Label of the leases of pulls: the image's name.
-const LEASE_LABEL: &str = "containerd-driver/pull";
-
-/// The lease that a pull works under.
-pub(super) struct Lease {
-    pub(super) id: String,
-    name: String,
-}
-
-impl Lease {
-    pub(super) async fn open(gateway: &Gateway, name: &str, expires: Duration) -> Result<Self, ContainerdFault> {
-        let id = format!("containerd-driver-pull-{}", unique());
-        let labels = Labels::from([expires_after(expires), (LEASE_LABEL.to_owned(), name.to_owned())]);
-        gateway.create_lease(&id, &labels).await?;
-        Ok(Self { id, name: name.to_owned() })
-    }
-
-    /// Removes it. A fault is no reason to fail what has succeeded: the lease expires.
-    pub(super) async fn close(self, gateway: &Gateway) {
-        Self::remove(gateway, &self.id).await;
-    }
-
-    /// Removes it and what interrupted pulls of the same image have left.
-    async fn close_all(self, gateway: &Gateway) {
-        let others = gateway.list_leases().await.unwrap_or_default();
-        Self::remove(gateway, &self.id).await;
-        for lease in others {
-            if lease.id != self.id && lease.labels.get(LEASE_LABEL) == Some(&self.name) {
-                Self::remove(gateway, &lease.id).await;
-            }
-        }
-    }
-
-    async fn remove(gateway: &Gateway, id: &str) {
-        if let Err(fault) = gateway.delete_lease(id).await {
-            tracing::debug!(%fault, lease = id, "lease of a pull left to expire");
-        }
-    }
-}
 
 /// What the registry says that the reference is.
 pub(super) struct Resolved {
@@ -80,7 +42,7 @@ pub(super) async fn resolve(session: &Session) -> Result<Resolved, ImageError> {
     Ok(Resolved { json, target })
 }
 
-/// Fetches and unpacks the image and makes its record.
+/// Fetches and unpacks the image, makes its record, and says what it is.
 pub(super) async fn pull(
     gateway: &Gateway,
     config: &PullConfig,
@@ -89,26 +51,44 @@ pub(super) async fn pull(
     resolved: &Resolved,
     timeout: Duration,
     tally: &Tally,
-) -> Result<(), ImageError> {
+) -> Result<Option<Known>, ImageError> {
     let name = reference.name();
     let at = |source| ImageError::Containerd { image: name.clone(), source };
-    let lease = Lease::open(gateway, &name, LEASE_EXPIRES.max(timeout * 2)).await.map_err(at)?;
+    let lease = Lease::open(gateway, &config.living, &name, LEASE_EXPIRES.max(timeout * 2)).await.map_err(at)?;
     let leased = gateway.with_lease(&lease.id);
     let fetcher = Fetcher { gateway: &leased, lease: &lease.id, session, reference, tally };
     let unpacker = Unpacker { gateway: &leased, lease: &lease.id, snapshotter: &config.snapshotter };
-    let answer = async {
-        fill(&fetcher, &unpacker, resolved).await?;
-        let record = ImageRecord { name: name.clone(), target: resolved.target.clone(), labels: Labels::new() };
-        leased.put_image(&record).await.map_err(at)
+    let filled = fill(&fetcher, &unpacker, resolved).await;
+    let fetched_bytes = tally.fetched_bytes.load(Ordering::Relaxed);
+    if let Err(e) = filled {
+        let answer = Err(e);
+        lease.end(gateway, &answer, fetched_bytes).await;
+        return answer;
     }
-    .await;
-    match &answer {
-        Ok(()) => lease.close_all(gateway).await,
-        // Worth another try, so what is here is worth keeping for it, unless it is what fills the disk.
-        Err(e) if e.is_transient() && !e.is_out_of_room() => {}
-        Err(_) => lease.close(gateway).await,
-    }
-    answer
+    let (gateway, leased, config) = (gateway.clone(), leased.clone(), config.clone());
+    let record = ImageRecord { name: name.clone(), target: resolved.target.clone(), labels: Labels::new() };
+    // In one go: once the image is there, nobody pulls it again and ends the lease.
+    whole(&name.clone(), async move {
+        let answer = async {
+            let at = |source| ImageError::Containerd { image: name.clone(), source };
+            leased.put_image(&record).await.map_err(at)?;
+            // While the lease lasts: looking into the image needs one.
+            facts::of_target(&leased, &config, &name, &record.target, Some(&lease.id)).await
+        }
+        .await;
+        lease.end(&gateway, &answer, fetched_bytes).await;
+        answer
+    })
+    .await
+}
+
+/// Carries out work that is not to be cut off half way: it goes on when the pull that waits for it is cancelled.
+pub(super) async fn whole<T: Send + 'static>(
+    image: &str,
+    work: impl Future<Output = Result<T, ImageError>> + Send + 'static,
+) -> Result<T, ImageError> {
+    let ended = tokio::spawn(work.in_current_span()).await;
+    ended.unwrap_or_else(|e| Err(ImageError::Interrupted { image: image.to_owned(), reason: e.to_string() }))
 }
 
 async fn fill(fetcher: &Fetcher<'_>, unpacker: &Unpacker<'_>, resolved: &Resolved) -> Result<(), ImageError> {
@@ -120,14 +100,15 @@ async fn fill(fetcher: &Fetcher<'_>, unpacker: &Unpacker<'_>, resolved: &Resolve
     if manifest.config.size > plan::DOCUMENT_MAX_BYTES {
         return Err(unusable(session, format!("its config has {} bytes", manifest.config.size)));
     }
-    fetcher.blob("config", &manifest.config, Labels::new()).await?;
-    let gateway = fetcher.gateway;
-    let json = fetcher.containerd(gateway.read_blob(&manifest.config.digest, plan::DOCUMENT_MAX_BYTES).await)?;
-    let json = json.ok_or_else(|| unusable(session, "its config was removed during the pull".to_owned()))?;
+    let json = match fetcher.containerd(fetcher.gateway.read_blob(&manifest.config.digest, plan::DOCUMENT_MAX_BYTES).await)? {
+        Some(json) => json,
+        None => session.small_blob(&manifest.config).await?.into(),
+    };
     let image = plan::config(&json, plan::architecture(), manifest.layers.len()).map_err(|e| unusable(session, e))?;
-    // Before there is a snapshot: from its commit on, the config holds it.
+    // The label is there before the snapshot is: from its commit on, the config holds it.
     let labels = plan::config_labels(unpacker.snapshotter, image.facts.chain_id.as_ref());
-    fetcher.containerd(gateway.update_blob_labels(&manifest.config.digest, &labels).await)?;
+    fetcher.store("config", &json, &manifest.config, labels).await?;
+    fetcher.tally.fetched_bytes.fetch_add(manifest.config.size, Ordering::Relaxed);
     layers(fetcher, unpacker, &manifest, &image).await
 }
 
@@ -139,12 +120,12 @@ async fn documents(fetcher: &Fetcher<'_>, resolved: &Resolved) -> Result<Manifes
         let (document, _) = plan::document(&json).map_err(|e| unusable(session, e))?;
         match document {
             Document::Manifest(manifest) => {
-                fetcher.store(&json, &target, plan::manifest_labels(&manifest)).await?;
+                fetcher.store("manifest", &json, &target, plan::manifest_labels(&manifest)).await?;
                 return Ok(manifest);
             }
             Document::Index(entries) => {
                 let (place, next) = plan::choose(&entries, plan::architecture()).map_err(|e| unusable(session, e))?;
-                fetcher.store(&json, &target, plan::index_labels(place, &next.digest)).await?;
+                fetcher.store("index", &json, &target, plan::index_labels(place, &next.digest)).await?;
                 let here = fetcher.gateway.read_blob(&next.digest, plan::DOCUMENT_MAX_BYTES).await;
                 json = match fetcher.containerd(here)? {
                     Some(json) => json,
@@ -169,7 +150,7 @@ async fn layers(
     for layer in &manifest.layers {
         let (arrived, arrival) = oneshot::channel();
         arrivals.push(arrival);
-        let span = tracing::info_span!("image.layer", step = "fetch", digest = %layer.digest, bytes = layer.size);
+        let span = tracing::info_span!(names::IMAGE_FETCH, { names::BLOB_DIGEST } = %layer.digest, { names::BYTES } = layer.size);
         fetches.push(fetch_one(fetcher, layer, arrived).instrument(span));
     }
     let fetch = futures_util::stream::iter(fetches)
@@ -183,7 +164,7 @@ async fn layers(
                 return std::future::pending().await;
             }
             let chain = chain_up_to(&image.diff_ids, i);
-            let span = tracing::info_span!("image.layer", step = "unpack", digest = %layer.digest, bytes = layer.size);
+            let span = tracing::info_span!(names::IMAGE_UNPACK, { names::BLOB_DIGEST } = %layer.digest, { names::BYTES } = layer.size);
             unpack_one(fetcher, unpacker, layer, diff_id, parent.as_ref(), &chain).instrument(span).await?;
             fetcher.tally.layers_done.fetch_add(1, Ordering::Relaxed);
             parent = Some(chain);

@@ -1,22 +1,25 @@
 //! Conversation with a registry: one session per pull, and what its failures mean for a user.
 //!
 //! A client of oci-client keeps the first credentials that it is given for a registry, so a client is never shared
-//! between credentials: a session has its own. Registries on the loopback address are taken as Docker takes them: TLS
+//! between credentials: a session with credentials has its own. Anonymous sessions share one, with its connections and
+//! tokens. Registries on the loopback address are taken as Docker takes them: TLS
 //! without a known certificate is good enough, and plain HTTP is tried when TLS cannot be spoken.
 
 use super::plan;
+use super::refusal::{chain, is_no_tls};
 use crate::containerd::Descriptor;
 use crate::messages::image::{Credentials, ImageError};
 use crate::spec::reference::Reference;
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use oci_client::RegistryOperation;
 use oci_client::client::{BlobResponse, Client, ClientConfig, ClientProtocol};
-use oci_client::errors::{OciDistributionError, OciErrorCode};
+use oci_client::errors::OciDistributionError;
 use oci_client::manifest::OciDescriptor;
 use oci_client::secrets::RegistryAuth;
-use std::collections::HashSet;
-use std::error::Error;
+use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -34,10 +37,29 @@ const MANIFESTS: [&str; 5] = [
 ];
 
 /// What was learned about registries. Cheap to clone; clones share it.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Registries {
     /// Loopback registries that speak plain HTTP.
     plain: Arc<Mutex<HashSet<String>>>,
+    /// Clients without credentials.
+    anonymous: Arc<Mutex<HashMap<Manner, Client>>>,
+}
+
+/// How a registry is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Manner {
+    /// TLS with a certificate that the system trusts.
+    Tls,
+    /// TLS with any certificate: on the loopback address only.
+    LoopbackTls,
+    /// HTTP: on the loopback address only.
+    LoopbackPlain,
+}
+
+impl fmt::Debug for Registries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registries").field("plain", &self.plain).finish_non_exhaustive()
+    }
 }
 
 /// One image at its registry.
@@ -55,14 +77,15 @@ impl Registries {
         let registry = of.registry().to_owned();
         let known_plain = self.plain.lock().unwrap_or_else(PoisonError::into_inner).contains(&registry);
         if !known_plain {
-            let session = Session::new(of, credentials, ClientProtocol::Https)?;
+            let manner = if of.is_loopback() { Manner::LoopbackTls } else { Manner::Tls };
+            let session = self.open(of, credentials, manner)?;
             match session.greet().await {
                 Ok(()) => return Ok(session),
                 Err(e) if of.is_loopback() && is_no_tls(&e) => {}
                 Err(e) => return Err(session.meaning(e)),
             }
         }
-        let session = Session::new(of, credentials, ClientProtocol::Http)?;
+        let session = self.open(of, credentials, Manner::LoopbackPlain)?;
         let answer = session.greet().await;
         let mut plain = self.plain.lock().unwrap_or_else(PoisonError::into_inner);
         match answer {
@@ -79,20 +102,16 @@ impl Registries {
             }
         }
     }
-}
 
-impl Session {
-    fn new(of: &Reference, credentials: Option<&Credentials>, protocol: ClientProtocol) -> Result<Self, ImageError> {
-        let config = ClientConfig {
-            protocol,
-            accept_invalid_certificates: of.is_loopback(),
-            connect_timeout: Some(CONNECT_TIMEOUT),
-            read_timeout: Some(READ_TIMEOUT),
-            user_agent: concat!("containerd-driver/", env!("CARGO_PKG_VERSION")),
-            ..Default::default()
-        };
+    fn open(&self, of: &Reference, credentials: Option<&Credentials>, manner: Manner) -> Result<Session, ImageError> {
         let (registry, repository) = (of.registry().to_owned(), of.repository().to_owned());
-        let client = Client::try_from(config).map_err(|e| ImageError::Registry {
+        let auth = match credentials {
+            Some(c) if !c.username.is_empty() || !c.password.is_empty() => {
+                RegistryAuth::Basic(c.username.clone(), c.password.reveal().to_owned())
+            }
+            _ => RegistryAuth::Anonymous,
+        };
+        let client = self.client(auth == RegistryAuth::Anonymous, manner).map_err(|e| ImageError::Registry {
             image: of.name(),
             registry: registry.clone(),
             reason: chain(&e),
@@ -101,15 +120,38 @@ impl Session {
             Some(digest) => oci_client::Reference::with_digest(registry.clone(), repository, digest.to_string()),
             None => oci_client::Reference::with_tag(registry.clone(), repository, of.tag().unwrap_or("latest").to_owned()),
         };
-        let auth = match credentials {
-            Some(c) if !c.username.is_empty() || !c.password.is_empty() => {
-                RegistryAuth::Basic(c.username.clone(), c.password.reveal().to_owned())
-            }
-            _ => RegistryAuth::Anonymous,
-        };
-        Ok(Self { client, target, auth, image: of.name(), registry })
+        Ok(Session { client, target, auth, image: of.name(), registry })
     }
 
+    fn client(&self, anonymous: bool, manner: Manner) -> Result<Client, OciDistributionError> {
+        if !anonymous {
+            return client(manner);
+        }
+        let mut clients = self.anonymous.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = clients.get(&manner) {
+            return Ok(client.clone());
+        }
+        let client = client(manner)?;
+        clients.insert(manner, client.clone());
+        Ok(client)
+    }
+}
+
+fn client(manner: Manner) -> Result<Client, OciDistributionError> {
+    Client::try_from(ClientConfig {
+        protocol: match manner {
+            Manner::Tls | Manner::LoopbackTls => ClientProtocol::Https,
+            Manner::LoopbackPlain => ClientProtocol::Http,
+        },
+        accept_invalid_certificates: manner == Manner::LoopbackTls,
+        connect_timeout: Some(CONNECT_TIMEOUT),
+        read_timeout: Some(READ_TIMEOUT),
+        user_agent: concat!("containerd-driver/", env!("CARGO_PKG_VERSION")),
+        ..Default::default()
+    })
+}
+
+impl Session {
     async fn greet(&self) -> Result<(), OciDistributionError> {
         self.client.auth(&self.target, &self.auth, RegistryOperation::Pull).await.map(drop)
     }
@@ -139,14 +181,33 @@ impl Session {
             size: i64::try_from(blob.size).unwrap_or(i64::MAX),
             ..Default::default()
         };
-        if offset == 0 {
-            let sized = self.client.pull_blob_stream(&self.target, &layer).await.map_err(|e| self.meaning(e))?;
-            return Ok(sized.stream);
-        }
+        // A range from 0 on as well: oci-client hashes what it reads whole, and containerd hashes it anyway.
         match self.client.pull_blob_stream_partial(&self.target, &layer, offset, None).await {
             Ok(BlobResponse::Partial(rest)) => Ok(rest.stream),
             Ok(BlobResponse::Full(whole)) => Ok(skip(whole.stream, offset)),
+            // A registry that cannot do ranges at all.
+            Err(_) if offset == 0 => {
+                let whole = self.client.pull_blob_stream(&self.target, &layer).await;
+                whole.map(|sized| sized.stream).map_err(|e| self.meaning(e))
+            }
             Err(e) => Err(self.meaning(e)),
+        }
+    }
+
+    /// A small blob whole. Not verified, as [`Session::blob`]; refused when it is not as long as it should be.
+    pub(super) async fn small_blob(&self, blob: &Descriptor) -> Result<Vec<u8>, ImageError> {
+        let mut stream = self.blob(blob, 0).await?;
+        let mut bytes = Vec::new();
+        while let Some(part) = stream.next().await {
+            bytes.extend_from_slice(&part.map_err(|e| self.broken(&e))?);
+            if bytes.len() as u64 > blob.size {
+                break;
+            }
+        }
+        if bytes.len() as u64 == blob.size {
+            Ok(bytes)
+        } else {
+            Err(self.unavailable(format!("{} bytes of {} came for {}", bytes.len(), blob.size, blob.digest)))
         }
     }
 
@@ -165,108 +226,17 @@ impl Session {
         &self.image
     }
 
-    fn meaning(&self, error: OciDistributionError) -> ImageError {
-        use OciDistributionError as E;
-        let (image, registry) = (self.image.clone(), self.registry.clone());
-        let not_found = |reason| ImageError::NotFound { image: image.clone(), registry: registry.clone(), reason };
-        let denied = |reason| ImageError::Denied { image: image.clone(), reason };
-        let unusable = |reason| ImageError::Unusable { image: image.clone(), reason };
-        match error {
-            E::UnauthorizedError { .. } if self.auth == RegistryAuth::Anonymous => {
-                denied(format!("{registry} wants credentials, none were given"))
-            }
-            E::UnauthorizedError { .. } => denied(format!("{registry} does not accept the credentials")),
-            E::AuthenticationFailure(text) => match token_refusal(&text) {
-                Some(reason) => denied(reason),
-                None => self.unavailable(format!("no token from the authorization server: {}", short(&text))),
-            },
-            E::RegistryError { envelope, .. } => {
-                let words: Vec<_> = envelope.errors.iter().map(|e| short(&e.message)).collect();
-                let words = words.join("; ");
-                match envelope.errors.first().map(|e| &e.code) {
-                    Some(OciErrorCode::Unauthorized | OciErrorCode::Denied) => denied(words),
-                    Some(
-                        OciErrorCode::ManifestUnknown
-                        | OciErrorCode::ManifestBlobUnknown
-                        | OciErrorCode::BlobUnknown
-                        | OciErrorCode::NameUnknown
-                        | OciErrorCode::NotFound,
-                    ) => not_found(words),
-                    Some(OciErrorCode::Toomanyrequests | OciErrorCode::Other(_)) | None => self.unavailable(words),
-                    Some(_) => unusable(words),
-                }
-            }
-            E::ServerError { code: 404, message, .. } => not_found(short(&message)),
-            E::ServerError { code: 401 | 403, message, .. } => denied(short(&message)),
-            E::ServerError { code: code @ (400..=407 | 409..=428 | 430..=499), message, .. } => {
-                unusable(format!("{registry} answered {code}: {}", short(&message)))
-            }
-            E::ServerError { code, message, .. } => self.unavailable(format!("status {code}: {}", short(&message))),
-            E::ImageManifestNotFoundError(text) => not_found(text),
-            E::RequestError(e) => self.unavailable(chain(&e.without_url())),
-            E::IoError(e) => self.broken(&e),
-            E::RegistryTokenDecodeError(text) => self.unavailable(text),
-            other => unusable(other.to_string()),
-        }
+    pub(super) fn registry(&self) -> &str {
+        &self.registry
     }
-}
 
-/// Whether the connection failed before any HTTP was spoken: refused, or not TLS.
-fn is_no_tls(error: &OciDistributionError) -> bool {
-    matches!(error, OciDistributionError::RequestError(e) if e.is_connect())
-}
-
-/// Authorization servers tell a refusal from a breakdown by the status, which oci-client does not hand on; but a refusal
-/// is a JSON document or a plain sentence, and a breakdown is a proxy's HTML page, nothing, or an error code that says so.
-fn token_refusal(text: &str) -> Option<String> {
-    let text = text.trim();
-    if text.is_empty() || text.starts_with('<') {
-        return None;
+    pub(super) fn is_anonymous(&self) -> bool {
+        self.auth == RegistryAuth::Anonymous
     }
-    if let Ok(envelope) = serde_json::from_str::<oci_client::errors::OciEnvelope>(text) {
-        let transient = |e: &oci_client::errors::OciError| {
-            let code = &e.code;
-            *code == OciErrorCode::Toomanyrequests
-                || matches!(code, OciErrorCode::Other(c) if matches!(c.as_str(), "UNAVAILABLE" | "UNKNOWN"))
-        };
-        return (!envelope.errors.iter().any(transient)).then(|| {
-            let words: Vec<_> = envelope.errors.iter().map(|e| short(&e.message)).collect();
-            words.join("; ")
-        });
-    }
-    let details = serde_json::from_str::<serde_json::Value>(text).ok();
-    let details = details.as_ref().and_then(|v| v.get("details")?.as_str());
-    Some(short(details.unwrap_or(text)))
-}
-
-/// A registry's words, cut: they end up in task events.
-fn short(text: &str) -> String {
-    const WORDS_MAX: usize = 300;
-    let text = text.trim();
-    match text.char_indices().nth(WORDS_MAX) {
-        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
-        None => text.to_owned(),
-    }
-}
-
-/// An error with its causes: "error sending request" alone explains nothing.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// For a registry that does not do ranges: the same blob again, without what is here already.
 fn skip(stream: BoxStream<'static, std::io::Result<Bytes>>, offset: u64) -> BoxStream<'static, std::io::Result<Bytes>> {
-    use futures_util::StreamExt as _;
     let mut left = offset;
     stream
         .map(move |part| {
@@ -282,16 +252,6 @@ fn skip(stream: BoxStream<'static, std::io::Result<Bytes>>, offset: u64) -> BoxS
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_refused_login_is_told_from_a_broken_authorization_server() {
-        assert_eq!(token_refusal(r#"{"details":"incorrect username or password"}"#).as_deref(), Some("incorrect username or password"));
-        let denied = r#"{"errors":[{"code":"DENIED","message":"requested access is denied"}]}"#;
-        assert_eq!(token_refusal(denied).as_deref(), Some("requested access is denied"));
-        assert_eq!(token_refusal(r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"slow down"}]}"#), None);
-        assert_eq!(token_refusal("<html>502 Bad Gateway</html>"), None);
-        assert_eq!(token_refusal(""), None);
-    }
 
     #[test]
     fn a_password_is_not_in_the_error() {

@@ -30,8 +30,15 @@ pub(super) struct Unpacker<'a> {
 impl Unpacker<'_> {
     /// Whether this stack of layers is there; holds it if it is.
     pub(super) async fn has(&self, chain: &Digest) -> Result<bool, ContainerdFault> {
-        // The lease first: what was there a moment ago may be collected before it is held.
-        self.gateway.lease_snapshot(self.lease, self.snapshotter, chain.as_str()).await?;
+        if self.stat(chain).await? {
+            self.gateway.lease_snapshot(self.lease, self.snapshotter, chain.as_str()).await?;
+            // Again: it may have been collected before it was held.
+            return self.stat(chain).await;
+        }
+        Ok(false)
+    }
+
+    async fn stat(&self, chain: &Digest) -> Result<bool, ContainerdFault> {
         Ok(self.gateway.stat_snapshot(self.snapshotter, chain.as_str()).await?.is_some())
     }
 
@@ -55,7 +62,7 @@ impl Unpacker<'_> {
         if !matches!(answer, Ok(Outcome::Committed)) {
             // The answer counts more than the tidying up, which the lease does too.
             if let Err(fault) = self.gateway.remove_snapshot(self.snapshotter, &key).await {
-                tracing::debug!(%fault, "unpack snapshot left to its lease");
+                tracing::debug!(error = %fault, "unpack snapshot left to its lease");
             }
         }
         answer.map(|_| true)

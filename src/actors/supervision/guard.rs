@@ -117,11 +117,10 @@ where
         }
     }
 
-    fn end(&mut self, end: ChildEnd) -> Poll<()> {
+    fn end(&mut self, end: ChildEnd) {
         if let Some(obituary) = self.obituary.take() {
             obituary(ChildExit { child: self.identity.name.clone(), incarnation: self.identity.incarnation, end });
         }
-        Poll::Ready(())
     }
 }
 
@@ -151,10 +150,14 @@ where
                 // Runs `Supervised::restarting`, which may itself panic.
                 match catch_unwind(AssertUnwindSafe(|| this.fut.restart())) {
                     Ok(true) => {}
-                    Ok(false) => return this.end(ChildEnd::Stopped),
+                    Ok(false) => {
+                        this.end(ChildEnd::Stopped);
+                        return Poll::Ready(());
+                    }
                     Err(panic) => {
                         if let Some(end) = this.on_panic(&*panic) {
-                            return this.end(end);
+                            this.end(end);
+                            return Poll::Ready(());
                         }
                         continue;
                     }
@@ -167,10 +170,14 @@ where
             }));
             match polled {
                 Ok(Poll::Pending) => return Poll::Pending,
-                Ok(Poll::Ready(())) => return this.end(ChildEnd::Stopped),
+                Ok(Poll::Ready(())) => {
+                        this.end(ChildEnd::Stopped);
+                        return Poll::Ready(());
+                    }
                 Err(panic) => {
                     if let Some(end) = this.on_panic(&*panic) {
-                        return this.end(end);
+                        this.end(end);
+                            return Poll::Ready(());
                     }
                 }
             }
@@ -184,6 +191,6 @@ where
     A: Supervised + Actor<Context = Context<A>>,
 {
     fn drop(&mut self) {
-        let _: Poll<()> = self.end(ChildEnd::Aborted);
+        self.end(ChildEnd::Aborted);
     }
 }

@@ -23,10 +23,19 @@ impl RestartPolicy {
         max_restarts: 30,
         window: Duration::from_secs(30),
         min_backoff: Duration::from_millis(5),
-        max_backoff: Duration::from_secs(1),
+        max_backoff: Duration::from_millis(500),
     };
 
-    /// For replacements by the root: each one follows an abort or thirty-one panics of the same actor.
+    /// For replacements by the root after an escalation, that is after thirty-one panics in a row, which take twelve
+    /// seconds. A fresh actor that goes the same way shows that the process must be relaunched.
+    pub const ESCALATED: Self = Self {
+        max_restarts: 1,
+        window: Duration::from_secs(300),
+        min_backoff: Duration::ZERO,
+        max_backoff: Duration::ZERO,
+    };
+
+    /// For replacements by the root of an actor that vanished.
     pub const REPLACEMENT: Self = Self {
         max_restarts: 30,
         window: Duration::from_secs(60),

@@ -10,6 +10,7 @@ use crate::messages::image::PullProgress;
 use crate::messages::runtime::{ContainerdAway, TaskExited, TaskOom};
 use crate::spec::identity::{ContainerId, TaskId};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The entry of one task.
@@ -20,6 +21,8 @@ pub struct TaskEntry {
     pub container: ContainerId,
     /// The door of its supervisor.
     pub door: Door<TaskSupervisor>,
+    /// A process of the container was killed for want of memory. Told once, so it is kept where it survives.
+    out_of_memory: AtomicBool,
 }
 
 #[derive(Default)]
@@ -50,6 +53,7 @@ impl TaskTable {
                 task: task.clone(),
                 container: container.clone(),
                 door: Door::new("task_supervisor", TASK_MAILBOX),
+                out_of_memory: AtomicBool::new(false),
             });
             maps.by_task.insert(task.clone(), Arc::clone(&entry));
             maps.by_container.insert(container, Arc::clone(&entry));
@@ -73,6 +77,12 @@ impl TaskTable {
         if let Some(entry) = entry {
             entry.door.end();
         }
+    }
+
+    /// True once containerd has told that a process of this task was killed for want of memory.
+    #[must_use]
+    pub fn ran_out_of_memory(&self, task: &TaskId) -> bool {
+        self.find(task).is_some_and(|entry| entry.out_of_memory.load(Ordering::Relaxed))
     }
 
     /// All entries.
@@ -99,6 +109,7 @@ impl TaskTells for TaskTable {
 
     fn oom(&self, fact: TaskOom, cx: Cx) {
         if let Some(entry) = self.by_container(&fact.container) {
+            entry.out_of_memory.store(true, Ordering::Relaxed);
             entry.door.must_deliver(fact, cx);
         }
     }

@@ -4,8 +4,8 @@
 
 use super::book::{Door, Tells as _};
 use super::guard::{Guard, Identity, Obituary, mailbox};
-use super::policy::{Decision, FailureHistory, RestartPolicy};
-use super::root::{self, Root};
+use super::policy::{Decision, RestartPolicy};
+use super::root::{self, Replacements, Root};
 use super::tasks::{TASK_MAILBOX, TaskTable};
 use crate::actors::container_factory::{self, ContainerFactory};
 use crate::actors::event_stream::{self, EventStream};
@@ -42,7 +42,7 @@ pub const CHILDREN: [Child; 7] = [
     Child { name: "health_probe", mailbox: health_probe::MAILBOX, rebuilt_from: "a probe at once; the last verdict stands meanwhile" },
     Child { name: "event_stream", mailbox: event_stream::MAILBOX, rebuilt_from: "a new subscription, then a listing" },
     Child { name: "image_puller", mailbox: image_puller::MAILBOX, rebuilt_from: "containerd's images and ingests; askers ask again" },
-    Child { name: "container_factory", mailbox: container_factory::MAILBOX, rebuilt_from: "containerd's records; askers ask again" },
+    Child { name: "container_factory", mailbox: container_factory::MAILBOX, rebuilt_from: "containerd's records and the work in progress; askers ask again" },
     Child { name: "log_pump", mailbox: log_pump::MAILBOX, rebuilt_from: "the attachments of the pump threads" },
     Child { name: "task_supervisor", mailbox: TASK_MAILBOX, rebuilt_from: "the container's labels and containerd's task state" },
 ];
@@ -94,11 +94,12 @@ pub struct Nursery {
     shared: Arc<Shared>,
     links: Arc<Links>,
     pump: Arc<log_pump::Pumps>,
+    workshop: Arc<container_factory::Workshop>,
     arbiters: Arbiters,
     doors: Singletons,
     tasks: Arc<TaskTable>,
     lives: Mutex<HashMap<ChildName, Life>>,
-    root_failures: Mutex<FailureHistory>,
+    root_failures: Mutex<Replacements>,
     last_resort: watch::Sender<Option<String>>,
     #[cfg(feature = "chaos")]
     chaos: Arc<super::chaos::Registry>,
@@ -125,10 +126,12 @@ impl Nursery {
             probe_now: Arc::clone(&doors.health_probe) as _,
             tasks: Arc::clone(&tasks) as _,
         });
+        let workshop = container_factory::Workshop::new(shared.cores);
         Arc::new(Self {
             shared,
             links,
             pump,
+            workshop,
             arbiters,
             doors,
             tasks,
@@ -239,8 +242,9 @@ impl Nursery {
             "event_stream" => self.spawn(control, "event_stream", &doors.event_stream, event_stream::MAILBOX, move || EventStream::new(shared, links)),
             "image_puller" => self.spawn(control, "image_puller", &doors.image_puller, image_puller::MAILBOX, move || ImagePuller::new(shared, links)),
             "container_factory" => {
+                let workshop = Arc::clone(&self.workshop);
                 self.spawn(control, "container_factory", &doors.container_factory, container_factory::MAILBOX, move || {
-                    ContainerFactory::new(shared, links)
+                    ContainerFactory::new(shared, links, workshop)
                 });
             }
             "log_pump" => {
@@ -259,7 +263,7 @@ impl Nursery {
     }
 
     fn spawn_task(self: &Arc<Self>, task: &TaskId, rebuild: bool) {
-        let Some(entry) = self.tasks.find(task) else { return };
+        let Some(entry) = self.tasks.find(task) else { return self.bury_task(task) };
         let shared = Arc::clone(&self.shared);
         let links = Arc::clone(&self.links);
         let tasks = Arc::clone(&self.tasks);
@@ -294,6 +298,8 @@ impl Nursery {
         let obituary = self.obituary();
         #[cfg(feature = "chaos")]
         let injector = self.chaos.enrol(&child);
+        // Before it runs: what is told while it looks at the state must reach it, or its look must come later.
+        door.seat(addr);
         let accepted = arbiter.spawn_fn(move || {
             let guard = Guard::new(mailbox, make(), RestartPolicy::ACTOR, identity, obituary);
             #[cfg(feature = "chaos")]
@@ -307,7 +313,6 @@ impl Nursery {
             tracing::error!(child = ?child, "the thread of this actor has ended");
             self.last_resort(format!("thread of {child:?} has ended"));
         }
-        door.seat(addr);
     }
 
     /// Called when a child ends, possibly while a thread unwinds: no panic, no lock held across a call.
@@ -334,7 +339,7 @@ impl Nursery {
 
     /// Nobody is above the root: it is replaced from here, and when that happens too often the process ends.
     fn root_ended(self: &Arc<Self>, exit: &ChildExit) {
-        let decision = self.root_failures.lock().unwrap_or_else(PoisonError::into_inner).record(&RestartPolicy::REPLACEMENT, Instant::now());
+        let decision = self.root_failures.lock().unwrap_or_else(PoisonError::into_inner).record(&exit.end, Instant::now());
         match decision {
             // At process end the arbiters are gone and nothing can be spawned.
             Decision::RestartAfter(_) if self.arbiters.control.alive() => self.spawn_singleton("root"),

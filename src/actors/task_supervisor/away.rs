@@ -3,9 +3,11 @@
 //! A containerd that starts again removes the shims of tasks that have ended, and their exits with them (see
 //! `containerd::shim`). So the exit has to be fetched before that, and who waits for it need not wait for containerd.
 
-use super::TaskSupervisor;
-use crate::messages::Tell;
+use super::{ACTOR, TaskSupervisor};
+use crate::messages::{Fact as _, Tell};
 use crate::messages::runtime::ContainerdAway;
+use crate::telemetry::names;
+use crate::telemetry::propagate::handling;
 use actix::{ActorFutureExt as _, AsyncContext as _, Context, Handler, WrapFuture as _};
 
 /// Aborts a task when dropped: the wait ends with its supervisor.
@@ -20,7 +22,8 @@ impl Drop for Abort {
 impl Handler<Tell<ContainerdAway>> for TaskSupervisor {
     type Result = ();
 
-    fn handle(&mut self, _tell: Tell<ContainerdAway>, ctx: &mut Self::Context) {
+    fn handle(&mut self, tell: Tell<ContainerdAway>, ctx: &mut Self::Context) {
+        let _in = handling!(tell.cx, names::ACTOR_MESSAGE, ACTOR, ContainerdAway::NAME, { names::TASK_ID } = %self.id).entered();
         self.wait_at_shim(ctx);
     }
 }

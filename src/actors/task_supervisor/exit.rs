@@ -1,15 +1,18 @@
 //! The exit: seen by event or by listing, kept in a label, told to all who wait.
 
-use super::TaskSupervisor;
+use super::{ACTOR, TaskSupervisor};
 use super::state::{Event, State};
 use crate::actors::shared::unix_nanos;
-use crate::messages::Tell;
+use crate::messages::{Fact as _, Tell};
 use crate::messages::runtime::{TaskExited, TaskOom, TaskView};
 use crate::spec::labels::{self, Marks};
 use crate::spec::record::ExitRecord;
+use crate::telemetry::names;
+use crate::telemetry::propagate::handling;
 use actix::{ActorFutureExt as _, AsyncContext as _, Context, Handler, WrapFuture as _};
 use std::collections::BTreeMap;
 use std::time::Duration;
+use tracing::Instrument as _;
 
 /// 128 + SIGKILL: what the kernel's out-of-memory killer leaves behind, among others.
 const KILLED: i32 = 137;
@@ -22,9 +25,16 @@ impl Handler<Tell<TaskExited>> for TaskSupervisor {
     type Result = ();
 
     fn handle(&mut self, tell: Tell<TaskExited>, ctx: &mut Self::Context) {
+        let _in = handling!(tell.cx, names::ACTOR_MESSAGE, ACTOR, TaskExited::NAME, { names::TASK_ID } = %self.id).entered();
         // Told while containerd was away, so that it could not be kept there.
         if matches!(self.state, State::Exited(_)) && !self.recorded {
             self.record_exit(ctx);
+        }
+        if self.state == State::Absent || self.state.is_starting() {
+            // Before the answer to a start or a recovery it is not known whether this is the task's own exit or the
+            // end of something that an interrupted start had left behind.
+            self.exit_told_early = true;
+            return;
         }
         match tell.fact.exit {
             Some(exit) => self.exit_seen(exit, ctx),
@@ -36,8 +46,8 @@ impl Handler<Tell<TaskExited>> for TaskSupervisor {
 impl Handler<Tell<TaskOom>> for TaskSupervisor {
     type Result = ();
 
-    fn handle(&mut self, _tell: Tell<TaskOom>, ctx: &mut Self::Context) {
-        self.oom = true;
+    fn handle(&mut self, tell: Tell<TaskOom>, ctx: &mut Self::Context) {
+        let _in = handling!(tell.cx, names::ACTOR_MESSAGE, ACTOR, TaskOom::NAME, { names::TASK_ID } = %self.id).entered();
         if let Some((exit, timer)) = self.held_exit.take() {
             ctx.cancel_future(timer);
             self.exit_known(exit, ctx);
@@ -50,8 +60,8 @@ impl Handler<Tell<TaskOom>> for TaskSupervisor {
 impl TaskSupervisor {
     /// containerd says that the process ended.
     pub(super) fn exit_seen(&mut self, exit: ExitRecord, ctx: &mut Context<Self>) {
-        let expected = matches!(self.state, State::Stopping | State::Killing | State::Removing(_));
-        if exit.code == KILLED && !self.oom && !exit.oom && !expected {
+        let unexpected = self.state == State::Running;
+        if exit.code == KILLED && unexpected && !exit.oom && !self.tasks.ran_out_of_memory(&self.id) {
             if self.held_exit.is_none() {
                 let timer = ctx.run_later(OOM_NEWS, |actor, ctx| {
                     if let Some((exit, _)) = actor.held_exit.take() {
@@ -65,9 +75,10 @@ impl TaskSupervisor {
         self.exit_known(exit, ctx);
     }
 
-    fn exit_known(&mut self, mut exit: ExitRecord, ctx: &mut Context<Self>) {
+    /// The exit is final.
+    pub(super) fn exit_known(&mut self, mut exit: ExitRecord, ctx: &mut Context<Self>) {
         // Only a killed process died of it; a child's death is told as an event.
-        exit.oom |= self.oom && exit.code == KILLED;
+        exit.oom |= exit.code == KILLED && self.tasks.ran_out_of_memory(&self.id);
         self.unsure = None;
         self.leave_shim(ctx);
         self.note(&Event::Exited(exit), ctx);
@@ -79,7 +90,8 @@ impl TaskSupervisor {
         let (Ok(configured), Ok(label)) = (self.shared.configured(), labels::exit_label(exit)) else { return };
         let (container, task) = (self.container.clone(), self.id.clone());
         self.recorded = true;
-        let record = async move { configured.gateway.update_container_labels(container.as_str(), &BTreeMap::from([label])).await };
+        let record =
+            async move { configured.gateway.update_container_labels(container.as_str(), &BTreeMap::from([label])).await }.in_current_span();
         ctx.spawn(record.into_actor(self).map(move |recorded, actor, _| {
             if let Err(fault) = recorded {
                 // Tried again after the next listing.
@@ -99,7 +111,8 @@ impl TaskSupervisor {
             at: unix_nanos(),
             lost: "the task was destroyed before its exit was seen".to_owned(),
         });
-        if matches!(self.state, State::Exited(_)) {
+        if matches!(self.state, State::Exited(_)) && !self.exit_emitted {
+            self.exit_emitted = true;
             let annotations = BTreeMap::from([("exit_code".to_owned(), exit.code.to_string()), ("oom_killed".to_owned(), exit.oom.to_string())]);
             self.emit(format!("Container exited with code {}", exit.code), annotations);
         }
@@ -108,6 +121,13 @@ impl TaskSupervisor {
         }
         for reply in self.waiting.stop.drain(..) {
             reply.send(Ok(()));
+        }
+    }
+
+    /// To be called when the task has just been found running.
+    pub(super) fn check_early_exit(&mut self, ctx: &mut Context<Self>) {
+        if std::mem::take(&mut self.exit_told_early) {
+            self.check_exit(ctx);
         }
     }
 
@@ -130,7 +150,7 @@ impl TaskSupervisor {
                 Err(fault) => Err(fault),
             }
         };
-        ctx.spawn(look.into_actor(self).map(|found, actor: &mut Self, ctx| match found {
+        ctx.spawn(look.in_current_span().into_actor(self).map(|found, actor: &mut Self, ctx| match found {
             Ok((Some(TaskView::Stopped(exit)), _)) => actor.exit_seen(exit, ctx),
             Ok((Some(TaskView::Running { .. } | TaskView::Created { .. }), _)) => {}
             Ok((None, Some(exit))) => actor.exit_known(exit, ctx),

@@ -1,15 +1,17 @@
 //! Recover: take up a task of an earlier plugin process; look back: take up one of an earlier self.
 
-use super::TaskSupervisor;
+use super::{ACTOR, TaskSupervisor};
 use super::state::{Event, State};
 use crate::actors::shared::Configured;
 use crate::actors::supervision::book::ask_until;
 use crate::messages::runtime::{ContainerdFault, LookUpTask, TaskView};
 use crate::messages::task::{Recover, TaskError};
-use crate::messages::{Ask, Request as _};
+use crate::messages::{Ask, Cx, Owed, Request as _};
 use crate::spec::identity::ContainerId;
 use crate::spec::labels::Marks;
 use crate::spec::record::ExitRecord;
+use crate::telemetry::names;
+use crate::telemetry::propagate::handling;
 use actix::{ActorContext as _, ActorFutureExt as _, AsyncContext as _, Context, ContextFutureSpawner as _, Handler, WrapFuture as _};
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +37,8 @@ impl Handler<Ask<Recover>> for TaskSupervisor {
             self.about.started_at = req.handle.started_at;
             self.about.stop_signal = req.handle.stop_signal;
         }
+        let span = handling!(cx, names::TASK_RECOVER, ACTOR, Recover::NAME, { names::TASK_ID } = %self.id, { names::CONTAINER_ID } = %self.container);
+        let reply = Owed::new(reply, span.clone());
         if self.state != State::Absent || self.starting.is_some() {
             reply.send(Ok(()));
             return;
@@ -49,12 +53,10 @@ impl Handler<Ask<Recover>> for TaskSupervisor {
                 ctx,
             );
         }
-        let span = tracing::info_span!("task.recover", actor.name = "task_supervisor", message = Recover::NAME, task.id = %self.id, container.id = %self.container);
-        crate::telemetry::propagate::adopt(&span, &cx.0);
         let (links, shared, container) = (Arc::clone(&self.links), Arc::clone(&self.shared), self.container.clone());
         let look = async move {
             let lookup = LookUpTask { container: container.clone(), patience: PATIENCE };
-            let view = ask_until(&*links.look_up_task, lookup, crate::messages::Cx::current(), Some(PATIENCE * 2))
+            let view = ask_until(&*links.look_up_task, lookup, Cx::current(), Some(PATIENCE * 2))
                 .await
                 .map_err(|e| super::interrupted("look up task", e.to_string()))??;
             match view {
@@ -79,9 +81,11 @@ impl TaskSupervisor {
             Ok((Some(TaskView::Running { pid }), _, _)) => {
                 self.about.pid = Some(pid);
                 self.note(&Event::Started, ctx);
+                self.check_early_exit(ctx);
             }
-            Ok((Some(TaskView::Stopped(exit)), _, _)) => self.exit_seen(exit, ctx),
-            Ok((None, Some(exit), _)) => self.exit_seen(exit, ctx),
+            // Final: whoever waits asks next and must find it.
+            Ok((Some(TaskView::Stopped(exit)), _, _)) => self.exit_known(exit, ctx),
+            Ok((None, Some(exit), _)) => self.exit_known(exit, ctx),
             Ok((Some(TaskView::Created { .. }), _, _)) => {
                 return self.not_recovered(TaskError::WrongState { action: "recover", state: "created but was never started" }, ctx);
             }
@@ -91,6 +95,7 @@ impl TaskSupervisor {
             Err(fault) => {
                 tracing::warn!(task.id = %self.id, error = %fault, "recovered without containerd: taken to run");
                 self.note(&Event::Started, ctx);
+                self.check_early_exit(ctx);
                 self.wait_at_shim(ctx);
             }
         }
@@ -136,11 +141,15 @@ impl TaskSupervisor {
             self.about.name = marks.task_name;
             self.about.alloc_id = marks.alloc_id;
         }
+        // The label is written after whoever looks at the task was told.
+        self.exit_emitted = exit.is_some();
         match (view, exit) {
-            (_, Some(exit)) | (Some(TaskView::Stopped(exit)), None) => self.exit_seen(exit, ctx),
+            // Final: whoever is queued asks next and must find it.
+            (_, Some(exit)) | (Some(TaskView::Stopped(exit)), None) => self.exit_known(exit, ctx),
             (Some(TaskView::Running { pid }), None) => {
                 self.about.pid = Some(pid);
                 self.note(&Event::Started, ctx);
+                self.check_early_exit(ctx);
             }
             // A start that was under way: its asker asks again and the factory goes on from what is there.
             (Some(TaskView::Created { .. }) | None, None) => {

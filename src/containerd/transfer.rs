@@ -1,0 +1,242 @@
+//! Pulls carried out by containerd itself (its transfer service, from 1.7 on).
+//!
+//! Progress and credentials travel in streams beside the call: a stream is opened under an id of our making, containerd
+//! confirms it, and the call names the id. Whoever asks for credentials over such a stream is answered only for the hosts
+//! that they were given for. A registry on the loopback address needs nothing special: containerd tries TLS, then HTTP.
+
+use super::channel::MESSAGE_MAX_BYTES;
+use super::error::{ended, fault, late, remote};
+use super::Gateway;
+use crate::messages::runtime::ContainerdFault;
+use crate::spec::secret::Secret;
+use containerd_client::services::v1::streaming_client::StreamingClient;
+use containerd_client::services::v1::transfer_client::TransferClient;
+use containerd_client::services::v1::{StreamInit, TransferOptions, TransferRequest};
+use containerd_client::types::Platform;
+use containerd_client::types::transfer as proto;
+use prost::{Message, Name};
+use prost_types::Any;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Status, Streaming};
+
+/// Opening a stream is a matter of a message to and fro.
+const OPEN: Duration = Duration::from_secs(10);
+
+/// A pull for containerd to carry out.
+#[derive(Debug, Clone)]
+pub struct RemotePull {
+    /// Normalised name: where from, and the name of the record.
+    pub image: String,
+    /// Where it is unpacked; `None` to fetch it only.
+    pub snapshotter: Option<String>,
+    /// Architecture as images name it.
+    pub architecture: String,
+    /// User name and password.
+    pub credentials: Option<(String, Secret)>,
+    /// The hosts that may have the credentials.
+    pub hosts: Vec<String>,
+    /// An id that no other pull has.
+    pub id: String,
+}
+
+/// How far one blob is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlobProgress {
+    /// Its digest.
+    pub digest: String,
+    /// Whether it is a layer.
+    pub layer: bool,
+    /// Bytes that are here.
+    pub fetched_bytes: u64,
+    /// Its size.
+    pub total_bytes: u64,
+    /// Whether it has been unpacked.
+    pub unpacked: bool,
+}
+
+/// Why containerd did not pull.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RemotePullFault {
+    /// The registry has no such image.
+    NotFound(String),
+    /// The registry refuses.
+    Denied(String),
+    /// The image is of no use here.
+    Unusable(String),
+    /// This containerd's transfer service does not unpack into this snapshotter.
+    CannotUnpack,
+    /// The registry cannot be reached or is in trouble.
+    Registry(String),
+    /// containerd itself.
+    Containerd(ContainerdFault),
+}
+
+impl Gateway {
+    /// Lets containerd pull; `progress` is told about each blob. Without a deadline: dropping the future ends it.
+    ///
+    /// # Errors
+    /// See [`RemotePullFault`].
+    pub async fn pull_image(
+        &self,
+        pull: &RemotePull,
+        mut progress: impl FnMut(BlobProgress),
+    ) -> Result<(), RemotePullFault> {
+        const OPERATION: &str = "transfer image";
+        let progress_id = format!("progress-{}", pull.id);
+        let mut news = self.open_stream(&progress_id).await.map_err(RemotePullFault::Containerd)?;
+        let (mut questions, auth_stream) = match &pull.credentials {
+            Some(_) => {
+                let id = format!("auth-{}", pull.id);
+                (Some(self.open_stream(&id).await.map_err(RemotePullFault::Containerd)?), id)
+            }
+            None => (None, String::new()),
+        };
+        let request = TransferRequest {
+            source: Some(any(&source(pull, auth_stream))),
+            destination: Some(any(&destination(pull))),
+            options: Some(TransferOptions { progress_stream: progress_id }),
+        };
+        let mut client = TransferClient::new(self.line()).max_decoding_message_size(MESSAGE_MAX_BYTES);
+        let mut call = std::pin::pin!(client.transfer(Request::new(request)));
+        loop {
+            tokio::select! {
+                answer = &mut call => {
+                    return answer.map(drop).map_err(|status| remote(OPERATION, &status));
+                }
+                Some(event) = news.next() => {
+                    if let Some(event) = proto::Progress::decode(event.value.as_slice()).ok().and_then(blob_progress) {
+                        progress(event);
+                    }
+                }
+                Some(question) = next_of(&mut questions) => {
+                    let answer = any(&reply(pull, &question));
+                    if let Some(stream) = &questions {
+                        // A stream that has ended means that the call is about to end and say why.
+                        stream.send(answer).await;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn open_stream(&self, id: &str) -> Result<SideStream, ContainerdFault> {
+        const OPERATION: &str = "open stream";
+        let (requests, queue) = mpsc::channel(1);
+        // Before the call: grpc-go sends its headers with the first answer, so the call would wait for ever.
+        requests.send(any(&StreamInit { id: id.to_owned() })).await.map_err(|_| ended(OPERATION))?;
+        let mut client = StreamingClient::new(self.line()).max_decoding_message_size(MESSAGE_MAX_BYTES);
+        let open = async {
+            let mut answers = client.stream(Request::new(ReceiverStream::new(queue))).await?.into_inner();
+            let confirmed = answers.message().await?;
+            Ok::<_, Status>((answers, confirmed))
+        };
+        match tokio::time::timeout(OPEN, open).await {
+            Ok(Ok((answers, Some(_)))) => Ok(SideStream { requests, answers }),
+            Ok(Ok((_, None))) => Err(ended(OPERATION)),
+            Ok(Err(status)) => Err(fault(OPERATION, &status)),
+            Err(_) => Err(late(OPERATION, OPEN)),
+        }
+    }
+}
+
+/// A stream of containerd's streaming service.
+struct SideStream {
+    requests: mpsc::Sender<Any>,
+    answers: Streaming<Any>,
+}
+
+impl SideStream {
+    /// `None` for ever once it has ended, whatever the reason: the call itself says what went wrong.
+    async fn next(&mut self) -> Option<Any> {
+        self.answers.message().await.ok().flatten()
+    }
+
+    async fn send(&self, message: Any) {
+        drop(self.requests.send(message).await);
+    }
+}
+
+async fn next_of(stream: &mut Option<SideStream>) -> Option<Any> {
+    match stream {
+        Some(stream) => stream.next().await,
+        None => None,
+    }
+}
+
+fn source(pull: &RemotePull, auth_stream: String) -> proto::OciRegistry {
+    let resolver = proto::RegistryResolver { auth_stream, ..Default::default() };
+    proto::OciRegistry { reference: pull.image.clone(), resolver: Some(resolver) }
+}
+
+fn destination(pull: &RemotePull) -> proto::ImageStore {
+    let platform =
+        Platform { os: "linux".to_owned(), architecture: pull.architecture.clone(), ..Default::default() };
+    let unpacks = pull.snapshotter.iter().map(|snapshotter| proto::UnpackConfiguration {
+        platform: Some(platform.clone()),
+        snapshotter: snapshotter.clone(),
+    });
+    let unpacks = unpacks.collect();
+    proto::ImageStore {
+        name: pull.image.clone(),
+        platforms: vec![platform],
+        unpacks,
+        ..Default::default()
+    }
+}
+
+/// The credentials, for a host that may have them.
+fn reply(pull: &RemotePull, question: &Any) -> proto::AuthResponse {
+    let host = proto::AuthRequest::decode(question.value.as_slice()).map(|q| q.host).unwrap_or_default();
+    match &pull.credentials {
+        Some((username, password)) if pull.hosts.contains(&host) => proto::AuthResponse {
+            auth_type: proto::AuthType::Credentials.into(),
+            username: username.clone(),
+            secret: password.reveal().to_owned(),
+            expire_at: None,
+        },
+        _ => proto::AuthResponse { auth_type: proto::AuthType::None.into(), ..Default::default() },
+    }
+}
+
+fn blob_progress(event: proto::Progress) -> Option<BlobProgress> {
+    let target = event.desc?;
+    let bytes = |n: i64| u64::try_from(n).unwrap_or(0);
+    let total_bytes = bytes(target.size);
+    let fetched_bytes = match event.event.as_str() {
+        "waiting" => 0,
+        "downloading" => bytes(event.progress),
+        "complete" | "already exists" | "extracting" | "extracted" => total_bytes,
+        _ => return None,
+    };
+    // Not by media type: containerd names a blob by what it is to the image.
+    let layer = event.name.starts_with("layer-");
+    Some(BlobProgress { digest: target.digest, layer, fetched_bytes, total_bytes, unpacked: event.event == "extracted" })
+}
+
+fn any<T: Message + Name>(message: &T) -> Any {
+    // containerd wants the bare name, without the host that protobuf puts before it.
+    Any { type_url: T::full_name(), value: message.encode_to_vec() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_shown_only_to_their_host() {
+        let pull = RemotePull {
+            image: "ghcr.io/a/b:1".into(),
+            snapshotter: None,
+            architecture: "amd64".into(),
+            credentials: Some(("u".into(), Secret::new("p"))),
+            hosts: vec!["ghcr.io".into()],
+            id: "1".into(),
+        };
+        let ask = |host: &str| any(&proto::AuthRequest { host: host.into(), ..Default::default() });
+        assert_eq!(reply(&pull, &ask("ghcr.io")).secret, "p");
+        let mirror = reply(&pull, &ask("mirror.example"));
+        assert_eq!((mirror.auth_type(), mirror.secret.as_str()), (proto::AuthType::None, ""));
+    }
+}

@@ -1,0 +1,13 @@
+//! Any actor may die, hang or vanish at any moment: no line, no exit code and no answer is lost, and nothing is left.
+//!
+//! Needs a driver built with the feature `chaos` (`CD_DRIVER_CHAOS_BIN`) and a containerd; `CD_KIND` is `1.6` (default) or `2.4`.
+//! `CHAOS_SEED` repeats a random run.
+
+mod actors;
+mod control;
+mod escalation;
+mod field;
+mod lives;
+mod mix;
+mod pulls;
+mod states;
