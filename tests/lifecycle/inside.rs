@@ -1,6 +1,6 @@
 //! What a task finds inside: arguments, variables, users, directories.
 
-use crate::bench::{Bench, group, patience};
+use crate::bench::{Bench, group, patience, slowness};
 use futures_util::future::join_all;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -31,7 +31,9 @@ async fn entrypoint_command_and_args_combine_as_documented(b: &mut Bench) {
         (&plain, json!({ "command": "echo", "args": ["z"] }), "z"),
     ];
     let b = &*b;
-    join_all(table.into_iter().map(|(image, options, expected)| async move {
+    // The combinations do not depend on the kernel: in a slow guest every third has to do.
+    let step = if slowness() > 1 { 3 } else { 1 };
+    join_all(table.into_iter().step_by(step).map(|(image, options, expected)| async move {
         let mut spec = TaskSpec::new(image);
         for (key, value) in options.as_object().expect("an object") {
             spec = spec.option(key, value.clone());
