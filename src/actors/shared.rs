@@ -7,7 +7,7 @@ use crate::messages::container::{CreateContainer, RemoveContainer};
 use crate::messages::health::{ProbeNow, Verdict};
 use crate::messages::image::{EnsureImage, PullProgress};
 use crate::messages::logs::CheckLogPaths;
-use crate::messages::runtime::{ContainerdFault, ForgetTask, LookUpTask, TaskExited, TaskOom};
+use crate::messages::runtime::{ContainerdAway, ContainerdFault, ForgetTask, LookUpTask, TaskExited, TaskOom};
 use crate::messages::task::TaskEvent;
 use crate::messages::Cx;
 use crate::spec::identity::ContainerId;
@@ -22,6 +22,8 @@ use tokio::sync::{broadcast, watch};
 pub trait TaskTells: Send + Sync {
     /// The container's process ended. False if no supervisor of this process looks after it.
     fn exited(&self, fact: TaskExited, cx: Cx) -> bool;
+    /// containerd has gone away.
+    fn away(&self, fact: ContainerdAway, cx: Cx);
     /// A process of the container was killed for want of memory.
     fn oom(&self, fact: TaskOom, cx: Cx);
     /// News of the pull it waits for.

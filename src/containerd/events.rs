@@ -11,7 +11,7 @@ use super::{Gateway, Line};
 use crate::messages::runtime::ContainerdFault;
 use crate::spec::identity::ContainerId;
 use crate::spec::record::ExitRecord;
-use containerd_client::events::{TaskExit, TaskOom};
+use containerd_client::events::{ContainerDelete, TaskExit, TaskOom};
 use containerd_client::services::v1::events_client::EventsClient;
 use containerd_client::services::v1::{PublishRequest, SubscribeRequest};
 use containerd_client::types::Envelope;
@@ -21,6 +21,7 @@ use tonic::Request;
 
 const EXIT_TOPIC: &str = "/tasks/exit";
 const OOM_TOPIC: &str = "/tasks/oom";
+const DELETE_TOPIC: &str = "/containers/delete";
 /// Ours; containerd takes any topic of words and slashes, and carries payloads that it does not know as they are.
 const MARKER_TOPIC: &str = "/containerd-driver/marker";
 const MARKER_TYPE: &str = "containerd-driver/marker";
@@ -44,6 +45,12 @@ pub enum RuntimeEvent {
         /// The container.
         container: ContainerId,
     },
+    /// The container's record was deleted. A shim that has to go at once after a kill may take the news of the exit
+    /// with it, so this may be all that is told of a task that was removed by someone else.
+    Deleted {
+        /// The container.
+        container: ContainerId,
+    },
     /// A marker came back.
     Marker {
         /// As it was given to [`Gateway::publish_marker`].
@@ -64,7 +71,7 @@ impl Gateway {
         const OPERATION: &str = "subscribe to events";
         let mut client = self.events();
         let namespace = self.namespace();
-        let filters = [EXIT_TOPIC, OOM_TOPIC, MARKER_TOPIC]
+        let filters = [EXIT_TOPIC, OOM_TOPIC, DELETE_TOPIC, MARKER_TOPIC]
             .iter()
             .map(|topic| format!("namespace=={namespace:?},topic=={topic:?}"))
             .collect();
@@ -94,6 +101,8 @@ fn read(envelope: Envelope) -> RuntimeEvent {
         OOM_TOPIC => TaskOom::decode(payload.as_slice()).map_or(RuntimeEvent::Other, |oom| RuntimeEvent::Oom {
             container: ContainerId::reported(oom.container_id),
         }),
+        DELETE_TOPIC => ContainerDelete::decode(payload.as_slice())
+            .map_or(RuntimeEvent::Other, |deleted| RuntimeEvent::Deleted { container: ContainerId::reported(deleted.id) }),
         MARKER_TOPIC => RuntimeEvent::Marker { nonce: String::from_utf8_lossy(&payload).into_owned() },
         _ => RuntimeEvent::Other,
     }

@@ -13,6 +13,7 @@ mod health;
 mod images;
 mod ingest;
 mod leases;
+mod shim;
 mod snapshots;
 mod tasks;
 mod transfer;

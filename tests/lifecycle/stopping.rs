@@ -1,6 +1,6 @@
 //! `StopTask` and `SignalTask`.
 
-use crate::bench::{Bench, assert_running, container_of, group, patience, secs};
+use crate::bench::{Bench, assert_running, container_of, group, patience, secs, settle};
 use crate::registry::{Answer, FakeRegistry};
 use std::time::{Duration, Instant};
 use testhost::image::ImageConfig;
@@ -56,8 +56,9 @@ async fn a_task_that_does_not_is_killed_with_its_children_after_the_timeout(b: &
     assert!(took >= Duration::from_secs(2) && took < Duration::from_secs(2) + secs(3), "{took:?}");
     let exit = task.exit(patience()).await;
     assert_eq!((exit.exit_code, exit.signal, exit.oom_killed), (137, 9, false), "{exit:?}");
-    let alive: Vec<_> = family.into_iter().filter(|pid| procfs::alive(*pid)).collect();
-    assert_eq!(alive, Vec::<u32>::new());
+    // Not every kernel is done with the rest when it tells of the end of a namespace's first process.
+    let alive = || family.iter().filter(|pid| procfs::alive(**pid)).map(u32::to_string).collect();
+    assert_eq!(settle(secs(3), alive).await, Vec::<String>::new());
     task.destroy(false).await.expect("DestroyTask");
 }
 
@@ -117,8 +118,11 @@ async fn a_task_that_is_gone_stops_well(b: &mut Bench) {
     let (cd, ns) = (&b.rig.containerd, b.rig.namespace());
     cd.ctr(ns, &["tasks", "rm", "-f", &container]).await.expect("ctr tasks rm");
     cd.ctr(ns, &["containers", "rm", &container]).await.expect("ctr containers rm");
+    // A shim that is told to go so soon after a kill may take the news of the exit with it: then the answer says so.
+    let answer = within(patience(), "WaitTask", task.wait()).await.expect("WaitTask");
+    let code = answer.result.expect("a result").exit_code;
+    assert!(code == 137 || code == -1 && answer.err.contains("exit was not seen"), "{code} {:?}", answer.err);
     stop(&task, LONG, "").await;
-    assert_eq!(task.exit(patience()).await.exit_code, 137);
     task.destroy(false).await.expect("DestroyTask");
 }
 
@@ -147,6 +151,6 @@ async fn what_outlives_the_first_process_dies_with_destroy(b: &mut Bench) {
     let line = task.wait_line(patience(), "child").await;
     let child: u32 = line.rsplit(' ').next().and_then(|pid| pid.parse().ok()).expect("a process id");
     within(secs(10), "DestroyTask", task.destroy(true)).await.expect("DestroyTask");
-    assert!(!procfs::alive(child), "the child lives");
+    assert_eq!(settle(secs(3), || procfs::alive(child).then(|| child.to_string()).into_iter().collect()).await, Vec::<String>::new());
     task.logs_end(secs(5)).await;
 }

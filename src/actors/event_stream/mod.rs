@@ -3,7 +3,7 @@
 //! | owns | the one subscription to containerd, the roster of its tasks |
 //! | asked | `LookUpTask` |
 //! | told | `ForgetTask`; what the reader brings |
-//! | tells | `TaskExited`, `TaskOom` to supervisors, `ProbeNow` |
+//! | tells | `TaskExited`, `TaskOom`, `ContainerdAway` to supervisors, `ProbeNow` |
 //! | mailbox | 1,024 |
 //! | restart | in place; a new reader subscribes, **then** lists, so that nothing falls between |
 //!
@@ -14,7 +14,7 @@ mod reader;
 
 use crate::actors::shared::{Links, Shared};
 use crate::messages::health::{Health, ProbeNow, Verdict};
-use crate::messages::runtime::{ContainerdFault, ForgetTask, LookUpTask, TaskExited, TaskOom, TaskView};
+use crate::messages::runtime::{ContainerdAway, ContainerdFault, ForgetTask, LookUpTask, TaskExited, TaskOom, TaskView};
 use crate::messages::{Ask, Cx, Fact as _, Owed, Request as _, Tell};
 use crate::spec::identity::ContainerId;
 use crate::telemetry::propagate::handling;
@@ -157,6 +157,14 @@ impl StreamHandler<Item> for EventStream {
                 }
                 self.deliver(TaskExited { container, exit: Some(exit) });
             }
+            Item::Deleted { container } => {
+                if let Some(roster) = self.roster.as_mut() {
+                    roster.remove(&container);
+                }
+                // Its supervisor knows whether it is its own doing.
+                let span = handling!(Cx::default(), names::ACTOR_MESSAGE, "event_stream", TaskExited::NAME, { names::CONTAINER_ID } = %container);
+                span.in_scope(|| self.links.tasks.exited(TaskExited { container, exit: None }, Cx::current()));
+            }
             Item::Oom { container } => {
                 let span = handling!(Cx::default(), names::ACTOR_MESSAGE, "event_stream", TaskOom::NAME, { names::CONTAINER_ID } = %container);
                 span.in_scope(|| self.links.tasks.oom(TaskOom { container }, Cx::current()));
@@ -167,6 +175,9 @@ impl StreamHandler<Item> for EventStream {
                 self.roster = None;
                 Counter::EventGaps.bump();
                 self.links.probe_now.offer(ProbeNow, Cx::current());
+                for container in self.links.tasks.containers() {
+                    self.links.tasks.away(ContainerdAway { container }, Cx::current());
+                }
                 // Whoever asked is told now: waiting for containerd's return is the asker's decision.
                 for (_, answer) in std::mem::take(&mut self.waiting) {
                     answer.send(Err(fault.clone()));

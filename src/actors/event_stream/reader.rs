@@ -49,6 +49,11 @@ pub enum Item {
         /// Which.
         container: ContainerId,
     },
+    /// A container's record was deleted, by us or by someone else.
+    Deleted {
+        /// Which.
+        container: ContainerId,
+    },
     /// The connection broke or could not be made.
     Gap {
         /// Of which reader.
@@ -162,6 +167,7 @@ async fn forward(event: RuntimeEvent, tx: &mpsc::Sender<Item>) -> Option<()> {
         // The first process of a container has no exec id of its own.
         RuntimeEvent::Exited { container, exec_id, exit, .. } if exec_id.is_empty() => Item::Exited { container, exit },
         RuntimeEvent::Oom { container } => Item::Oom { container },
+        RuntimeEvent::Deleted { container } => Item::Deleted { container },
         RuntimeEvent::Exited { .. } | RuntimeEvent::Marker { .. } | RuntimeEvent::Other => return Some(()),
     };
     tx.send(item).await.ok()

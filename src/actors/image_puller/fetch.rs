@@ -113,8 +113,21 @@ impl Fetcher<'_> {
                     drop(writer);
                     tokio::time::sleep(BACKOFF * 2_u32.pow(failures)).await;
                 }
-                Err(e) => return Err(e),
+                Err(e) => {
+                    if e.is_out_of_room() {
+                        drop(writer);
+                        self.make_room(&reference).await;
+                    }
+                    return Err(e);
+                }
             }
+        }
+    }
+
+    /// Throws away what has come of a blob. A fault is logged: the full disk is what the user has to hear of.
+    async fn make_room(&self, reference: &str) {
+        if let Err(fault) = self.gateway.abort_ingest(reference).await {
+            tracing::debug!(%fault, ingest = reference, "a part of a blob is left on a full disk");
         }
     }
 

@@ -7,7 +7,7 @@ use crate::actors::shared::TaskTells;
 use crate::actors::task_supervisor::TaskSupervisor;
 use crate::messages::Cx;
 use crate::messages::image::PullProgress;
-use crate::messages::runtime::{TaskExited, TaskOom};
+use crate::messages::runtime::{ContainerdAway, TaskExited, TaskOom};
 use crate::spec::identity::{ContainerId, TaskId};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -99,6 +99,12 @@ impl TaskTable {
 impl TaskTells for TaskTable {
     fn exited(&self, fact: TaskExited, cx: Cx) -> bool {
         self.by_container(&fact.container).is_some_and(|entry| entry.door.must_deliver(fact, cx))
+    }
+
+    fn away(&self, fact: ContainerdAway, cx: Cx) {
+        if let Some(entry) = self.by_container(&fact.container) {
+            entry.door.must_deliver(fact, cx);
+        }
     }
 
     fn oom(&self, fact: TaskOom, cx: Cx) {

@@ -32,6 +32,10 @@ impl Handler<Tell<TaskExited>> for TaskSupervisor {
             self.exit_told_early = true;
             return;
         }
+        // Told while containerd was away, so that it could not be kept there.
+        if matches!(self.state, State::Exited(_)) && !self.recorded {
+            self.record_exit(ctx);
+        }
         match tell.fact.exit {
             Some(exit) => self.exit_seen(exit, ctx),
             None => self.check_exit(ctx),
@@ -76,6 +80,7 @@ impl TaskSupervisor {
         // Only a killed process died of it; a child's death is told as an event.
         exit.oom |= exit.code == KILLED && self.tasks.ran_out_of_memory(&self.id);
         self.unsure = None;
+        self.leave_shim(ctx);
         self.note(&Event::Exited(exit), ctx);
     }
 
@@ -84,16 +89,16 @@ impl TaskSupervisor {
         let State::Exited(exit) = &self.state else { return };
         let (Ok(configured), Ok(label)) = (self.shared.configured(), labels::exit_label(exit)) else { return };
         let (container, task) = (self.container.clone(), self.id.clone());
-        ctx.spawn(
-            async move {
-                if let Err(fault) = configured.gateway.update_container_labels(container.as_str(), &BTreeMap::from([label])).await {
-                    // The shim still keeps it; only a reboot before DestroyTask would lose it.
-                    tracing::debug!(task.id = %task, error = %fault, "exit not recorded");
-                }
+        self.recorded = true;
+        let record = async move { configured.gateway.update_container_labels(container.as_str(), &BTreeMap::from([label])).await }
+            .in_current_span();
+        ctx.spawn(record.into_actor(self).map(move |recorded, actor, _| {
+            if let Err(fault) = recorded {
+                // Tried again after the next listing.
+                actor.recorded = false;
+                tracing::debug!(task.id = %task, error = %fault, "exit not recorded");
             }
-            .in_current_span()
-            .into_actor(self),
-        );
+        }));
     }
 
     /// Answers all who wait for the exit, and all who asked to stop. Without an exit (removed before one was seen)
@@ -128,7 +133,8 @@ impl TaskSupervisor {
 
     /// Asks containerd itself: after a signal to a process that was gone, or when a listing lacked the task.
     pub(super) fn check_exit(&mut self, ctx: &mut Context<Self>) {
-        if !self.state.is_alive() {
+        // An exit that is held back is known: containerd has nothing to add.
+        if !self.state.is_alive() || self.held_exit.is_some() {
             return;
         }
         let Ok(configured) = self.shared.configured() else { return };
@@ -148,6 +154,8 @@ impl TaskSupervisor {
             Ok((Some(TaskView::Stopped(exit)), _)) => actor.exit_seen(exit, ctx),
             Ok((Some(TaskView::Running { .. } | TaskView::Created { .. }), _)) => {}
             Ok((None, Some(exit))) => actor.exit_known(exit, ctx),
+            // The exit came by the event stream while containerd was asked.
+            Ok((None, None)) if actor.held_exit.is_some() => {}
             Ok((None, None)) => actor.exit_known(
                 ExitRecord {
                     code: -1,

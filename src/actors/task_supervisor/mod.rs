@@ -2,11 +2,12 @@
 //! |---|---|
 //! | owns | the task's state, who waits for it, the escalation from signal to SIGKILL |
 //! | asked | `Start`, `Recover`, `Wait`, `Stop`, `Signal`, `Destroy`, `Inspect` |
-//! | told | `TaskExited`, `TaskOom`, `PullProgress` |
+//! | told | `TaskExited`, `TaskOom`, `ContainerdAway`, `PullProgress` |
 //! | tells | `TaskEvent` |
 //! | mailbox | 32; waiters hold no place |
 //! | restart | in place; rebuilt from the container's labels and containerd's task state, askers ask again |
 
+mod away;
 mod exit;
 mod recover;
 mod remove;
@@ -80,6 +81,10 @@ pub struct TaskSupervisor {
     exit_emitted: bool,
     /// An exit that is held back for a moment, for news of the reason.
     held_exit: Option<(ExitRecord, SpawnHandle)>,
+    /// The wait at the task's shim, while containerd is away.
+    at_shim: Option<SpawnHandle>,
+    /// The exit is kept where it survives this process.
+    recorded: bool,
     /// True until a restarted supervisor has seen what containerd says.
     unsure: Option<ContainerdFault>,
     rebuild: bool,
@@ -106,6 +111,8 @@ impl TaskSupervisor {
             exit_told_early: false,
             exit_emitted: false,
             held_exit: None,
+            at_shim: None,
+            recorded: false,
             unsure: None,
             rebuild,
         }

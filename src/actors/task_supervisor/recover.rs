@@ -32,6 +32,11 @@ impl Handler<Ask<Recover>> for TaskSupervisor {
 
     fn handle(&mut self, ask: Ask<Recover>, ctx: &mut Self::Context) {
         let Ask { req, cx, reply, .. } = ask;
+        // Also if the exit was told before this: a listing may be faster than the host.
+        if self.about.started_at == 0 && req.handle.container == self.container {
+            self.about.started_at = req.handle.started_at;
+            self.about.stop_signal = req.handle.stop_signal;
+        }
         let span = handling!(cx, names::TASK_RECOVER, ACTOR, Recover::NAME, { names::TASK_ID } = %self.id, { names::CONTAINER_ID } = %self.container);
         let reply = Owed::new(reply, span.clone());
         if self.state != State::Absent || self.starting.is_some() {
@@ -93,6 +98,7 @@ impl TaskSupervisor {
                 tracing::warn!(task.id = %self.id, error = %fault, "recovered without containerd: taken to run");
                 self.note(&Event::Started, ctx);
                 self.check_early_exit(ctx);
+                self.wait_at_shim(ctx);
             }
         }
         for reply in self.waiting.recover.drain(..) {

@@ -15,9 +15,9 @@ pub struct Home {
 }
 
 impl Home {
-    /// A fresh short directory under `/tmp`.
+    /// A fresh short directory under `TMPDIR`, or `/tmp`.
     pub fn fresh(namespace: &str) -> Result<Home> {
-        Home::at(Path::new("/tmp").join(format!("cdt-{}", random_hex(4))), namespace)
+        Home::at(std::env::temp_dir().join(format!("cdt-{}", random_hex(4))), namespace)
     }
 
     /// A given directory; whatever an earlier run left there is swept away first.
