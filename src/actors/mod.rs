@@ -6,7 +6,7 @@
 //! | `HealthProbe` | the verdict on containerd | `ProbeNow`, timer, new settings | the verdict, by a watch channel | restarts, probes at once; the last verdict stands |
 //! | `EventStream` | the one subscription, the roster of tasks | `LookUpTask`, `ForgetTask` | `TaskExited`, `TaskOom`, `ProbeNow` | subscribes, **then** lists: nothing falls between |
 //! | `ImagePuller` | pulls in flight, facts of images in use | `EnsureImage` | `PullProgress` | askers ask again; ingests make it resume |
-//! | `ContainerFactory` | creates and removals in flight, admission | `CreateContainer`, `RemoveContainer` | | steps are keyed by container id: run again |
+//! | `ContainerFactory` | who waits for which creation or removal | `CreateContainer`, `RemoveContainer` | | work that has begun goes on; askers ask again and adopt its outcome |
 //! | `TaskSupervisor` (one per task) | the task's state, its waiters, kill escalation | `Start`, `Recover`, `Wait`, `Stop`, `Signal`, `Destroy`, `Inspect`, `TaskExited`, `TaskOom`, `PullProgress` | `TaskEvent` | rebuilt from labels and containerd; waiters ask again |
 //! | `LogPump` | which FIFO goes where | `CheckLogPaths`, `Attach`, `Drain` | | threads move on; it re-reads their attachments |
 

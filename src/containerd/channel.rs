@@ -6,6 +6,7 @@
 
 use super::error::{fault, late, refused};
 use crate::messages::runtime::ContainerdFault;
+use crate::telemetry::names;
 use opentelemetry::propagation::Injector;
 use std::future::Future;
 use std::time::Duration;
@@ -117,7 +118,7 @@ impl Call {
         let span = if Span::current().is_none() {
             Span::none()
         } else {
-            tracing::info_span!("containerd.call", otel.kind = "client", rpc.method = self.operation)
+            tracing::info_span!(names::CONTAINERD_CALL, otel.kind = "client", { names::OPERATION } = self.operation)
         };
         let grace = Duration::from_secs(1);
         match tokio::time::timeout(self.deadline + grace, call.instrument(span)).await {

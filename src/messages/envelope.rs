@@ -66,6 +66,39 @@ impl<T> Reply<T> {
     }
 }
 
+/// A reply that is owed until something happens. The span of its handling ends with the answer.
+#[derive(Debug)]
+pub struct Owed<T> {
+    reply: Reply<T>,
+    span: tracing::Span,
+}
+
+impl<T> Owed<T> {
+    /// Owes this reply; `span` is the one in which the request is handled.
+    #[must_use]
+    pub fn new(reply: Reply<T>, span: tracing::Span) -> Self {
+        Self { reply, span }
+    }
+
+    /// Ends the span and sends the answer.
+    pub fn send(self, answer: T) {
+        drop(self.span);
+        self.reply.send(answer);
+    }
+
+    /// True when nobody waits any more.
+    #[must_use]
+    pub fn is_abandoned(&self) -> bool {
+        self.reply.is_abandoned()
+    }
+
+    /// The span of its handling.
+    #[must_use]
+    pub fn span(&self) -> &tracing::Span {
+        &self.span
+    }
+}
+
 /// A request in its envelope.
 pub struct Ask<R: Request> {
     /// What is asked.

@@ -13,4 +13,4 @@ pub mod logs;
 pub mod runtime;
 pub mod task;
 
-pub use envelope::{Ask, AskError, Cx, Fact, Reply, Request, Tell};
+pub use envelope::{Ask, AskError, Cx, Fact, Owed, Reply, Request, Tell};

@@ -22,6 +22,9 @@ const NO_NETWORK: &str = "this driver creates no networks: the host does (must_c
 
 type Reply<T> = Result<Response<T>, Status>;
 
+/// How long the first fingerprint waits for the first look at containerd. The host waits far longer for it.
+const FIRST_VERDICT: std::time::Duration = std::time::Duration::from_millis(800);
+
 /// The service.
 pub(super) struct DriverService {
     doors: Doors,
@@ -130,7 +133,14 @@ impl Driver for DriverService {
     }
 
     async fn fingerprint(&self, request: Request<pb::FingerprintRequest>) -> Reply<Self::FingerprintStream> {
-        let answer = async { Ok(streams::fingerprints(self.doors.health.clone())) };
+        let mut health = self.doors.health.clone();
+        let answer = async {
+            // A process that has just started has not looked yet, and the host takes the first word for the truth.
+            if !health.has_changed().unwrap_or(true) {
+                tokio::time::timeout(FIRST_VERDICT, health.changed()).await.ok();
+            }
+            Ok(streams::fingerprints(health))
+        };
         call!("Fingerprint", &request).answer(answer).await
     }
 

@@ -51,15 +51,22 @@ pub fn link(span: &tracing::Span, cx: &Context) {
     }
 }
 
-/// A span of our own, child of the context that came with a message: `child_span!(&cx, names::TASK_START, …fields)`.
-#[macro_export]
-macro_rules! child_span {
-    ($cx:expr, $name:expr $(, $($fields:tt)*)?) => {{
-        let span = ::tracing::info_span!($name, $($($fields)*)?);
-        $crate::telemetry::propagate::adopt(&span, $cx);
+/// The span in which an actor handles a message, child of the context that came with it:
+/// `handling!(cx, names::TASK_START, "task_supervisor", Start::NAME, …fields)`.
+macro_rules! handling {
+    ($cx:expr, $name:expr, $actor:expr, $message:expr $(, $($fields:tt)*)?) => {{
+        let span = ::tracing::info_span!(
+            parent: None,
+            $name,
+            { $crate::telemetry::names::ACTOR_NAME } = $actor,
+            { $crate::telemetry::names::MESSAGE } = $message,
+            $($($fields)*)?
+        );
+        $crate::telemetry::propagate::adopt(&span, &$cx.0);
         span
     }};
 }
+pub(crate) use handling;
 
 struct Pairs<'a>(Vec<(&'a str, &'a str)>);
 

@@ -55,8 +55,9 @@ async fn twenty_tasks_live_through_random_faults_of_all_actors() {
             };
             let all = field.chaos.list().await.unwrap_or_default();
             let (singles, tasks): (Vec<_>, Vec<_>) = all.into_iter().partition(|name| SINGLETONS.contains(&name.as_str()));
-            let among = if dice.below(2) == 0 && !tasks.is_empty() { &tasks } else { &singles };
-            if let Some(victim) = dice.one_of(among) {
+            // Each of twenty tasks as often as any other, also when few are left.
+            let slot = usize::try_from(dice.below(2 * lives::TASKS as u64)).unwrap_or_default();
+            if let Some(victim) = tasks.get(slot).or_else(|| dice.one_of(&singles)) {
                 field.chaos.inject(victim, fault).await.ok();
                 told.push(format!("{fault} {victim}"));
             }

@@ -20,6 +20,7 @@ use crate::spec::oci::{self, ContainerPlan};
 use crate::spec::labels::{self, Marks};
 use crate::spec::settings::Settings;
 use crate::spec::signal;
+use crate::telemetry::names;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -67,7 +68,7 @@ pub(super) async fn create(shared: &Shared, links: &Arc<Links>, req: CreateConta
             Ok(Attempt::Started(created)) => return Ok(created),
             Ok(Attempt::InTheWay) => {
                 tracing::info!(container.id = %id, "removing what an earlier start left behind");
-                remove(shared, &id).instrument(tracing::info_span!("container.purge")).await?;
+                remove(shared, &id).instrument(tracing::info_span!(names::CONTAINER_STEP, { names::STEP } = "purge")).await?;
                 purges += 1;
             }
             Ok(Attempt::Unsettled(_)) if begun.elapsed() < AFTERMATH => {
@@ -90,7 +91,7 @@ async fn undo(shared: &Shared, id: &ContainerId, why: &ContainerError) {
     if unreachable {
         return;
     }
-    if let Err(e) = remove(shared, id).instrument(tracing::info_span!("container.undo")).await {
+    if let Err(e) = remove(shared, id).instrument(tracing::info_span!(names::CONTAINER_STEP, { names::STEP } = "undo")).await {
         tracing::warn!(container.id = %id, error = %e, "could not undo a failed start");
     }
 }
@@ -153,12 +154,8 @@ impl Beginning<'_> {
         if let Some((started_at, has_ended)) = adopted {
             match gateway.task(id.as_str()).await.map_err(at("reading task"))? {
                 Some(view @ (TaskView::Running { .. } | TaskView::Stopped(_))) => return Ok(created(view, started_at)),
-                Some(TaskView::Created { .. }) => {
-                    return match start(gateway, id, plan).await {
-                        Ok(pid) => Ok(created(TaskView::Running { pid }, now)),
-                        Err(e) => unsettled(e),
-                    };
-                }
+                // Not begun: containerd may be about to take it down, with the call of a plugin process that died.
+                Some(TaskView::Created { .. }) => return Ok(Attempt::InTheWay),
                 // Its process has run and its task is gone: nothing to go on from.
                 None if has_ended => return Ok(Attempt::InTheWay),
                 None => {}

@@ -1,41 +1,38 @@
 //! | `ContainerFactory` | |
 //! |---|---|
-//! | owns | creates and removals in flight, admission to them |
+//! | owns | who waits for which creation or removal |
 //! | asked | `CreateContainer`, `RemoveContainer` |
 //! | told | nothing |
 //! | tells | nothing |
 //! | mailbox | 256 |
-//! | restart | in place; work in flight is cancelled, askers ask again, steps adopt or remove what they find |
+//! | restart | in place; work that has begun goes on (see [`workshop`]), askers ask again, wait for it and adopt its outcome |
 
 mod create;
 pub mod node;
 mod remove;
+mod workshop;
+
+pub use workshop::Workshop;
 
 use crate::actors::shared::{Links, Shared};
 use crate::messages::container::{ContainerError, CreateContainer, Created, RemoveContainer};
-use crate::messages::{Ask, Cx, Reply, Request};
+use crate::messages::{Ask, Cx, Owed, Request as _};
 use crate::spec::identity::ContainerId;
+use crate::telemetry::names;
+use crate::telemetry::propagate::{self, handling};
 use actix::{Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, Supervised, WrapFuture as _};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use tokio::sync::Semaphore;
-use tokio::task::JoinHandle;
-use tracing::Instrument as _;
+use tokio::task::{JoinError, JoinHandle};
+use tracing::{Instrument as _, field};
 
 /// Places in the mailbox.
 pub const MAILBOX: usize = 256;
 
-/// Creates and starts at once, per core. Each is mostly runc's own work; measured against `ctr run -d`, more at once
-/// only makes all of them slower.
-const CREATES_PER_CORE: usize = 3;
-
-/// Removals at once, per core; a budget of their own, so that a burst of starts does not hold up stops.
-const REMOVALS_PER_CORE: usize = 3;
-
 /// A piece of work for one container.
 enum Job {
-    Create(Box<CreateContainer>, Cx, Vec<Reply<Result<Created, ContainerError>>>),
-    Remove(RemoveContainer, Cx, Vec<Reply<Result<(), ContainerError>>>),
+    Create(Box<CreateContainer>, Owed<Result<Created, ContainerError>>),
+    Remove(RemoveContainer, Owed<Result<(), ContainerError>>),
 }
 
 /// The work of one container: never two pieces at a time.
@@ -43,9 +40,9 @@ enum Job {
 struct Bench {
     /// Waits for the piece in hand.
     queue: VecDeque<Job>,
-    creating: Vec<Reply<Result<Created, ContainerError>>>,
-    removing: Vec<Reply<Result<(), ContainerError>>>,
-    /// The piece in hand; aborted when the actor dies.
+    creating: Vec<Owed<Result<Created, ContainerError>>>,
+    removing: Vec<Owed<Result<(), ContainerError>>>,
+    /// The piece in hand; when the actor dies, aborted if its turn has not come.
     work: Option<Abort>,
     kind: Option<Kind>,
 }
@@ -54,6 +51,29 @@ struct Bench {
 enum Kind {
     Create,
     Remove,
+}
+
+fn admission() -> tracing::Span {
+    tracing::info_span!(names::CONTAINER_STEP, { names::STEP } = "admission")
+}
+
+/// Carries out work whose turn has come: to its end, whoever waits for it.
+async fn whole<T: Send + 'static>(turn: workshop::Turn, work: impl Future<Output = T> + Send + 'static) -> Result<T, JoinError> {
+    let work = async move {
+        let done = work.await;
+        drop(turn);
+        done
+    };
+    tokio::spawn(work.in_current_span()).await
+}
+
+/// One more who waits for the work in hand, which runs in the span of the first.
+fn joined<T>(waiting: &mut Vec<Owed<T>>, owed: Owed<T>) {
+    owed.span().record(names::JOINED, true);
+    if let Some(first) = waiting.first() {
+        propagate::link(owed.span(), &first.span().in_scope(Cx::current).0);
+    }
+    waiting.push(owed);
 }
 
 /// Aborts a task when dropped.
@@ -69,31 +89,23 @@ impl Drop for Abort {
 pub struct ContainerFactory {
     shared: Arc<Shared>,
     links: Arc<Links>,
-    creates: Arc<Semaphore>,
-    removals: Arc<Semaphore>,
+    workshop: Arc<Workshop>,
     benches: HashMap<ContainerId, Bench>,
 }
 
 impl ContainerFactory {
     /// A factory without work.
     #[must_use]
-    pub fn new(shared: Arc<Shared>, links: Arc<Links>) -> Self {
-        let cores = shared.cores.max(1);
-        Self {
-            shared,
-            links,
-            creates: Arc::new(Semaphore::new(CREATES_PER_CORE.saturating_mul(cores))),
-            removals: Arc::new(Semaphore::new(REMOVALS_PER_CORE.saturating_mul(cores))),
-            benches: HashMap::new(),
-        }
+    pub fn new(shared: Arc<Shared>, links: Arc<Links>, workshop: Arc<Workshop>) -> Self {
+        Self { shared, links, workshop, benches: HashMap::new() }
     }
 
     /// Takes up a job, joins the one in hand if it is the same, or queues behind another.
     fn take(&mut self, id: ContainerId, job: Job, ctx: &mut Context<Self>) {
         let bench = self.benches.entry(id.clone()).or_default();
         match (job, bench.kind) {
-            (Job::Create(_, _, replies), Some(Kind::Create)) if bench.queue.is_empty() => bench.creating.extend(replies),
-            (Job::Remove(_, _, replies), Some(Kind::Remove)) if bench.queue.is_empty() => bench.removing.extend(replies),
+            (Job::Create(_, owed), Some(Kind::Create)) if bench.queue.is_empty() => joined(&mut bench.creating, owed),
+            (Job::Remove(_, owed), Some(Kind::Remove)) if bench.queue.is_empty() => joined(&mut bench.removing, owed),
             (job, _) => bench.queue.push_back(job),
         }
         self.advance(&id, ctx);
@@ -108,38 +120,32 @@ impl ContainerFactory {
             None => {
                 self.benches.remove(id);
             }
-            Some(Job::Create(req, cx, replies)) => {
+            Some(Job::Create(req, owed)) => {
                 bench.kind = Some(Kind::Create);
-                bench.creating = replies;
-                let span = tracing::info_span!("container.create", actor.name = "container_factory", message = CreateContainer::NAME, container.id = %id, task.id = %req.task.id);
-                crate::telemetry::propagate::adopt(&span, &cx.0);
-                let (shared, links, budget) = (Arc::clone(&self.shared), Arc::clone(&self.links), Arc::clone(&self.creates));
-                let work = self.shared.io.spawn(
-                    async move {
-                        let _permit = budget.acquire_owned().instrument(tracing::info_span!("admission")).await;
-                        create::create(&shared, &links, *req).await
-                    }
-                    .instrument(span),
-                );
+                let span = owed.span().clone();
+                bench.creating = vec![owed];
+                let (shared, links, workshop, id_) = (Arc::clone(&self.shared), Arc::clone(&self.links), Arc::clone(&self.workshop), id.clone());
+                let work = async move {
+                    let turn = workshop.create(&id_).instrument(admission()).await;
+                    whole(turn, async move { create::create(&shared, &links, *req).await }).await
+                };
+                let work = self.shared.io.spawn(work.instrument(span));
                 self.finish(id.clone(), work, ctx, |bench, done| {
                     for reply in bench.creating.drain(..) {
                         reply.send(done.clone());
                     }
                 });
             }
-            Some(Job::Remove(req, cx, replies)) => {
+            Some(Job::Remove(req, owed)) => {
                 bench.kind = Some(Kind::Remove);
-                bench.removing = replies;
-                let span = tracing::info_span!("container.remove", actor.name = "container_factory", message = RemoveContainer::NAME, container.id = %id);
-                crate::telemetry::propagate::adopt(&span, &cx.0);
-                let (shared, budget) = (Arc::clone(&self.shared), Arc::clone(&self.removals));
-                let work = self.shared.io.spawn(
-                    async move {
-                        let _permit = budget.acquire_owned().instrument(tracing::info_span!("admission")).await;
-                        remove::remove(&shared, &req.container).await
-                    }
-                    .instrument(span),
-                );
+                let span = owed.span().clone();
+                bench.removing = vec![owed];
+                let (shared, workshop) = (Arc::clone(&self.shared), Arc::clone(&self.workshop));
+                let work = async move {
+                    let turn = workshop.remove(&req.container).instrument(admission()).await;
+                    whole(turn, async move { remove::remove(&shared, &req.container).await }).await
+                };
+                let work = self.shared.io.spawn(work.instrument(span));
                 self.finish(id.clone(), work, ctx, |bench, done| {
                     for reply in bench.removing.drain(..) {
                         reply.send(done.clone());
@@ -151,7 +157,7 @@ impl ContainerFactory {
 
     /// Hands the outcome to all who wait for it, then takes up the next piece. A panic in the work drops the replies,
     /// so that the askers ask again.
-    fn finish<T: Send + 'static>(&mut self, id: ContainerId, work: JoinHandle<T>, ctx: &mut Context<Self>, answer: impl FnOnce(&mut Bench, T) + 'static) {
+    fn finish<T: Send + 'static>(&mut self, id: ContainerId, work: JoinHandle<Result<T, JoinError>>, ctx: &mut Context<Self>, answer: impl FnOnce(&mut Bench, T) + 'static) {
         if let Some(bench) = self.benches.get_mut(&id) {
             bench.work = Some(Abort(work.abort_handle()));
         }
@@ -159,7 +165,7 @@ impl ContainerFactory {
             if let Some(bench) = actor.benches.get_mut(&id) {
                 bench.work = None;
                 bench.kind = None;
-                match done {
+                match done.and_then(|inner| inner) {
                     Ok(done) => answer(bench, done),
                     Err(panic) => {
                         tracing::error!(container.id = %id, error = %panic, "work on a container panicked");
@@ -179,7 +185,7 @@ impl Actor for ContainerFactory {
 
 impl Supervised for ContainerFactory {
     fn restarting(&mut self, _ctx: &mut Self::Context) {
-        *self = Self::new(Arc::clone(&self.shared), Arc::clone(&self.links));
+        *self = Self::new(Arc::clone(&self.shared), Arc::clone(&self.links), Arc::clone(&self.workshop));
     }
 }
 
@@ -188,7 +194,9 @@ impl Handler<Ask<CreateContainer>> for ContainerFactory {
 
     fn handle(&mut self, ask: Ask<CreateContainer>, ctx: &mut Self::Context) {
         let Ask { req, cx, reply, .. } = ask;
-        self.take(ContainerId::of(&req.task.id), Job::Create(Box::new(req), cx, vec![reply]), ctx);
+        let id = ContainerId::of(&req.task.id);
+        let span = handling!(cx, names::CONTAINER_CREATE, "container_factory", CreateContainer::NAME, { names::CONTAINER_ID } = %id, { names::TASK_ID } = %req.task.id, { names::JOINED } = field::Empty);
+        self.take(id, Job::Create(Box::new(req), Owed::new(reply, span)), ctx);
     }
 }
 
@@ -197,6 +205,7 @@ impl Handler<Ask<RemoveContainer>> for ContainerFactory {
 
     fn handle(&mut self, ask: Ask<RemoveContainer>, ctx: &mut Self::Context) {
         let Ask { req, cx, reply, .. } = ask;
-        self.take(req.container.clone(), Job::Remove(req, cx, vec![reply]), ctx);
+        let span = handling!(cx, names::CONTAINER_REMOVE, "container_factory", RemoveContainer::NAME, { names::CONTAINER_ID } = %req.container, { names::JOINED } = field::Empty);
+        self.take(req.container.clone(), Job::Remove(req, Owed::new(reply, span)), ctx);
     }
 }

@@ -15,18 +15,20 @@ mod reader;
 use crate::actors::shared::{Links, Shared};
 use crate::messages::health::{Health, ProbeNow, Verdict};
 use crate::messages::runtime::{ContainerdFault, ForgetTask, LookUpTask, TaskExited, TaskOom, TaskView};
-use crate::messages::{Ask, Cx, Reply, Tell};
+use crate::messages::{Ask, Cx, Fact as _, Owed, Request as _, Tell};
 use crate::spec::identity::ContainerId;
-use crate::telemetry::Counter;
+use crate::telemetry::propagate::handling;
+use crate::telemetry::{Counter, names};
 use actix::{Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, StreamHandler, Supervised, WrapFuture as _};
 use reader::{Item, Reader};
 use std::collections::HashMap;
 use std::sync::Arc;
+use tracing::Instrument as _;
 
 /// Places in the mailbox: as many recoveries may ask at once.
 pub const MAILBOX: usize = 1024;
 
-type Answer = Reply<Result<Option<TaskView>, ContainerdFault>>;
+type Answer = Owed<Result<Option<TaskView>, ContainerdFault>>;
 
 /// See the module.
 pub struct EventStream {
@@ -69,9 +71,9 @@ impl EventStream {
             None => match self.shared.configured() {
                 Err(fault) => answer.send(Err(fault)),
                 Ok(configured) => {
-                    ctx.spawn(
-                        async move { answer.send(configured.gateway.task(wanted.container.as_str()).await) }.into_actor(self),
-                    );
+                    let span = answer.span().clone();
+                    let look = async move { configured.gateway.task(wanted.container.as_str()).await }.instrument(span);
+                    ctx.spawn(async move { answer.send(look.await) }.into_actor(self));
                 }
             },
         }
@@ -97,8 +99,10 @@ impl EventStream {
         }
     }
 
+    /// Nobody asked for it: a trace of its own.
     fn deliver(&self, fact: TaskExited) {
-        let known = self.links.tasks.exited(fact, Cx::current());
+        let span = handling!(Cx::default(), names::ACTOR_MESSAGE, "event_stream", TaskExited::NAME, { names::CONTAINER_ID } = %fact.container);
+        let known = span.in_scope(|| self.links.tasks.exited(fact, Cx::current()));
         if known {
             Counter::TasksExited.bump();
         }
@@ -153,7 +157,10 @@ impl StreamHandler<Item> for EventStream {
                 }
                 self.deliver(TaskExited { container, exit: Some(exit) });
             }
-            Item::Oom { container } => self.links.tasks.oom(TaskOom { container }, Cx::current()),
+            Item::Oom { container } => {
+                let span = handling!(Cx::default(), names::ACTOR_MESSAGE, "event_stream", TaskOom::NAME, { names::CONTAINER_ID } = %container);
+                span.in_scope(|| self.links.tasks.oom(TaskOom { container }, Cx::current()));
+            }
             Item::Gap { generation, .. } if !self.is_current(generation) => {}
             Item::Gap { fault, .. } => {
                 tracing::warn!(error.kind = ?fault.kind, error = fault.text, "event stream broke");
@@ -175,7 +182,9 @@ impl Handler<Ask<LookUpTask>> for EventStream {
     type Result = ();
 
     fn handle(&mut self, ask: Ask<LookUpTask>, ctx: &mut Self::Context) {
-        let Ask { req, reply, .. } = ask;
+        let Ask { req, cx, reply, .. } = ask;
+        let span = handling!(cx, names::EVENTS_LOOK_UP, "event_stream", LookUpTask::NAME, { names::CONTAINER_ID } = %req.container);
+        let reply = Owed::new(reply, span);
         if self.roster.is_some() {
             self.look_up(req, reply, ctx);
             return;
@@ -202,6 +211,7 @@ impl Handler<Tell<ForgetTask>> for EventStream {
     type Result = ();
 
     fn handle(&mut self, tell: Tell<ForgetTask>, _ctx: &mut Self::Context) {
+        let _span = handling!(tell.cx, names::ACTOR_MESSAGE, "event_stream", ForgetTask::NAME, { names::CONTAINER_ID } = %tell.fact.container);
         if let Some(roster) = self.roster.as_mut() {
             roster.remove(&tell.fact.container);
         }

@@ -8,11 +8,13 @@ use crate::containerd::{Gateway, RuntimeEvent};
 use crate::messages::runtime::{ContainerdFault, FaultKind, TaskView};
 use crate::spec::identity::ContainerId;
 use crate::spec::record::ExitRecord;
+use crate::telemetry::names;
 use futures_util::StreamExt as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tracing::Instrument as _;
 
 /// Items on their way to the actor. When it is slow, the stream from containerd waits.
 const BUFFER: usize = 256;
@@ -132,7 +134,8 @@ async fn follow(gateway: &Gateway, generation: u64, tx: &mpsc::Sender<Item>, liv
             }),
         }
     }
-    let tasks = match gateway.list_tasks().await {
+    let listing = tracing::info_span!(parent: None, names::EVENTS_RESYNC);
+    let tasks = match gateway.list_tasks().instrument(listing).await {
         Ok(tasks) => tasks,
         Err(fault) => return Some(fault),
     };

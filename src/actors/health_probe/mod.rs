@@ -10,12 +10,15 @@
 pub mod verdict;
 
 use crate::actors::shared::{Configured, Shared};
-use crate::messages::Tell;
+use crate::messages::{Cx, Fact as _, Tell};
 use crate::messages::health::{Health, ProbeNow};
+use crate::telemetry::names;
+use crate::telemetry::propagate::{self, handling};
 use actix::{Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, SpawnHandle, Supervised, WrapFuture as _};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tracing::Instrument as _;
 use verdict::{Finding, Memory};
 
 /// Places in the mailbox: `ProbeNow` is idempotent, more would say nothing new.
@@ -41,7 +44,8 @@ impl HealthProbe {
         Self { shared, memory, next: None, probing: false }
     }
 
-    fn probe(&mut self, ctx: &mut Context<Self>) {
+    /// `cause`: what called for it, if anything but the clock did.
+    fn probe(&mut self, cause: &Cx, ctx: &mut Context<Self>) {
         if self.probing {
             return;
         }
@@ -51,14 +55,16 @@ impl HealthProbe {
             ctx.cancel_future(next);
         }
         let shared = Arc::clone(&self.shared);
-        let probe = async move { look(&configured, &shared).await };
+        let span = tracing::info_span!(parent: None, names::HEALTH_PROBE, { names::ACTOR_NAME } = "health_probe");
+        propagate::link(&span, &cause.0);
+        let probe = async move { look(&configured, &shared).await }.instrument(span);
         ctx.spawn(probe.into_actor(self).map(|finding, actor, ctx| {
             actor.probing = false;
             let again_at_once = actor.publish(&finding);
             if again_at_once {
-                actor.probe(ctx);
+                actor.probe(&Cx::default(), ctx);
             } else {
-                actor.next = Some(ctx.run_later(INTERVAL, Self::probe));
+                actor.next = Some(ctx.run_later(INTERVAL, |actor, ctx| actor.probe(&Cx::default(), ctx)));
             }
         }));
     }
@@ -122,7 +128,7 @@ impl Actor for HealthProbe {
         configured.mark_changed();
         let changes = tokio_stream::wrappers::WatchStream::from_changes(configured);
         ctx.add_stream(changes);
-        self.probe(ctx);
+        self.probe(&Cx::default(), ctx);
     }
 }
 
@@ -135,7 +141,7 @@ impl Supervised for HealthProbe {
 impl actix::StreamHandler<Option<Configured>> for HealthProbe {
     fn handle(&mut self, _configured: Option<Configured>, ctx: &mut Self::Context) {
         self.probing = false;
-        self.probe(ctx);
+        self.probe(&Cx::default(), ctx);
     }
 
     fn finished(&mut self, _ctx: &mut Self::Context) {}
@@ -144,7 +150,8 @@ impl actix::StreamHandler<Option<Configured>> for HealthProbe {
 impl Handler<Tell<ProbeNow>> for HealthProbe {
     type Result = ();
 
-    fn handle(&mut self, _tell: Tell<ProbeNow>, ctx: &mut Self::Context) {
-        self.probe(ctx);
+    fn handle(&mut self, tell: Tell<ProbeNow>, ctx: &mut Self::Context) {
+        let span = handling!(tell.cx, names::ACTOR_MESSAGE, "health_probe", ProbeNow::NAME);
+        self.probe(&span.in_scope(Cx::current), ctx);
     }
 }

@@ -9,6 +9,7 @@ use super::transfer;
 use crate::containerd::Gateway;
 use crate::messages::image::{EnsureImage, ImageError, ImageReady, PullPolicy};
 use crate::spec::reference::Reference;
+use crate::telemetry::{Counter, names};
 use std::future::Future;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -103,7 +104,7 @@ async fn ensure_reference(
         let before = target_of(gateway, &name).await?;
         let credentials = request.credentials.as_ref();
         let work = transfer::pull(gateway, config, reference, credentials, request.timeout, &tally);
-        let span = tracing::info_span!("image.pull", image.ref = %name);
+        let span = tracing::info_span!(names::IMAGE_PULL, { names::IMAGE_REF } = %name);
         let answer = reported(work, &tally, progress).instrument(span).await;
         if before.is_none() && matches!(answer, Err(ImageError::Unusable { .. })) {
             // containerd makes a record of an image for another machine, too.
@@ -119,16 +120,19 @@ async fn ensure_reference(
         let resolved = pull::resolve(&session).await?;
         Ok::<_, ImageError>((session, resolved))
     };
-    let (session, resolved) = resolve.instrument(tracing::info_span!("image.resolve", image.ref = %name)).await?;
+    let (session, resolved) = resolve.instrument(tracing::info_span!(names::IMAGE_RESOLVE, { names::IMAGE_REF } = %name)).await?;
     if let Some(ready) = unchanged(gateway, config, &name, &resolved).await? {
         return Ok(ready);
     }
     let work = pull::pull(gateway, config, &session, reference, &resolved, request.timeout, &tally);
-    let span = tracing::info_span!("image.pull", image.ref = %name);
+    let span = tracing::info_span!(names::IMAGE_PULL, { names::IMAGE_REF } = %name);
     ready(name, reported(work, &tally, progress).instrument(span).await?, true)
 }
 
 fn ready(name: String, known: Option<Known>, pulled: bool) -> Result<ImageReady, ImageError> {
+    if pulled {
+        Counter::ImagePulls.bump();
+    }
     match known {
         Some((manifest, facts)) => Ok(ImageReady { name, manifest, facts, pulled }),
         None => Err(ImageError::Interrupted { image: name, reason: "it was removed while it was pulled".to_owned() }),

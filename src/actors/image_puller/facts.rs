@@ -3,7 +3,7 @@
 use super::ensure::PullConfig;
 use super::plan::{self, Config, DOCUMENT_MAX_BYTES, Document, Manifest};
 use super::lease::{LEASE_EXPIRES, Lease};
-use super::pull;
+use super::pull::{self, whole};
 use super::unpack::{UnpackError, Unpacker, unique};
 use crate::containerd::{Descriptor, Gateway, Labels, Mount, expires_after};
 use crate::host::rootfs;
@@ -75,6 +75,10 @@ pub(super) async fn of_target(
     let Some((digest, manifest, image)) = read(gateway, name, target).await? else {
         return Ok(None);
     };
+    if lease.is_none() {
+        // Seen for the first time by this puller: an earlier one may have died right after its pull.
+        Lease::sweep(gateway, &config.living, name).await.map_err(at)?;
+    }
     if !is_unpacked(gateway, snapshotter, image.facts.chain_id.as_ref()).await.map_err(at)?
         && !unpack_again(gateway, config, name, &manifest, &image).await?
     {
@@ -82,7 +86,13 @@ pub(super) async fn of_target(
     }
     let mut facts = image.facts;
     if let Some(chain) = &facts.chain_id {
-        let (passwd, group) = files(gateway, snapshotter, chain, lease).await.map_err(at)?;
+        let (gateway, snapshotter, chain) = (gateway.clone(), snapshotter.to_owned(), chain.clone());
+        let (lease, image) = (lease.map(str::to_owned), name.to_owned());
+        let look = async move {
+            let files = files(&gateway, &snapshotter, &chain, lease.as_deref()).await;
+            files.map_err(|source| ImageError::Containerd { image, source })
+        };
+        let (passwd, group) = whole(name, look).await?;
         (facts.passwd, facts.group) = (passwd, group);
     }
     let known = (digest, Arc::new(facts));
@@ -172,7 +182,7 @@ async fn files(
     if let Some(lease) = lease {
         return look(&gateway.with_lease(lease), snapshotter, &key, chain).await;
     }
-    // Held by a lease, so that a look that is cut off leaves nothing for good.
+    // Held by a lease, so that even a look that is cut off by the end of the process leaves nothing for good.
     gateway.create_lease(&key, &Labels::from([expires_after(LOOK_EXPIRES)])).await?;
     let answer = look(&gateway.with_lease(&key), snapshotter, &key, chain).await;
     gateway.delete_lease(&key).await?;

@@ -53,6 +53,14 @@ impl Lease {
         Ok(lease)
     }
 
+    /// Removes what pulls of this image have left that were cut off after their work was done: it is here.
+    pub(super) async fn sweep(gateway: &Gateway, living: &Living, image: &str) -> Result<(), ContainerdFault> {
+        for old in Self::abandoned(gateway, living, image).await? {
+            remove(gateway, &old).await;
+        }
+        Ok(())
+    }
+
     /// Removes it. A fault is no reason to fail what has succeeded: the lease expires.
     pub(super) async fn close(self, gateway: &Gateway) {
         remove(gateway, &self.id).await;

@@ -22,15 +22,17 @@ mod progress;
 use crate::actors::shared::{Links, Shared};
 use crate::messages::image::{Credentials, EnsureImage, ImageError, ImageReady, PullPolicy};
 use crate::messages::runtime::FaultKind;
-use crate::messages::{Ask, Cx, Reply, Request as _};
+use crate::messages::{Ask, Cx, Owed, Request as _};
 use crate::spec::identity::TaskId;
+use crate::telemetry::propagate::{self, handling};
+use crate::telemetry::{Counter, names};
 use actix::{Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, Supervised, WrapFuture as _};
 use ensure::PullConfig;
 use progress::Progress;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use tokio::task::AbortHandle;
-use tracing::Instrument as _;
+use tracing::{Instrument as _, field};
 
 /// Places in the mailbox.
 pub const MAILBOX: usize = 64;
@@ -44,7 +46,9 @@ struct PullKey {
 }
 
 struct Pull {
-    replies: Vec<Reply<Result<ImageReady, ImageError>>>,
+    replies: Vec<Owed<Result<ImageReady, ImageError>>>,
+    /// Context of the work's own span.
+    cx: Cx,
     watchers: Arc<Mutex<Vec<TaskId>>>,
     work: AbortHandle,
 }
@@ -71,16 +75,16 @@ impl ImagePuller {
         Self { shared, links, known: PullConfig::default(), pulls: HashMap::new() }
     }
 
-    fn begin(&mut self, key: PullKey, req: EnsureImage, cx: &Cx, reply: Reply<Result<ImageReady, ImageError>>, ctx: &mut Context<Self>) {
+    fn begin(&mut self, key: PullKey, req: EnsureImage, owed: Owed<Result<ImageReady, ImageError>>, ctx: &mut Context<Self>) {
         let configured = match self.shared.configured() {
             Ok(configured) => configured,
             Err(source) => {
-                reply.send(Err(ImageError::Containerd { image: req.image, source }));
+                owed.send(Err(ImageError::Containerd { image: req.image, source }));
                 return;
             }
         };
-        let span = tracing::info_span!("image.ensure", actor.name = "image_puller", message = EnsureImage::NAME, image.ref = %req.image);
-        crate::telemetry::propagate::adopt(&span, &cx.0);
+        let span = owed.span().clone();
+        let cx = span.in_scope(Cx::current);
         let watchers = Arc::new(Mutex::new(Vec::from_iter(req.observer.clone())));
         let progress = Progress::new(req.image.clone(), Arc::clone(&watchers), Arc::clone(&self.links));
         let config = PullConfig { 
@@ -97,7 +101,7 @@ impl ImagePuller {
             }
             .instrument(span),
         );
-        self.pulls.insert(key.clone(), Pull { replies: vec![reply], watchers, work: work.abort_handle() });
+        self.pulls.insert(key.clone(), Pull { replies: vec![owed], cx, watchers, work: work.abort_handle() });
         ctx.spawn(work.into_actor(self).map(move |done, actor: &mut Self, _| {
             let Some(mut pull) = actor.pulls.remove(&key) else { return };
             match done {
@@ -138,13 +142,17 @@ impl Handler<Ask<EnsureImage>> for ImagePuller {
 
     fn handle(&mut self, ask: Ask<EnsureImage>, ctx: &mut Self::Context) {
         let Ask { req, cx, reply, .. } = ask;
+        let span = handling!(cx, names::IMAGE_ENSURE, "image_puller", EnsureImage::NAME, { names::IMAGE_REF } = %req.image, { names::JOINED } = field::Empty);
         let key = PullKey { image: req.image.clone(), credentials: req.credentials.clone(), policy: req.policy };
         match self.pulls.get_mut(&key) {
             Some(pull) => {
                 pull.watchers.lock().unwrap_or_else(std::sync::PoisonError::into_inner).extend(req.observer);
-                pull.replies.push(reply);
+                span.record(names::JOINED, true);
+                propagate::link(&span, &pull.cx.0);
+                Counter::ImagePullsShared.bump();
+                pull.replies.push(Owed::new(reply, span));
             }
-            None => self.begin(key, req, &cx, reply, ctx),
+            None => self.begin(key, req, Owed::new(reply, span), ctx),
         }
     }
 }

@@ -14,8 +14,10 @@ use crate::containerd::{Descriptor, Gateway, ImageRecord, Labels};
 use crate::messages::image::ImageError;
 use crate::spec::identity::{Digest, chain_id};
 use crate::spec::reference::Reference;
+use crate::telemetry::names;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
+use std::future::Future;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -56,16 +58,37 @@ pub(super) async fn pull(
     let leased = gateway.with_lease(&lease.id);
     let fetcher = Fetcher { gateway: &leased, lease: &lease.id, session, reference, tally };
     let unpacker = Unpacker { gateway: &leased, lease: &lease.id, snapshotter: &config.snapshotter };
-    let answer = async {
-        fill(&fetcher, &unpacker, resolved).await?;
-        let record = ImageRecord { name: name.clone(), target: resolved.target.clone(), labels: Labels::new() };
-        leased.put_image(&record).await.map_err(at)?;
-        // While the lease lasts: looking into the image needs one.
-        facts::of_target(&leased, config, &name, &resolved.target, Some(&lease.id)).await
+    let filled = fill(&fetcher, &unpacker, resolved).await;
+    let fetched_bytes = tally.fetched_bytes.load(Ordering::Relaxed);
+    if let Err(e) = filled {
+        let answer = Err(e);
+        lease.end(gateway, &answer, fetched_bytes).await;
+        return answer;
     }
-    .await;
-    lease.end(gateway, &answer, tally.fetched_bytes.load(Ordering::Relaxed)).await;
-    answer
+    let (gateway, leased, config) = (gateway.clone(), leased.clone(), config.clone());
+    let record = ImageRecord { name: name.clone(), target: resolved.target.clone(), labels: Labels::new() };
+    // In one go: once the image is there, nobody pulls it again and ends the lease.
+    whole(&name.clone(), async move {
+        let answer = async {
+            let at = |source| ImageError::Containerd { image: name.clone(), source };
+            leased.put_image(&record).await.map_err(at)?;
+            // While the lease lasts: looking into the image needs one.
+            facts::of_target(&leased, &config, &name, &record.target, Some(&lease.id)).await
+        }
+        .await;
+        lease.end(&gateway, &answer, fetched_bytes).await;
+        answer
+    })
+    .await
+}
+
+/// Carries out work that is not to be cut off half way: it goes on when the pull that waits for it is cancelled.
+pub(super) async fn whole<T: Send + 'static>(
+    image: &str,
+    work: impl Future<Output = Result<T, ImageError>> + Send + 'static,
+) -> Result<T, ImageError> {
+    let ended = tokio::spawn(work.in_current_span()).await;
+    ended.unwrap_or_else(|e| Err(ImageError::Interrupted { image: image.to_owned(), reason: e.to_string() }))
 }
 
 async fn fill(fetcher: &Fetcher<'_>, unpacker: &Unpacker<'_>, resolved: &Resolved) -> Result<(), ImageError> {
@@ -127,7 +150,7 @@ async fn layers(
     for layer in &manifest.layers {
         let (arrived, arrival) = oneshot::channel();
         arrivals.push(arrival);
-        let span = tracing::info_span!("image.fetch", image.digest = %layer.digest, bytes = layer.size);
+        let span = tracing::info_span!(names::IMAGE_FETCH, { names::BLOB_DIGEST } = %layer.digest, { names::BYTES } = layer.size);
         fetches.push(fetch_one(fetcher, layer, arrived).instrument(span));
     }
     let fetch = futures_util::stream::iter(fetches)
@@ -141,7 +164,7 @@ async fn layers(
                 return std::future::pending().await;
             }
             let chain = chain_up_to(&image.diff_ids, i);
-            let span = tracing::info_span!("image.unpack", image.digest = %layer.digest, bytes = layer.size);
+            let span = tracing::info_span!(names::IMAGE_UNPACK, { names::BLOB_DIGEST } = %layer.digest, { names::BYTES } = layer.size);
             unpack_one(fetcher, unpacker, layer, diff_id, parent.as_ref(), &chain).instrument(span).await?;
             fetcher.tally.layers_done.fetch_add(1, Ordering::Relaxed);
             parent = Some(chain);

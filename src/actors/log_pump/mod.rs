@@ -16,11 +16,14 @@ pub use pumps::Pumps;
 
 use crate::actors::shared::Shared;
 use crate::host::fifo::{LogTarget, check_log_path};
-use crate::messages::Ask;
+use crate::messages::{Ask, Request as _};
 use crate::messages::logs::{Attach, CheckLogPaths, Drain, LogError, Stream};
+use crate::telemetry::names;
+use crate::telemetry::propagate::handling;
 use actix::{Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, Supervised, WrapFuture as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tracing::Instrument as _;
 
 /// Places in the mailbox.
 pub const MAILBOX: usize = 64;
@@ -50,8 +53,7 @@ impl Handler<Ask<CheckLogPaths>> for LogPump {
 
     fn handle(&mut self, ask: Ask<CheckLogPaths>, ctx: &mut Self::Context) {
         let Ask { req, cx, reply, .. } = ask;
-        let span = tracing::info_span!("log.check", actor.name = "log_pump");
-        crate::telemetry::propagate::adopt(&span, &cx.0);
+        let span = handling!(cx, names::LOG_CHECK, "log_pump", CheckLogPaths::NAME);
         // A path lookup may block on a slow disk: not on an arbiter.
         let check = self.shared.io.spawn_blocking(move || {
             let _entered = span.entered();
@@ -89,8 +91,7 @@ impl Handler<Ask<Attach>> for LogPump {
 
     fn handle(&mut self, ask: Ask<Attach>, _ctx: &mut Self::Context) {
         let Ask { req, cx, reply, .. } = ask;
-        let span = tracing::info_span!("log.attach", actor.name = "log_pump", container.id = %req.container, stream = req.stream.name());
-        crate::telemetry::propagate::adopt(&span, &cx.0);
+        let span = handling!(cx, names::LOG_ATTACH, "log_pump", Attach::NAME, { names::CONTAINER_ID } = %req.container, { names::STREAM } = req.stream.name());
         let _entered = span.entered();
         reply.send(self.pumps.attach(&req));
     }
@@ -100,8 +101,9 @@ impl Handler<Ask<Drain>> for LogPump {
     type Result = ();
 
     fn handle(&mut self, ask: Ask<Drain>, ctx: &mut Self::Context) {
-        let Ask { req, reply, .. } = ask;
+        let Ask { req, cx, reply, .. } = ask;
+        let span = handling!(cx, names::LOG_DRAIN, "log_pump", Drain::NAME, { names::CONTAINER_ID } = %req.container);
         let pumps = Arc::clone(&self.pumps);
-        ctx.spawn(async move { reply.send(pumps.drained(&req.container).await) }.into_actor(self));
+        ctx.spawn(async move { reply.send(pumps.drained(&req.container).await) }.instrument(span).into_actor(self));
     }
 }

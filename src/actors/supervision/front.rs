@@ -13,9 +13,11 @@ use crate::messages::task::TaskError;
 use crate::messages::{Ask, AskError, Cx, Request};
 use crate::spec::identity::{ContainerId, TaskId};
 use crate::spec::settings::Settings;
+use crate::telemetry::{names, propagate};
 use actix::Handler;
 use std::sync::Arc;
 use std::time::Duration;
+use tracing::Instrument as _;
 
 /// The root only makes an entry and spawns: more than this means that it is stalled.
 const OPEN_WITHIN: Duration = Duration::from_secs(60);
@@ -87,13 +89,17 @@ impl TaskDoors for Front {
     }
 
     fn sweep<'a>(&'a self, task: &'a TaskId, cx: Cx) -> Answer<'a, Result<(), TaskError>> {
-        Box::pin(async move {
+        let span = tracing::info_span!(names::TASK_SWEEP, { names::TASK_ID } = %task);
+        propagate::adopt(&span, &cx.0);
+        let cx = span.in_scope(Cx::current);
+        let work = async move {
             let remove = RemoveContainer { container: ContainerId::of(task) };
             ask_until(&*self.nursery.links().remove_container, remove, cx, Some(SWEEP_WITHIN))
                 .await
                 .map_err(|e| TaskError::Driver(e.to_string()))?
                 .map_err(TaskError::Container)
-        })
+        };
+        Box::pin(work.instrument(span))
     }
 }
 

@@ -10,8 +10,9 @@
 use super::policy::{Decision, FailureHistory, RestartPolicy};
 use super::tree::Nursery;
 use crate::messages::lifecycle::{ChildEnd, ChildExit, ChildName, OpenTask};
-use crate::messages::{Ask, Tell};
-use crate::telemetry::Counter;
+use crate::messages::{Ask, Fact as _, Request as _, Tell};
+use crate::telemetry::propagate::handling;
+use crate::telemetry::{Counter, names};
 use actix::{Actor, Context, Handler, Supervised};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -99,7 +100,10 @@ impl Handler<Ask<OpenTask>> for Root {
     type Result = ();
 
     fn handle(&mut self, ask: Ask<OpenTask>, _ctx: &mut Self::Context) {
-        self.nursery.open_task(&ask.req.task);
+        let span = handling!(ask.cx, names::TASK_OPEN, "root", OpenTask::NAME, { names::TASK_ID } = %ask.req.task);
+        span.in_scope(|| self.nursery.open_task(&ask.req.task));
+        // Ended before the answer, so that no span outlives its parent without need.
+        drop(span);
         ask.reply.send(());
     }
 }
@@ -108,7 +112,8 @@ impl Handler<Tell<ChildExit>> for Root {
     type Result = ();
 
     fn handle(&mut self, tell: Tell<ChildExit>, _ctx: &mut Self::Context) {
-        self.on_exit(&tell.fact);
+        let span = handling!(tell.cx, names::ACTOR_MESSAGE, "root", ChildExit::NAME);
+        span.in_scope(|| self.on_exit(&tell.fact));
     }
 }
 

@@ -42,7 +42,7 @@ pub const CHILDREN: [Child; 7] = [
     Child { name: "health_probe", mailbox: health_probe::MAILBOX, rebuilt_from: "a probe at once; the last verdict stands meanwhile" },
     Child { name: "event_stream", mailbox: event_stream::MAILBOX, rebuilt_from: "a new subscription, then a listing" },
     Child { name: "image_puller", mailbox: image_puller::MAILBOX, rebuilt_from: "containerd's images and ingests; askers ask again" },
-    Child { name: "container_factory", mailbox: container_factory::MAILBOX, rebuilt_from: "containerd's records; askers ask again" },
+    Child { name: "container_factory", mailbox: container_factory::MAILBOX, rebuilt_from: "containerd's records and the work in progress; askers ask again" },
     Child { name: "log_pump", mailbox: log_pump::MAILBOX, rebuilt_from: "the attachments of the pump threads" },
     Child { name: "task_supervisor", mailbox: TASK_MAILBOX, rebuilt_from: "the container's labels and containerd's task state" },
 ];
@@ -94,6 +94,7 @@ pub struct Nursery {
     shared: Arc<Shared>,
     links: Arc<Links>,
     pump: Arc<log_pump::Pumps>,
+    workshop: Arc<container_factory::Workshop>,
     arbiters: Arbiters,
     doors: Singletons,
     tasks: Arc<TaskTable>,
@@ -125,10 +126,12 @@ impl Nursery {
             probe_now: Arc::clone(&doors.health_probe) as _,
             tasks: Arc::clone(&tasks) as _,
         });
+        let workshop = container_factory::Workshop::new(shared.cores);
         Arc::new(Self {
             shared,
             links,
             pump,
+            workshop,
             arbiters,
             doors,
             tasks,
@@ -239,8 +242,9 @@ impl Nursery {
             "event_stream" => self.spawn(control, "event_stream", &doors.event_stream, event_stream::MAILBOX, move || EventStream::new(shared, links)),
             "image_puller" => self.spawn(control, "image_puller", &doors.image_puller, image_puller::MAILBOX, move || ImagePuller::new(shared, links)),
             "container_factory" => {
+                let workshop = Arc::clone(&self.workshop);
                 self.spawn(control, "container_factory", &doors.container_factory, container_factory::MAILBOX, move || {
-                    ContainerFactory::new(shared, links)
+                    ContainerFactory::new(shared, links, workshop)
                 });
             }
             "log_pump" => {

@@ -1,15 +1,18 @@
 //! The exit: seen by event or by listing, kept in a label, told to all who wait.
 
-use super::TaskSupervisor;
+use super::{ACTOR, TaskSupervisor};
 use super::state::{Event, State};
 use crate::actors::shared::unix_nanos;
-use crate::messages::Tell;
+use crate::messages::{Fact as _, Tell};
 use crate::messages::runtime::{TaskExited, TaskOom, TaskView};
 use crate::spec::labels::{self, Marks};
 use crate::spec::record::ExitRecord;
+use crate::telemetry::names;
+use crate::telemetry::propagate::handling;
 use actix::{ActorFutureExt as _, AsyncContext as _, Context, Handler, WrapFuture as _};
 use std::collections::BTreeMap;
 use std::time::Duration;
+use tracing::Instrument as _;
 
 /// 128 + SIGKILL: what the kernel's out-of-memory killer leaves behind, among others.
 const KILLED: i32 = 137;
@@ -22,6 +25,7 @@ impl Handler<Tell<TaskExited>> for TaskSupervisor {
     type Result = ();
 
     fn handle(&mut self, tell: Tell<TaskExited>, ctx: &mut Self::Context) {
+        let _in = handling!(tell.cx, names::ACTOR_MESSAGE, ACTOR, TaskExited::NAME, { names::TASK_ID } = %self.id).entered();
         if self.state == State::Absent || self.state.is_starting() {
             // Before the answer to a start or a recovery it is not known whether this is the task's own exit or the
             // end of something that an interrupted start had left behind.
@@ -38,7 +42,8 @@ impl Handler<Tell<TaskExited>> for TaskSupervisor {
 impl Handler<Tell<TaskOom>> for TaskSupervisor {
     type Result = ();
 
-    fn handle(&mut self, _tell: Tell<TaskOom>, ctx: &mut Self::Context) {
+    fn handle(&mut self, tell: Tell<TaskOom>, ctx: &mut Self::Context) {
+        let _in = handling!(tell.cx, names::ACTOR_MESSAGE, ACTOR, TaskOom::NAME, { names::TASK_ID } = %self.id).entered();
         if let Some((exit, timer)) = self.held_exit.take() {
             ctx.cancel_future(timer);
             self.exit_known(exit, ctx);
@@ -86,6 +91,7 @@ impl TaskSupervisor {
                     tracing::debug!(task.id = %task, error = %fault, "exit not recorded");
                 }
             }
+            .in_current_span()
             .into_actor(self),
         );
     }
@@ -138,7 +144,7 @@ impl TaskSupervisor {
                 Err(fault) => Err(fault),
             }
         };
-        ctx.spawn(look.into_actor(self).map(|found, actor: &mut Self, ctx| match found {
+        ctx.spawn(look.in_current_span().into_actor(self).map(|found, actor: &mut Self, ctx| match found {
             Ok((Some(TaskView::Stopped(exit)), _)) => actor.exit_seen(exit, ctx),
             Ok((Some(TaskView::Running { .. } | TaskView::Created { .. }), _)) => {}
             Ok((None, Some(exit))) => actor.exit_known(exit, ctx),

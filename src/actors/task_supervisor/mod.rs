@@ -19,15 +19,20 @@ use crate::actors::supervision::tasks::TaskTable;
 use crate::messages::image::{ImageReady, PullProgress};
 use crate::messages::runtime::{ContainerdFault, FaultKind};
 use crate::messages::task::{Inspect, Inspection, Signal, Started, TaskError, TaskEvent, Wait};
-use crate::messages::{Ask, Cx, Reply, Request as _, Tell};
+use crate::messages::{Ask, Cx, Fact as _, Owed, Request as _, Tell};
 use crate::spec::identity::{ContainerId, TaskId};
 use crate::spec::record::{ExitRecord, HandleState};
 use crate::spec::task::TaskSpec;
+use crate::telemetry::names;
+use crate::telemetry::propagate::handling;
 use actix::{Actor, ActorContext as _, AsyncContext as _, Context, Handler, SpawnHandle, Supervised, WrapFuture as _};
 use state::{Effect, Event, Refused, State};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tracing::Span;
+
+/// Name of this actor in spans.
+const ACTOR: &str = "task_supervisor";
 
 /// What is known about the task besides its state.
 #[derive(Debug, Clone, Default)]
@@ -42,11 +47,11 @@ struct About {
 /// Who waits for what.
 #[derive(Default)]
 struct Waiting {
-    start: Vec<Reply<Result<Started, TaskError>>>,
-    recover: Vec<Reply<Result<(), TaskError>>>,
-    exit: Vec<Reply<Result<ExitRecord, TaskError>>>,
-    stop: Vec<Reply<Result<(), TaskError>>>,
-    destroy: Vec<Reply<Result<(), TaskError>>>,
+    start: Vec<Owed<Result<Started, TaskError>>>,
+    recover: Vec<Owed<Result<(), TaskError>>>,
+    exit: Vec<Owed<Result<ExitRecord, TaskError>>>,
+    stop: Vec<Owed<Result<(), TaskError>>>,
+    destroy: Vec<Owed<Result<(), TaskError>>>,
 }
 
 /// The start that is under way.
@@ -205,7 +210,8 @@ impl Handler<Ask<Wait>> for TaskSupervisor {
     type Result = ();
 
     fn handle(&mut self, ask: Ask<Wait>, _ctx: &mut Self::Context) {
-        let Ask { reply, .. } = ask;
+        let Ask { cx, reply, .. } = ask;
+        let reply = Owed::new(reply, handling!(cx, names::TASK_WAIT, ACTOR, Wait::NAME, { names::TASK_ID } = %self.id));
         self.waiting.exit.retain(|waiter| !waiter.is_abandoned());
         match (&self.state, self.unsure.is_some()) {
             (State::Exited(exit) | State::Removing(Some(exit)), _) => reply.send(Ok(exit.clone())),
@@ -220,6 +226,8 @@ impl Handler<Ask<Signal>> for TaskSupervisor {
 
     fn handle(&mut self, ask: Ask<Signal>, ctx: &mut Self::Context) {
         let Ask { req, cx, reply, .. } = ask;
+        let span = handling!(cx, names::TASK_SIGNAL, ACTOR, Signal::NAME, { names::TASK_ID } = %self.id, { names::SIGNAL } = req.signal);
+        let reply = Owed::new(reply, span.clone());
         if let Some(doubt) = self.doubt() {
             reply.send(Err(doubt));
             return;
@@ -228,8 +236,6 @@ impl Handler<Ask<Signal>> for TaskSupervisor {
             reply.send(Err(TaskError::WrongState { action: "send a signal", state: self.state.name() }));
             return;
         }
-        let span = tracing::info_span!("task.signal", actor.name = "task_supervisor", message = Signal::NAME, task.id = %self.id, signal = req.signal);
-        crate::telemetry::propagate::adopt(&span, &cx.0);
         let kill = self.kill_call(req.signal, false, span);
         ctx.spawn(async move { reply.send(kill.await.map_err(TaskError::Containerd)) }.into_actor(self));
     }
@@ -239,7 +245,8 @@ impl Handler<Ask<Inspect>> for TaskSupervisor {
     type Result = ();
 
     fn handle(&mut self, ask: Ask<Inspect>, _ctx: &mut Self::Context) {
-        let Ask { reply, .. } = ask;
+        let Ask { cx, reply, .. } = ask;
+        let reply = Owed::new(reply, handling!(cx, names::TASK_INSPECT, ACTOR, Inspect::NAME, { names::TASK_ID } = %self.id));
         let known = self.state.is_alive() || self.state.exit().is_some();
         reply.send(if known {
             Ok(Inspection {
@@ -259,6 +266,7 @@ impl Handler<Tell<PullProgress>> for TaskSupervisor {
     type Result = ();
 
     fn handle(&mut self, tell: Tell<PullProgress>, _ctx: &mut Self::Context) {
+        let _span = handling!(tell.cx, names::ACTOR_MESSAGE, ACTOR, PullProgress::NAME, { names::TASK_ID } = %self.id);
         let PullProgress { text, details, .. } = tell.fact;
         self.emit(text, details.into_iter().map(|(k, v)| (k.to_owned(), v)).collect());
     }

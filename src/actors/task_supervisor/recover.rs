@@ -1,15 +1,17 @@
 //! Recover: take up a task of an earlier plugin process; look back: take up one of an earlier self.
 
-use super::TaskSupervisor;
+use super::{ACTOR, TaskSupervisor};
 use super::state::{Event, State};
 use crate::actors::shared::Configured;
 use crate::actors::supervision::book::ask_until;
 use crate::messages::runtime::{ContainerdFault, LookUpTask, TaskView};
 use crate::messages::task::{Recover, TaskError};
-use crate::messages::{Ask, Request as _};
+use crate::messages::{Ask, Cx, Owed, Request as _};
 use crate::spec::identity::ContainerId;
 use crate::spec::labels::Marks;
 use crate::spec::record::ExitRecord;
+use crate::telemetry::names;
+use crate::telemetry::propagate::handling;
 use actix::{ActorContext as _, ActorFutureExt as _, AsyncContext as _, Context, ContextFutureSpawner as _, Handler, WrapFuture as _};
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +32,8 @@ impl Handler<Ask<Recover>> for TaskSupervisor {
 
     fn handle(&mut self, ask: Ask<Recover>, ctx: &mut Self::Context) {
         let Ask { req, cx, reply, .. } = ask;
+        let span = handling!(cx, names::TASK_RECOVER, ACTOR, Recover::NAME, { names::TASK_ID } = %self.id, { names::CONTAINER_ID } = %self.container);
+        let reply = Owed::new(reply, span.clone());
         if self.state != State::Absent || self.starting.is_some() {
             reply.send(Ok(()));
             return;
@@ -44,14 +48,12 @@ impl Handler<Ask<Recover>> for TaskSupervisor {
                 ctx,
             );
         }
-        let span = tracing::info_span!("task.recover", actor.name = "task_supervisor", message = Recover::NAME, task.id = %self.id, container.id = %self.container);
-        crate::telemetry::propagate::adopt(&span, &cx.0);
         self.about.started_at = req.handle.started_at;
         self.about.stop_signal = req.handle.stop_signal;
         let (links, shared, container) = (Arc::clone(&self.links), Arc::clone(&self.shared), self.container.clone());
         let look = async move {
             let lookup = LookUpTask { container: container.clone(), patience: PATIENCE };
-            let view = ask_until(&*links.look_up_task, lookup, crate::messages::Cx::current(), Some(PATIENCE * 2))
+            let view = ask_until(&*links.look_up_task, lookup, Cx::current(), Some(PATIENCE * 2))
                 .await
                 .map_err(|e| super::interrupted("look up task", e.to_string()))??;
             match view {

@@ -1,12 +1,14 @@
 //! Destroy: kill if it runs, remove all that is the task's own, forget it.
 
-use super::TaskSupervisor;
+use super::{ACTOR, TaskSupervisor};
 use super::state::Event;
 use crate::actors::supervision::book::ask_until;
 use crate::messages::container::RemoveContainer;
 use crate::messages::runtime::ForgetTask;
 use crate::messages::task::{Destroy, TaskError};
-use crate::messages::{Ask, Cx, Request as _};
+use crate::messages::{Ask, Cx, Owed, Request as _};
+use crate::telemetry::names;
+use crate::telemetry::propagate::handling;
 use actix::{ActorFutureExt as _, AsyncContext as _, Context, Handler, WrapFuture as _};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,13 +22,13 @@ impl Handler<Ask<Destroy>> for TaskSupervisor {
 
     fn handle(&mut self, ask: Ask<Destroy>, ctx: &mut Self::Context) {
         let Ask { req, cx, reply, .. } = ask;
+        let span = handling!(cx, names::TASK_DESTROY, ACTOR, Destroy::NAME, { names::TASK_ID } = %self.id, { names::FORCE } = req.force);
+        let reply = Owed::new(reply, span.clone());
         // Not known whether it runs: without force nothing that may run is removed.
         if let (Some(doubt), false) = (self.doubt(), req.force) {
             reply.send(Err(doubt));
             return;
         }
-        let span = tracing::info_span!("task.destroy", actor.name = "task_supervisor", message = Destroy::NAME, task.id = %self.id, force = req.force);
-        crate::telemetry::propagate::adopt(&span, &cx.0);
         let _entered = span.entered();
         self.waiting.destroy.push(reply);
         if self.apply(&Event::DestroyAsked { force: req.force }, ctx).is_err()

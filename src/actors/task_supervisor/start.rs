@@ -1,16 +1,18 @@
 //! Start: image, then container, then answer. Joined by whoever asks again after an actor's death.
 
 use super::state::{Event, State};
-use super::{Starting, TaskSupervisor, cx_of};
+use super::{ACTOR, Starting, TaskSupervisor, cx_of};
 use crate::actors::shared::unix_nanos;
 use crate::actors::supervision::book::ask_until;
 use crate::messages::container::{CreateContainer, Created};
 use crate::messages::image::{Credentials, EnsureImage, ImageReady, PullPolicy};
 use crate::messages::runtime::TaskView;
 use crate::messages::task::{Start, Started, TaskError};
-use crate::messages::{Ask, Request as _};
+use crate::messages::{Ask, Owed, Request as _};
 use crate::spec::settings::Settings;
 use crate::spec::task::TaskSpec;
+use crate::telemetry::propagate::handling;
+use crate::telemetry::{Counter, names};
 use actix::{ActorContext as _, ActorFutureExt as _, AsyncContext as _, Context, Handler, WrapFuture as _};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,14 +30,14 @@ impl Handler<Ask<Start>> for TaskSupervisor {
 
     fn handle(&mut self, ask: Ask<Start>, ctx: &mut Self::Context) {
         let Ask { req, cx, reply, .. } = ask;
+        let span = handling!(cx, names::TASK_START, ACTOR, Start::NAME, { names::TASK_ID } = %self.id, { names::ALLOC_ID } = req.task.alloc_id, { names::CONTAINER_ID } = %self.container);
+        let reply = Owed::new(reply, span.clone());
         if let Some(doubt) = self.doubt() {
             reply.send(Err(doubt));
             return;
         }
         let starting = self.state.is_starting();
         if self.state == State::Absent {
-            let span = tracing::info_span!("task.start", actor.name = "task_supervisor", message = Start::NAME, task.id = %self.id, alloc.id = req.task.alloc_id, container.id = %self.container);
-            crate::telemetry::propagate::adopt(&span, &cx.0);
             self.about.name.clone_from(&req.task.name);
             self.about.alloc_id.clone_from(&req.task.alloc_id);
             self.starting = Some(Starting { task: req.task, image: None, work: None, span });
@@ -100,6 +102,7 @@ impl TaskSupervisor {
     fn created(&mut self, created: Created, ctx: &mut Context<Self>) {
         self.about.started_at = created.started_at;
         self.about.stop_signal = created.stop_signal;
+        Counter::TasksStarted.bump();
         let begun = self.starting.take().map(|s| s.task);
         let annotations = BTreeMap::from([
             ("container".to_owned(), self.container.to_string()),

@@ -1,10 +1,12 @@
 //! Stop: the signal, then SIGKILL to the whole container at the deadline; answered the moment the task is gone.
 
 use super::state::{Event, State};
-use super::{TaskSupervisor, interrupted};
+use super::{ACTOR, TaskSupervisor, interrupted};
 use crate::messages::runtime::{ContainerdFault, FaultKind};
 use crate::messages::task::{Stop, TaskError};
-use crate::messages::{Ask, Request as _};
+use crate::messages::{Ask, Owed, Request as _};
+use crate::telemetry::names;
+use crate::telemetry::propagate::handling;
 use actix::{ActorFutureExt as _, AsyncContext as _, Context, Handler, SpawnHandle, WrapFuture as _};
 use std::future::Future;
 use std::time::Duration;
@@ -32,12 +34,12 @@ impl Handler<Ask<Stop>> for TaskSupervisor {
 
     fn handle(&mut self, ask: Ask<Stop>, ctx: &mut Self::Context) {
         let Ask { req, cx, reply, .. } = ask;
+        let span = handling!(cx, names::TASK_STOP, ACTOR, Stop::NAME, { names::TASK_ID } = %self.id);
+        let reply = Owed::new(reply, span.clone());
         if let Some(doubt) = self.doubt() {
             reply.send(Err(doubt));
             return;
         }
-        let span = tracing::info_span!("task.stop", actor.name = "task_supervisor", message = Stop::NAME, task.id = %self.id);
-        crate::telemetry::propagate::adopt(&span, &cx.0);
         let _entered = span.entered();
         let event = if req.timeout.is_zero() || self.state == State::Killing { Event::KillAsked } else { Event::StopAsked };
         match &self.state {
@@ -57,6 +59,11 @@ impl Handler<Ask<Stop>> for TaskSupervisor {
 }
 
 impl TaskSupervisor {
+    /// The span of the first who asked to stop; the deadline passes in nobody's.
+    fn stop_span(&self) -> Span {
+        self.waiting.stop.first().map_or_else(Span::current, |owed| owed.span().clone())
+    }
+
     /// A call to containerd that signals the task. A process that has just ended is no fault: its exit is on the way.
     pub(super) fn kill_call(&self, signal: i32, all: bool, span: Span) -> impl Future<Output = Result<(), ContainerdFault>> + use<> {
         let configured = self.shared.configured();
@@ -76,7 +83,7 @@ impl TaskSupervisor {
     pub(super) fn signal_to_stop(&mut self, ctx: &mut Context<Self>) {
         self.arm(ctx);
         let signal = self.stop_wish.signal.unwrap_or(self.about.stop_signal);
-        let call = self.kill_call(signal, false, Span::current());
+        let call = self.kill_call(signal, false, self.stop_span());
         ctx.spawn(call.into_actor(self).map(|sent, actor, ctx| {
             if let Err(fault) = sent {
                 actor.stop_failed(&fault);
@@ -102,7 +109,7 @@ impl TaskSupervisor {
     /// SIGKILL to all processes of the container.
     pub(super) fn kill(&mut self, ctx: &mut Context<Self>) {
         self.disarm(ctx);
-        let call = self.kill_call(SIGKILL, true, Span::current());
+        let call = self.kill_call(SIGKILL, true, self.stop_span());
         ctx.spawn(call.into_actor(self).map(|sent, actor, ctx| match sent {
             Err(fault) => actor.stop_failed(&fault),
             Ok(()) => {

@@ -1,0 +1,85 @@
+//! What outlives the factory: whose turn it is at each container, and admission.
+//!
+//! Work on a container that has begun is not cut off when the actor dies. containerd goes on with a cancelled call, and
+//! when that has done its part, takes down what it had made: by then a second attempt may have adopted and started it.
+//! So the work goes on, and whoever asks again waits for its end and finds its outcome.
+
+use crate::spec::identity::ContainerId;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::{AcquireError, Mutex as AsyncMutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
+
+/// Creates and starts at once, per core. Each is mostly runc's own work; measured against `ctr run -d`, more at once
+/// only makes all of them slower.
+const CREATES_PER_CORE: usize = 3;
+
+/// Removals at once, per core; a budget of their own, so that a burst of starts does not hold up stops.
+const REMOVALS_PER_CORE: usize = 3;
+
+/// See the module.
+pub struct Workshop {
+    creates: Arc<Semaphore>,
+    removals: Arc<Semaphore>,
+    turns: Mutex<HashMap<ContainerId, Arc<AsyncMutex<()>>>>,
+}
+
+/// The right to work on one container, within the budget. Given back by its drop.
+pub struct Turn {
+    _turn: OwnedMutexGuard<()>,
+    _permit: Result<OwnedSemaphorePermit, AcquireError>,
+}
+
+impl Workshop {
+    /// A workshop for so many cores.
+    #[must_use]
+    pub fn new(cores: usize) -> Arc<Self> {
+        let cores = cores.max(1);
+        Arc::new(Self {
+            creates: Arc::new(Semaphore::new(CREATES_PER_CORE.saturating_mul(cores))),
+            removals: Arc::new(Semaphore::new(REMOVALS_PER_CORE.saturating_mul(cores))),
+            turns: Mutex::default(),
+        })
+    }
+
+    /// Waits for the turn to create this container, first come first served.
+    pub async fn create(&self, id: &ContainerId) -> Turn {
+        self.turn(id, &self.creates).await
+    }
+
+    /// Waits for the turn to remove this container.
+    pub async fn remove(&self, id: &ContainerId) -> Turn {
+        self.turn(id, &self.removals).await
+    }
+
+    async fn turn(&self, id: &ContainerId, budget: &Arc<Semaphore>) -> Turn {
+        let turn = {
+            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            // Those that nobody holds or waits for.
+            turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+            Arc::clone(turns.entry(id.clone()).or_default())
+        };
+        let turn = turn.lock_owned().await;
+        // Never closed; an error would mean no bound, not no work.
+        Turn { _turn: turn, _permit: Arc::clone(budget).acquire_owned().await }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[tokio::test(start_paused = true)]
+    async fn one_container_is_worked_on_by_one_at_a_time() {
+        let workshop = Workshop::new(1);
+        let (one, other) = (ContainerId::reported("one".to_owned()), ContainerId::reported("other".to_owned()));
+        let first = workshop.create(&one).await;
+        let within = Duration::from_secs(1);
+        assert!(tokio::time::timeout(within, workshop.remove(&one)).await.is_err());
+        assert!(tokio::time::timeout(within, workshop.remove(&other)).await.is_ok());
+        drop(first);
+        assert!(tokio::time::timeout(within, workshop.remove(&one)).await.is_ok());
+        drop(workshop.create(&other).await);
+        assert!(workshop.turns.lock().unwrap().len() <= 1);
+    }
+}
