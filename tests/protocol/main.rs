@@ -40,8 +40,8 @@ fn bin() -> PathBuf {
 
 fn kind() -> ContainerdKind {
     match std::env::var("CD_KIND").as_deref() {
-        Ok("16") => ContainerdKind::Debian16,
-        Ok("24") => ContainerdKind::V24,
+        Ok("16" | "1.6") => ContainerdKind::Debian16,
+        Ok("24" | "2.4") => ContainerdKind::V24,
         _ if ContainerdKind::V24.locate().is_ok() => ContainerdKind::V24,
         _ => ContainerdKind::Debian16,
     }
