@@ -62,6 +62,7 @@ fn kind(status: &Status) -> FaultKind {
         // A cause on this side with no better code: the connection broke while the call was in flight.
         Code::Unknown | Code::Internal if status.source().is_some() => FaultKind::Unreachable,
         Code::Unknown | Code::Internal if is_out_of_room(status.message()) => FaultKind::Exhausted,
+        Code::Unknown | Code::Internal if is_taken(status.message()) => FaultKind::AlreadyExists,
         Code::Ok
         | Code::Unknown
         | Code::Internal
@@ -126,6 +127,12 @@ fn without_queries(text: &str) -> String {
     out
 }
 
+/// EEXIST: the directory of a task whose interrupted creation containerd is still undoing. It does not translate the
+/// error of its own `mkdir` (`NewBundle` in `runtime/v2/bundle.go`).
+fn is_taken(text: &str) -> bool {
+    text.contains("mkdir ") && text.contains(": file exists")
+}
+
 /// The status for a human, with the causes that tonic keeps to itself ("transport error" alone explains nothing).
 fn words(status: &Status) -> String {
     let mut text = status.message().to_owned();
@@ -172,6 +179,12 @@ mod tests {
         assert!(matches!(said(full), RemotePullFault::Containerd(f) if f.kind == FaultKind::Exhausted));
         let signed = r#"failed to do request: Get "https://s3/x?sig=secret": EOF"#;
         assert!(matches!(said(signed), RemotePullFault::Registry(t) if !t.contains("secret") && t.contains("EOF")));
+    }
+
+    #[test]
+    fn a_task_directory_that_is_still_there_is_in_the_way() {
+        let taken = Status::unknown("failed to start shim: mkdir /run/x/web: file exists: unknown");
+        assert_eq!(fault("x", &taken).kind, FaultKind::AlreadyExists);
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! Needs a driver built with the feature `chaos` (`CD_DRIVER_CHAOS_BIN`) and a containerd; `CD_KIND` is `1.6` (default) or `2.4`.
 //! `CHAOS_SEED` repeats a random run.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
+
 mod actors;
 mod control;
 mod escalation;

@@ -3,6 +3,8 @@
 //!
 //! Needs `CD_DRIVER_BIN` and a containerd; `CD_KIND` is `1.6` (default) or `2.4`.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
+
 mod catalogue;
 mod containerd;
 mod scene;

@@ -176,7 +176,7 @@ impl Beginning<'_> {
         match gateway.create_task(task).await {
             Ok(_pid) => {}
             // A shim of an interrupted start that containerd is still taking down, or its bundle.
-            Err(fault) if fault.kind == FaultKind::AlreadyExists => return Ok(Attempt::InTheWay),
+            Err(fault) if fault.kind == FaultKind::AlreadyExists && !purged => return Ok(Attempt::InTheWay),
             Err(fault) => {
                 let error = command_fault(plan, fault, "creating task");
                 return if adopted.is_some() || purged { unsettled(error) } else { Err(error) };

@@ -69,8 +69,8 @@ impl Lease {
     /// Ends a pull: what a failed one has fetched is kept for the next, if there can be a next one and it has any.
     pub(super) async fn end<T>(self, gateway: &Gateway, answer: &Result<T, ImageError>, fetched_bytes: u64) {
         match answer {
-            // Unless it is what fills the disk.
-            Err(e) if e.is_transient() && !e.is_out_of_room() && fetched_bytes > 0 => {}
+            // Unless it is what fills the disk: then no try could ever succeed.
+            Err(e) if e.is_transient() && fetched_bytes > 0 && !e.is_out_of_room() => {}
             _ => self.close(gateway).await,
         }
     }

@@ -23,12 +23,11 @@ use crate::actors::shared::{Links, Shared};
 use crate::messages::image::{Credentials, EnsureImage, ImageError, ImageReady, PullPolicy};
 use crate::messages::runtime::FaultKind;
 use crate::messages::{Ask, Cx, Owed, Request as _};
-use crate::spec::identity::TaskId;
 use crate::telemetry::propagate::{self, handling};
 use crate::telemetry::{Counter, names};
 use actix::{Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, Supervised, WrapFuture as _};
 use ensure::PullConfig;
-use progress::Progress;
+use progress::{Progress, Watcher};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use tokio::task::AbortHandle;
@@ -49,7 +48,7 @@ struct Pull {
     replies: Vec<Owed<Result<ImageReady, ImageError>>>,
     /// Context of the work's own span.
     cx: Cx,
-    watchers: Arc<Mutex<Vec<TaskId>>>,
+    watchers: Arc<Mutex<Vec<Watcher>>>,
     work: AbortHandle,
 }
 
@@ -85,7 +84,7 @@ impl ImagePuller {
         };
         let span = owed.span().clone();
         let cx = span.in_scope(Cx::current);
-        let watchers = Arc::new(Mutex::new(Vec::from_iter(req.observer.clone())));
+        let watchers = Arc::new(Mutex::new(Vec::from_iter(req.observer.clone().map(|task| Watcher { task, cx: cx.clone() }))));
         let progress = Progress::new(req.image.clone(), Arc::clone(&watchers), Arc::clone(&self.links));
         let config = PullConfig { 
             snapshotter: configured.settings.snapshotter.clone(),
@@ -146,7 +145,7 @@ impl Handler<Ask<EnsureImage>> for ImagePuller {
         let key = PullKey { image: req.image.clone(), credentials: req.credentials.clone(), policy: req.policy };
         match self.pulls.get_mut(&key) {
             Some(pull) => {
-                pull.watchers.lock().unwrap_or_else(std::sync::PoisonError::into_inner).extend(req.observer);
+                pull.watchers.lock().unwrap_or_else(std::sync::PoisonError::into_inner).extend(req.observer.map(|task| Watcher { task, cx: span.in_scope(Cx::current) }));
                 span.record(names::JOINED, true);
                 propagate::link(&span, &pull.cx.0);
                 Counter::ImagePullsShared.bump();

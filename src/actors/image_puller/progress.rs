@@ -13,6 +13,15 @@ use std::time::{Duration, Instant};
 /// Between two lines while a pull lasts.
 const INTERVAL: Duration = Duration::from_secs(30);
 
+/// A task that waits for a pull, and the trace that it waits in.
+#[derive(Debug, Clone)]
+pub struct Watcher {
+    /// The task.
+    pub task: TaskId,
+    /// Context of the span of its request.
+    pub cx: Cx,
+}
+
 struct State {
     announced: bool,
     last: Instant,
@@ -22,7 +31,7 @@ struct State {
 /// Tells all tasks that wait for one pull how it goes.
 pub struct Progress {
     image: String,
-    watchers: Arc<Mutex<Vec<TaskId>>>,
+    watchers: Arc<Mutex<Vec<Watcher>>>,
     links: Arc<Links>,
     begun: Instant,
     state: Mutex<State>,
@@ -30,7 +39,7 @@ pub struct Progress {
 
 impl Progress {
     /// Nothing is told before the first byte is asked for: an image on disk makes no noise.
-    pub fn new(image: String, watchers: Arc<Mutex<Vec<TaskId>>>, links: Arc<Links>) -> Self {
+    pub fn new(image: String, watchers: Arc<Mutex<Vec<Watcher>>>, links: Arc<Links>) -> Self {
         let begun = Instant::now();
         Self { image, watchers, links, begun, state: Mutex::new(State { announced: false, last: begun, latest: ensure::Progress::default() }) }
     }
@@ -73,7 +82,7 @@ impl Progress {
 
     fn tell(&self, text: &str, event: ensure::Progress) {
         let watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for task in watchers {
+        for Watcher { task, cx } in watchers {
             let fact = PullProgress {
                 task,
                 text: text.to_owned(),
@@ -85,7 +94,7 @@ impl Progress {
                     ("layers", event.layers.to_string()),
                 ],
             };
-            self.links.tasks.progress(fact, Cx::current());
+            self.links.tasks.progress(fact, cx);
         }
     }
 }

@@ -26,15 +26,15 @@ impl Handler<Tell<TaskExited>> for TaskSupervisor {
 
     fn handle(&mut self, tell: Tell<TaskExited>, ctx: &mut Self::Context) {
         let _in = handling!(tell.cx, names::ACTOR_MESSAGE, ACTOR, TaskExited::NAME, { names::TASK_ID } = %self.id).entered();
-        // Told while containerd was away, so that it could not be kept there.
-        if matches!(self.state, State::Exited(_)) && !self.recorded {
-            self.record_exit(ctx);
-        }
         if self.state == State::Absent || self.state.is_starting() {
             // Before the answer to a start or a recovery it is not known whether this is the task's own exit or the
             // end of something that an interrupted start had left behind.
             self.exit_told_early = true;
             return;
+        }
+        // Told while containerd was away, so that it could not be kept there.
+        if matches!(self.state, State::Exited(_)) && !self.recorded {
+            self.record_exit(ctx);
         }
         match tell.fact.exit {
             Some(exit) => self.exit_seen(exit, ctx),
@@ -90,8 +90,8 @@ impl TaskSupervisor {
         let (Ok(configured), Ok(label)) = (self.shared.configured(), labels::exit_label(exit)) else { return };
         let (container, task) = (self.container.clone(), self.id.clone());
         self.recorded = true;
-        let record =
-            async move { configured.gateway.update_container_labels(container.as_str(), &BTreeMap::from([label])).await }.in_current_span();
+        let record = async move { configured.gateway.update_container_labels(container.as_str(), &BTreeMap::from([label])).await }
+            .in_current_span();
         ctx.spawn(record.into_actor(self).map(move |recorded, actor, _| {
             if let Err(fault) = recorded {
                 // Tried again after the next listing.

@@ -53,6 +53,8 @@ impl Handler<Ask<Recover>> for TaskSupervisor {
                 ctx,
             );
         }
+        self.about.started_at = req.handle.started_at;
+        self.about.stop_signal = req.handle.stop_signal;
         let (links, shared, container) = (Arc::clone(&self.links), Arc::clone(&self.shared), self.container.clone());
         let look = async move {
             let lookup = LookUpTask { container: container.clone(), patience: PATIENCE };

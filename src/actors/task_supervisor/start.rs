@@ -125,6 +125,9 @@ impl TaskSupervisor {
         for reply in self.waiting.start.drain(..) {
             reply.send(Ok(Started { handle: handle.clone() }));
         }
+        if std::mem::take(&mut self.stop_wish.due) {
+            self.note(&Event::StopAsked, ctx);
+        }
     }
 
     /// Nothing is left of the start: answer, leave the address book, end.
@@ -135,6 +138,10 @@ impl TaskSupervisor {
         self.tasks.close(&self.id);
         for reply in self.waiting.start.drain(..) {
             reply.send(Err(error.clone()));
+        }
+        // Gone before it ran: that is what was asked for.
+        for reply in self.waiting.stop.drain(..) {
+            reply.send(Ok(()));
         }
         ctx.stop();
     }

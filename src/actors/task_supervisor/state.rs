@@ -182,7 +182,11 @@ pub fn step(state: &State, event: &Event) -> Result<(State, Vec<Effect>), Refuse
         // The first exit that was seen is the one; it is told once.
         (S::Exited(_) | S::Removing(Some(_)) | S::Destroyed, E::Exited(_)) => stay(),
         (S::Removing(None), E::Exited(exit)) => Ok((S::Removing(Some(exit.clone())), vec![F::AnswerExit])),
-        (S::Pulling | S::Creating, E::StopAsked | E::KillAsked) => Ok((S::Removing(None), vec![F::CancelStart, F::Remove])),
+        (S::Pulling, E::StopAsked) | (S::Pulling | S::Creating, E::KillAsked) => {
+            Ok((S::Removing(None), vec![F::CancelStart, F::Remove]))
+        }
+        // Its process may run before the answer to the start says so: it is owed its signal, once it is known to run.
+        (S::Creating, E::StopAsked) => stay(),
         (S::Running, E::StopAsked) => Ok((S::Stopping, vec![F::Signal])),
         (S::Stopping | S::Killing, E::StopAsked) => stay(),
         (S::Running | S::Stopping | S::Killing, E::KillAsked) => Ok((S::Killing, vec![F::Kill])),

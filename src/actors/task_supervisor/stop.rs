@@ -27,6 +27,8 @@ pub(super) struct Wish {
     timeout: Duration,
     timer: Option<SpawnHandle>,
     deadline: Option<tokio::time::Instant>,
+    /// Asked while the container was being made: the signal is sent when the process runs.
+    pub(super) due: bool,
 }
 
 impl Handler<Ask<Stop>> for TaskSupervisor {
@@ -49,7 +51,8 @@ impl Handler<Ask<Stop>> for TaskSupervisor {
                 self.waiting.stop.push(reply);
                 self.stop_wish.signal = req.signal;
                 self.stop_wish.timeout = req.timeout;
-                if self.state == State::Stopping && event == Event::StopAsked {
+                if matches!(self.state, State::Stopping | State::Creating) && event == Event::StopAsked {
+                    self.stop_wish.due = self.state == State::Creating;
                     self.arm(ctx);
                 }
                 self.note(&event, ctx);
