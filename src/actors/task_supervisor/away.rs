@@ -4,8 +4,8 @@
 //! `containerd::shim`). So the exit has to be fetched before that, and who waits for it need not wait for containerd.
 
 use super::{ACTOR, TaskSupervisor};
-use crate::messages::{Fact as _, Tell};
 use crate::messages::runtime::ContainerdAway;
+use crate::messages::{Fact as _, Tell};
 use crate::telemetry::names;
 use crate::telemetry::propagate::handling;
 use actix::{ActorFutureExt as _, AsyncContext as _, Context, Handler, WrapFuture as _};
@@ -23,7 +23,8 @@ impl Handler<Tell<ContainerdAway>> for TaskSupervisor {
     type Result = ();
 
     fn handle(&mut self, tell: Tell<ContainerdAway>, ctx: &mut Self::Context) {
-        let _in = handling!(tell.cx, names::ACTOR_MESSAGE, ACTOR, ContainerdAway::NAME, { names::TASK_ID } = %self.id).entered();
+        let _in = handling!(tell.cx, names::ACTOR_MESSAGE, ACTOR, ContainerdAway::NAME, { names::TASK_ID } = %self.id)
+            .entered();
         self.wait_at_shim(ctx);
     }
 }
@@ -34,9 +35,14 @@ impl TaskSupervisor {
         if !self.state.is_alive() || self.at_shim.is_some() {
             return;
         }
-        let Ok(configured) = self.shared.configured() else { return };
+        let Ok(configured) = self.shared.configured() else {
+            return;
+        };
         let container = self.container.clone();
-        let work = self.shared.io.spawn(async move { configured.gateway.wait_at_shim(container.as_str()).await });
+        let work = self
+            .shared
+            .io
+            .spawn(async move { configured.gateway.wait_at_shim(container.as_str()).await });
         let abort = Abort(work.abort_handle());
         let wait = async move {
             let _abort = abort;
