@@ -3,13 +3,13 @@
 
 use super::supervision::book::{Asks, Tells};
 use crate::containerd::Gateway;
+use crate::messages::Cx;
 use crate::messages::container::{CreateContainer, RemoveContainer};
 use crate::messages::health::{ProbeNow, Verdict};
 use crate::messages::image::{EnsureImage, PullProgress};
 use crate::messages::logs::CheckLogPaths;
 use crate::messages::runtime::{ContainerdAway, ContainerdFault, ForgetTask, LookUpTask, TaskExited, TaskOom};
 use crate::messages::task::TaskEvent;
-use crate::messages::Cx;
 use crate::spec::identity::ContainerId;
 use crate::spec::settings::Settings;
 use std::path::PathBuf;
@@ -106,4 +106,3 @@ pub fn unix_nanos() -> i64 {
         .and_then(|d| i64::try_from(d.as_nanos()).ok())
         .unwrap_or_default()
 }
-

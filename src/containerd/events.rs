@@ -88,8 +88,14 @@ impl Gateway {
     /// Any fault of the call.
     pub async fn publish_marker(&self, nonce: &str) -> Result<(), ContainerdFault> {
         const CALL: Call = Call::within("publish marker", 3);
-        let event = prost_types::Any { type_url: MARKER_TYPE.to_owned(), value: nonce.as_bytes().to_vec() };
-        let request = CALL.request(PublishRequest { topic: MARKER_TOPIC.to_owned(), event: Some(event) });
+        let event = prost_types::Any {
+            type_url: MARKER_TYPE.to_owned(),
+            value: nonce.as_bytes().to_vec(),
+        };
+        let request = CALL.request(PublishRequest {
+            topic: MARKER_TOPIC.to_owned(),
+            event: Some(event),
+        });
         CALL.answer(self.events().publish(request)).await
     }
 }
@@ -101,18 +107,32 @@ fn read(envelope: Envelope) -> RuntimeEvent {
         OOM_TOPIC => TaskOom::decode(payload.as_slice()).map_or(RuntimeEvent::Other, |oom| RuntimeEvent::Oom {
             container: ContainerId::reported(oom.container_id),
         }),
-        DELETE_TOPIC => ContainerDelete::decode(payload.as_slice())
-            .map_or(RuntimeEvent::Other, |deleted| RuntimeEvent::Deleted { container: ContainerId::reported(deleted.id) }),
-        MARKER_TOPIC => RuntimeEvent::Marker { nonce: String::from_utf8_lossy(&payload).into_owned() },
+        DELETE_TOPIC => {
+            ContainerDelete::decode(payload.as_slice()).map_or(RuntimeEvent::Other, |deleted| RuntimeEvent::Deleted {
+                container: ContainerId::reported(deleted.id),
+            })
+        }
+        MARKER_TOPIC => RuntimeEvent::Marker {
+            nonce: String::from_utf8_lossy(&payload).into_owned(),
+        },
         _ => RuntimeEvent::Other,
     }
 }
 
 /// The first process of a container has the container's id; an exec has its own.
 fn exited(event: TaskExit) -> RuntimeEvent {
-    let exec_id = if event.id == event.container_id { String::new() } else { event.id };
+    let exec_id = if event.id == event.container_id {
+        String::new()
+    } else {
+        event.id
+    };
     let exit = exit_record(event.exit_status, nanoseconds(event.exited_at));
-    RuntimeEvent::Exited { container: ContainerId::reported(event.container_id), exec_id, pid: event.pid, exit }
+    RuntimeEvent::Exited {
+        container: ContainerId::reported(event.container_id),
+        exec_id,
+        pid: event.pid,
+        exit,
+    }
 }
 
 #[cfg(test)]
@@ -121,7 +141,12 @@ mod tests {
 
     #[test]
     fn an_exec_is_not_the_end_of_the_container() {
-        let event = |id: &str| TaskExit { container_id: "c".into(), id: id.into(), exit_status: 137, ..Default::default() };
+        let event = |id: &str| TaskExit {
+            container_id: "c".into(),
+            id: id.into(),
+            exit_status: 137,
+            ..Default::default()
+        };
         let exec_of = |e| match exited(e) {
             RuntimeEvent::Exited { exec_id, .. } => exec_id,
             other => panic!("{other:?}"),

@@ -114,10 +114,19 @@ impl Gateway {
         let request = TtrpcRequest {
             service: service.to_owned(),
             method: "Wait".to_owned(),
-            payload: WaitRequest { id: container.to_owned() }.encode_to_vec(),
-            metadata: vec![KeyValue { key: NAMESPACE.to_owned(), value: self.namespace.to_string() }],
+            payload: WaitRequest {
+                id: container.to_owned(),
+            }
+            .encode_to_vec(),
+            metadata: vec![KeyValue {
+                key: NAMESPACE.to_owned(),
+                value: self.namespace.to_string(),
+            }],
         };
-        stream.write_all(&frame(&request.encode_to_vec())).await.map_err(broken)?;
+        stream
+            .write_all(&frame(&request.encode_to_vec()))
+            .await
+            .map_err(broken)?;
         loop {
             let mut head = [0; 10];
             stream.read_exact(&mut head).await.map_err(broken)?;
@@ -139,9 +148,11 @@ fn answer(body: &[u8]) -> Result<ExitRecord, ContainerdFault> {
     let garbled = |error: prost::DecodeError| refused(OPERATION, error.to_string());
     let response = TtrpcResponse::decode(body).map_err(garbled)?;
     match response.status.filter(|status| status.code != 0) {
-        Some(status) if status.code == UNIMPLEMENTED => {
-            Err(ContainerdFault { kind: FaultKind::FailedPrecondition, operation: OPERATION, text: status.message })
-        }
+        Some(status) if status.code == UNIMPLEMENTED => Err(ContainerdFault {
+            kind: FaultKind::FailedPrecondition,
+            operation: OPERATION,
+            text: status.message,
+        }),
         Some(status) => Err(refused(OPERATION, status.message)),
         None => {
             let wait = WaitResponse::decode(response.payload.as_slice()).map_err(garbled)?;
@@ -178,18 +189,36 @@ mod tests {
     fn the_socket_of_a_shim_is_named_as_containerd_names_it() {
         // sha256("/run/containerd/containerd.sock/default/web"), by sha256sum.
         let path = socket_of("/run/containerd/containerd.sock", "default", "web");
-        assert_eq!(path, PathBuf::from("/run/containerd/s/2cde4450fa38c74f53603e01d2afd903b315a27a596f12a151414cd59897d883"));
+        assert_eq!(
+            path,
+            PathBuf::from("/run/containerd/s/2cde4450fa38c74f53603e01d2afd903b315a27a596f12a151414cd59897d883")
+        );
     }
 
     #[test]
     fn an_answer_of_a_shim_is_read_and_garbage_is_an_error() {
-        let exit = WaitResponse { exit_status: 42, exited_at: Some(prost_types::Timestamp { seconds: 1, nanos: 2 }) };
-        let good = TtrpcResponse { status: None, payload: exit.encode_to_vec() };
+        let exit = WaitResponse {
+            exit_status: 42,
+            exited_at: Some(prost_types::Timestamp { seconds: 1, nanos: 2 }),
+        };
+        let good = TtrpcResponse {
+            status: None,
+            payload: exit.encode_to_vec(),
+        };
         let record = answer(&good.encode_to_vec()).expect("an answer");
         assert_eq!((record.code, record.at), (42, 1_000_000_002));
-        let unknown = TtrpcStatus { code: UNIMPLEMENTED, message: "service".into() };
-        let other = TtrpcResponse { status: Some(unknown), payload: Vec::new() };
-        assert_eq!(answer(&other.encode_to_vec()).map_err(|f| f.kind), Err(FaultKind::FailedPrecondition));
+        let unknown = TtrpcStatus {
+            code: UNIMPLEMENTED,
+            message: "service".into(),
+        };
+        let other = TtrpcResponse {
+            status: Some(unknown),
+            payload: Vec::new(),
+        };
+        assert_eq!(
+            answer(&other.encode_to_vec()).map_err(|f| f.kind),
+            Err(FaultKind::FailedPrecondition)
+        );
         assert_eq!(answer(&[0xff; 9]).map_err(|f| f.kind), Err(FaultKind::Failed));
     }
 

@@ -96,7 +96,9 @@ pub enum ImageError {
         reason: String,
     },
     /// The registry refuses these credentials, or none were given.
-    #[error("option image: {image}: pull access denied, repository does not exist or may require authorization: {reason}")]
+    #[error(
+        "option image: {image}: pull access denied, repository does not exist or may require authorization: {reason}"
+    )]
     Denied {
         /// Normalised name.
         image: String,

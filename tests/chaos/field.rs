@@ -37,7 +37,8 @@ pub fn kind() -> ContainerdKind {
 
 impl Field {
     pub async fn new() -> Field {
-        let bin = env::var_os("CD_DRIVER_CHAOS_BIN").expect("CD_DRIVER_CHAOS_BIN does not name a driver built with the feature chaos");
+        let bin = env::var_os("CD_DRIVER_CHAOS_BIN")
+            .expect("CD_DRIVER_CHAOS_BIN does not name a driver built with the feature chaos");
         let dir = PathBuf::from("/tmp").join(format!("cdt-{}", random_hex(4)));
         let socket = dir.join("chaos.sock");
         let mut opts = RigOpts::of(kind(), bin);
@@ -48,18 +49,31 @@ impl Field {
         let chaos = Chaos::at(socket);
         let before = rig.scope().take().await.expect("census");
         // Connections, the registry's pool and the threads for blocking calls are there after the first task.
-        let warm = rig.image("warm", &ImageConfig::default().salt("warm")).await.expect("image");
+        let warm = rig
+            .image("warm", &ImageConfig::default().salt("warm"))
+            .await
+            .expect("image");
         let task = rig.start(TaskSpec::new(warm).sh("exit 3")).await.expect("first task");
         assert_eq!(task.exit(PATIENCE).await.exit_code, 3);
         task.destroy(false).await.expect("DestroyTask");
         let pid = rig.plugin().pid();
         let held = Holdings::of(pid);
-        Field { rig, chaos, image, before, held, pid }
+        Field {
+            rig,
+            chaos,
+            image,
+            before,
+            held,
+            pid,
+        }
     }
 
     /// The same process lives, and nothing is left of any task.
     pub async fn settled(&self) -> Result<()> {
-        ensure!(self.rig.plugin().pid() == self.pid && self.rig.plugin().process().exited().is_none(), "the plugin ended");
+        ensure!(
+            self.rig.plugin().pid() == self.pid && self.rig.plugin().process().exited().is_none(),
+            "the plugin ended"
+        );
         self.nothing_left().await?;
         let end = Instant::now() + SETTLE;
         loop {
@@ -82,7 +96,12 @@ impl Field {
             if now.threads <= self.held.threads {
                 return Ok(());
             }
-            ensure!(Instant::now() < end, "{} threads, {} before", now.threads, self.held.threads);
+            ensure!(
+                Instant::now() < end,
+                "{} threads, {} before",
+                now.threads,
+                self.held.threads
+            );
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
@@ -98,7 +117,10 @@ impl Field {
             if actors.is_empty() {
                 return Ok(());
             }
-            ensure!(Instant::now() < end, "supervisors of destroyed tasks are still known: {actors:?}");
+            ensure!(
+                Instant::now() < end,
+                "supervisors of destroyed tasks are still known: {actors:?}"
+            );
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }

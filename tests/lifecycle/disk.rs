@@ -39,8 +39,15 @@ async fn a_full_disk_is_named_and_another_try_may_help(b: &mut Bench) {
     b.rig.containerd.start_again().await.expect("containerd");
     // One does not fit as it comes from the registry, the other does and not once more when it is unpacked.
     for (name, ballast) in [("disk/fetch", 10 * MIB), ("disk/unpack", 3 * MIB)] {
-        let image = b.rig.image(name, &ImageConfig::default().ballast(ballast).salt(name)).await.expect("image");
-        let error = within(patience(), "StartTask", b.rig.start(TaskSpec::new(&image).sh("true"))).await.err().expect("a full disk");
+        let image = b
+            .rig
+            .image(name, &ImageConfig::default().ballast(ballast).salt(name))
+            .await
+            .expect("image");
+        let error = within(patience(), "StartTask", b.rig.start(TaskSpec::new(&image).sh("true")))
+            .await
+            .err()
+            .expect("a full disk");
         assert!(error.message().contains("no space left on device"), "{error:?}");
         assert!(error.message().contains(&image), "{error:?}");
         assert_eq!(recoverable(&error), Some(true), "{error:?}");

@@ -72,9 +72,12 @@ async fn serve(mut stream: TcpStream, answer: &(dyn Fn(&str) -> Answer + Send + 
         let path = text.split_whitespace().nth(1).unwrap_or_default();
         let answer = answer(path);
         asked.send_modify(|n| *n += 1);
-        let Answer::Status(status, body) = answer else { return std::future::pending().await };
+        let Answer::Status(status, body) = answer else {
+            return std::future::pending().await;
+        };
         let length = body.len();
-        let reply = format!("HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}");
+        let reply =
+            format!("HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}");
         if stream.write_all(reply.as_bytes()).await.is_err() {
             return;
         }

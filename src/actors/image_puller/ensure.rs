@@ -37,7 +37,10 @@ impl PullConfig {
     /// Nothing known yet.
     #[must_use]
     pub fn new(snapshotter: &str) -> Self {
-        Self { snapshotter: snapshotter.to_owned(), ..Self::default() }
+        Self {
+            snapshotter: snapshotter.to_owned(),
+            ..Self::default()
+        }
     }
 }
 
@@ -76,12 +79,17 @@ pub async fn ensure(
     request: &EnsureImage,
     progress: &(dyn Fn(PullEvent) + Send + Sync),
 ) -> Result<ImageReady, ImageError> {
-    let reference = Reference::parse(&request.image)
-        .map_err(|reason| ImageError::BadReference { reference: request.image.clone(), reason })?;
+    let reference = Reference::parse(&request.image).map_err(|reason| ImageError::BadReference {
+        reference: request.image.clone(),
+        reason,
+    })?;
     let work = ensure_reference(gateway, config, request, &reference, progress);
     match tokio::time::timeout(request.timeout, work).await {
         Ok(answer) => answer,
-        Err(_) => Err(ImageError::Timeout { image: reference.name(), after: request.timeout }),
+        Err(_) => Err(ImageError::Timeout {
+            image: reference.name(),
+            after: request.timeout,
+        }),
     }
 }
 
@@ -96,7 +104,12 @@ async fn ensure_reference(
     if request.policy == PullPolicy::IfNotPresent
         && let Some((manifest, facts)) = image_facts(gateway, config, &name).await?
     {
-        return Ok(ImageReady { name, manifest, facts, pulled: false });
+        return Ok(ImageReady {
+            name,
+            manifest,
+            facts,
+            pulled: false,
+        });
     }
     progress(PullEvent::Resolving { image: name.clone() });
     let tally = Tally::default();
@@ -116,11 +129,16 @@ async fn ensure_reference(
         return ready(name, known, pulled);
     }
     let resolve = async {
-        let session = config.registries.session(reference, request.credentials.as_ref()).await?;
+        let session = config
+            .registries
+            .session(reference, request.credentials.as_ref())
+            .await?;
         let resolved = pull::resolve(&session).await?;
         Ok::<_, ImageError>((session, resolved))
     };
-    let (session, resolved) = resolve.instrument(tracing::info_span!(names::IMAGE_RESOLVE, { names::IMAGE_REF } = %name)).await?;
+    let (session, resolved) = resolve
+        .instrument(tracing::info_span!(names::IMAGE_RESOLVE, { names::IMAGE_REF } = %name))
+        .await?;
     if let Some(ready) = unchanged(gateway, config, &name, &resolved).await? {
         return Ok(ready);
     }
@@ -134,15 +152,26 @@ fn ready(name: String, known: Option<Known>, pulled: bool) -> Result<ImageReady,
         Counter::ImagePulls.bump();
     }
     match known {
-        Some((manifest, facts)) => Ok(ImageReady { name, manifest, facts, pulled }),
-        None => Err(ImageError::Interrupted { image: name, reason: "it was removed while it was pulled".to_owned() }),
+        Some((manifest, facts)) => Ok(ImageReady {
+            name,
+            manifest,
+            facts,
+            pulled,
+        }),
+        None => Err(ImageError::Interrupted {
+            image: name,
+            reason: "it was removed while it was pulled".to_owned(),
+        }),
     }
 }
 
 /// Digest that the name stands for now.
 async fn target_of(gateway: &Gateway, name: &str) -> Result<Option<String>, ImageError> {
     let record = gateway.image(name).await;
-    let record = record.map_err(|source| ImageError::Containerd { image: name.to_owned(), source })?;
+    let record = record.map_err(|source| ImageError::Containerd {
+        image: name.to_owned(),
+        source,
+    })?;
     Ok(record.map(|record| record.target.digest))
 }
 
@@ -157,7 +186,12 @@ async fn unchanged(
         return Ok(None);
     }
     let known = facts::of_target(gateway, config, name, &resolved.target, None).await?;
-    Ok(known.map(|(manifest, facts)| ImageReady { name: name.to_owned(), manifest, facts, pulled: false }))
+    Ok(known.map(|(manifest, facts)| ImageReady {
+        name: name.to_owned(),
+        manifest,
+        facts,
+        pulled: false,
+    }))
 }
 
 /// Runs a pull and tells how far it is.

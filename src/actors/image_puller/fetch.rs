@@ -179,7 +179,11 @@ impl Fetcher<'_> {
             // What has come is kept, also before a broken connection is reported.
             let ended = !matches!(part, Some(Ok(_)));
             if chunk.len() >= CHUNK_BYTES || (ended && !chunk.is_empty()) {
-                self.containerd(writer.write(std::mem::replace(&mut chunk, Vec::with_capacity(CHUNK_BYTES))).await)?;
+                self.containerd(
+                    writer
+                        .write(std::mem::replace(&mut chunk, Vec::with_capacity(CHUNK_BYTES)))
+                        .await,
+                )?;
                 self.tally.correct(*counted, writer.offset());
                 *counted = writer.offset();
             }
@@ -194,16 +198,26 @@ impl Fetcher<'_> {
     }
 
     fn sourced(&self, mut labels: Labels, present: Option<&Labels>) -> Labels {
-        labels.extend(source_labels(self.reference.registry(), self.reference.repository(), present));
+        labels.extend(source_labels(
+            self.reference.registry(),
+            self.reference.repository(),
+            present,
+        ));
         labels
     }
 
     pub(super) fn containerd<T>(&self, answer: Result<T, ContainerdFault>) -> Result<T, ImageError> {
-        answer.map_err(|source| ImageError::Containerd { image: self.session.image().to_owned(), source })
+        answer.map_err(|source| ImageError::Containerd {
+            image: self.session.image().to_owned(),
+            source,
+        })
     }
 
     fn unusable(&self, reason: String) -> ImageError {
-        ImageError::Unusable { image: self.session.image().to_owned(), reason }
+        ImageError::Unusable {
+            image: self.session.image().to_owned(),
+            reason,
+        }
     }
 }
 

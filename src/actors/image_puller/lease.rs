@@ -41,7 +41,10 @@ impl Lease {
         ]);
         let abandoned = Self::abandoned(gateway, living, image).await?;
         living.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
-        let lease = Self { id, living: Arc::clone(living) };
+        let lease = Self {
+            id,
+            living: Arc::clone(living),
+        };
         gateway.create_lease(&lease.id, &labels).await?;
         for old in abandoned {
             // One that has just expired has nothing to give.
@@ -78,7 +81,8 @@ impl Lease {
     async fn abandoned(gateway: &Gateway, living: &Living, image: &str) -> Result<Vec<String>, ContainerdFault> {
         let mut leases = gateway.list_leases().await?;
         leases.retain(|lease| {
-            lease.labels.get(IMAGE_LABEL).map(String::as_str) == Some(image) && !is_living(living, &lease.id, &lease.labels)
+            lease.labels.get(IMAGE_LABEL).map(String::as_str) == Some(image)
+                && !is_living(living, &lease.id, &lease.labels)
         });
         Ok(leases.into_iter().map(|lease| lease.id).collect())
     }
@@ -95,7 +99,10 @@ fn is_living(living: &Living, id: &str, labels: &Labels) -> bool {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.living.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+        self.living
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.id);
     }
 }
 

@@ -82,7 +82,8 @@ impl TaskTable {
     /// True once containerd has told that a process of this task was killed for want of memory.
     #[must_use]
     pub fn ran_out_of_memory(&self, task: &TaskId) -> bool {
-        self.find(task).is_some_and(|entry| entry.out_of_memory.load(Ordering::Relaxed))
+        self.find(task)
+            .is_some_and(|entry| entry.out_of_memory.load(Ordering::Relaxed))
     }
 
     /// All entries.
@@ -98,7 +99,8 @@ impl TaskTable {
 
 impl TaskTells for TaskTable {
     fn exited(&self, fact: TaskExited, cx: Cx) -> bool {
-        self.by_container(&fact.container).is_some_and(|entry| entry.door.must_deliver(fact, cx))
+        self.by_container(&fact.container)
+            .is_some_and(|entry| entry.door.must_deliver(fact, cx))
     }
 
     fn away(&self, fact: ContainerdAway, cx: Cx) {

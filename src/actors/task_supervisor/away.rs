@@ -31,9 +31,14 @@ impl TaskSupervisor {
         if !self.state.is_alive() || self.at_shim.is_some() {
             return;
         }
-        let Ok(configured) = self.shared.configured() else { return };
+        let Ok(configured) = self.shared.configured() else {
+            return;
+        };
         let container = self.container.clone();
-        let work = self.shared.io.spawn(async move { configured.gateway.wait_at_shim(container.as_str()).await });
+        let work = self
+            .shared
+            .io
+            .spawn(async move { configured.gateway.wait_at_shim(container.as_str()).await });
         let abort = Abort(work.abort_handle());
         let wait = async move {
             let _abort = abort;

@@ -93,12 +93,28 @@ pub struct TaskSupervisor {
 impl TaskSupervisor {
     /// A supervisor for this task. With `rebuild`, an earlier one has looked after it.
     #[must_use]
-    pub fn new(id: TaskId, container: ContainerId, shared: Arc<Shared>, links: Arc<Links>, tasks: Arc<TaskTable>, rebuild: bool) -> Self {
+    pub fn new(
+        id: TaskId,
+        container: ContainerId,
+        shared: Arc<Shared>,
+        links: Arc<Links>,
+        tasks: Arc<TaskTable>,
+        rebuild: bool,
+    ) -> Self {
         let mut parts = id.as_str().splitn(2, '/');
         let alloc_id = parts.next().unwrap_or_default().to_owned();
-        let name = parts.next().and_then(|rest| rest.rsplit_once('/')).map(|(name, _)| name.to_owned()).unwrap_or_default();
+        let name = parts
+            .next()
+            .and_then(|rest| rest.rsplit_once('/'))
+            .map(|(name, _)| name.to_owned())
+            .unwrap_or_default();
         Self {
-            about: About { alloc_id, name, stop_signal: stop::DEFAULT_SIGNAL, ..About::default() },
+            about: About {
+                alloc_id,
+                name,
+                stop_signal: stop::DEFAULT_SIGNAL,
+                ..About::default()
+            },
             id,
             container,
             shared,
@@ -162,7 +178,11 @@ impl TaskSupervisor {
     }
 
     fn handle_state(&self) -> HandleState {
-        let namespace = self.shared.configured().map(|c| c.settings.containerd_namespace.clone()).unwrap_or_default();
+        let namespace = self
+            .shared
+            .configured()
+            .map(|c| c.settings.containerd_namespace.clone())
+            .unwrap_or_default();
         HandleState {
             container: self.container.clone(),
             namespace,
@@ -218,7 +238,10 @@ impl Handler<Ask<Wait>> for TaskSupervisor {
 
     fn handle(&mut self, ask: Ask<Wait>, _ctx: &mut Self::Context) {
         let Ask { cx, reply, .. } = ask;
-        let reply = Owed::new(reply, handling!(cx, names::TASK_WAIT, ACTOR, Wait::NAME, { names::TASK_ID } = %self.id));
+        let reply = Owed::new(
+            reply,
+            handling!(cx, names::TASK_WAIT, ACTOR, Wait::NAME, { names::TASK_ID } = %self.id),
+        );
         self.waiting.exit.retain(|waiter| !waiter.is_abandoned());
         match (&self.state, self.unsure.is_some()) {
             (State::Exited(exit) | State::Removing(Some(exit)), _) => reply.send(Ok(exit.clone())),
@@ -240,7 +263,10 @@ impl Handler<Ask<Signal>> for TaskSupervisor {
             return;
         }
         if !self.state.is_alive() {
-            reply.send(Err(TaskError::WrongState { action: "send a signal", state: self.state.name() }));
+            reply.send(Err(TaskError::WrongState {
+                action: "send a signal",
+                state: self.state.name(),
+            }));
             return;
         }
         let kill = self.kill_call(req.signal, false, span);
@@ -253,7 +279,10 @@ impl Handler<Ask<Inspect>> for TaskSupervisor {
 
     fn handle(&mut self, ask: Ask<Inspect>, _ctx: &mut Self::Context) {
         let Ask { cx, reply, .. } = ask;
-        let reply = Owed::new(reply, handling!(cx, names::TASK_INSPECT, ACTOR, Inspect::NAME, { names::TASK_ID } = %self.id));
+        let reply = Owed::new(
+            reply,
+            handling!(cx, names::TASK_INSPECT, ACTOR, Inspect::NAME, { names::TASK_ID } = %self.id),
+        );
         let known = self.state.is_alive() || self.state.exit().is_some();
         reply.send(if known {
             Ok(Inspection {
@@ -281,7 +310,11 @@ impl Handler<Tell<PullProgress>> for TaskSupervisor {
 
 /// The fault of a driver that has no configuration, or whose own actors did not answer.
 fn interrupted(operation: &'static str, text: String) -> ContainerdFault {
-    ContainerdFault { kind: FaultKind::Unreachable, operation, text }
+    ContainerdFault {
+        kind: FaultKind::Unreachable,
+        operation,
+        text,
+    }
 }
 
 /// The context of a span, to send along with a message.

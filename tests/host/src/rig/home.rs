@@ -30,7 +30,10 @@ impl Home {
             std::fs::create_dir_all(path.join(sub)).with_context(|| format!("create {}", path.display()))?;
             std::fs::set_permissions(path.join(sub), std::fs::Permissions::from_mode(0o755))?;
         }
-        Ok(Home { path, namespace: namespace.to_owned() })
+        Ok(Home {
+            path,
+            namespace: namespace.to_owned(),
+        })
     }
 
     pub fn path(&self) -> &Path {
