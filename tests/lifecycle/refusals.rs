@@ -76,7 +76,7 @@ async fn a_registry_that_refuses_is_final_and_one_that_is_broken_is_not(b: &mut 
         (
             429,
             r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"slow down"}]}"#,
-            &["slow down"],
+            &["registry"],
             Some(true),
         ),
         (503, "nobody home", &["503"], Some(true)),

@@ -12,11 +12,14 @@ use crate::spec::reference::Reference;
 use crate::telemetry::{Counter, names};
 use std::future::Future;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tracing::Instrument as _;
 
 /// How often a pull says how far it is.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a pull that was given up may take to tidy up.
+const TIDY: Duration = Duration::from_secs(10);
 
 /// What all pulls have in common. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -84,13 +87,23 @@ pub async fn ensure(
         reason,
     })?;
     let work = ensure_reference(gateway, config, request, &reference, progress);
-    match tokio::time::timeout(request.timeout, work).await {
-        Ok(answer) => answer,
-        Err(_) => Err(ImageError::Timeout {
+    // Pulls keep the bound themselves, since they have to give back a lease.
+    bounded(&reference, request.timeout, request.timeout.saturating_add(TIDY), work).await
+}
+
+/// Carries out work for an image within `limit`; the error says `timeout`, which is what the user has set.
+pub(super) async fn bounded<T>(
+    reference: &Reference,
+    timeout: Duration,
+    limit: Duration,
+    work: impl Future<Output = Result<T, ImageError>>,
+) -> Result<T, ImageError> {
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+        Err(ImageError::Timeout {
             image: reference.name(),
-            after: request.timeout,
-        }),
-    }
+            after: timeout,
+        })
+    })
 }
 
 async fn ensure_reference(
@@ -100,6 +113,7 @@ async fn ensure_reference(
     reference: &Reference,
     progress: &(dyn Fn(PullEvent) + Send + Sync),
 ) -> Result<ImageReady, ImageError> {
+    let begun = Instant::now();
     let name = reference.name();
     if request.policy == PullPolicy::IfNotPresent
         && let Some((manifest, facts)) = image_facts(gateway, config, &name).await?
@@ -136,13 +150,14 @@ async fn ensure_reference(
         let resolved = pull::resolve(&session).await?;
         Ok::<_, ImageError>((session, resolved))
     };
-    let (session, resolved) = resolve
-        .instrument(tracing::info_span!(names::IMAGE_RESOLVE, { names::IMAGE_REF } = %name))
-        .await?;
+    let resolve = resolve.instrument(tracing::info_span!(names::IMAGE_RESOLVE, { names::IMAGE_REF } = %name));
+    let (session, resolved) = bounded(reference, request.timeout, request.timeout, resolve).await?;
     if let Some(ready) = unchanged(gateway, config, &name, &resolved).await? {
         return Ok(ready);
     }
-    let work = pull::pull(gateway, config, &session, reference, &resolved, request.timeout, &tally);
+    let left = request.timeout.saturating_sub(begun.elapsed());
+    let limits = (request.timeout, left);
+    let work = pull::pull(gateway, config, &session, reference, &resolved, limits, &tally);
     let span = tracing::info_span!(names::IMAGE_PULL, { names::IMAGE_REF } = %name);
     ready(name, reported(work, &tally, progress).instrument(span).await?, true)
 }

@@ -3,7 +3,7 @@
 //! Works on every containerd. Dropping the future cancels it at any point: what was fetched stays under its lease until
 //! the lease expires, and the next pull of it goes on from there.
 
-use super::ensure::PullConfig;
+use super::ensure::{PullConfig, bounded};
 use super::facts::{self, Known};
 use super::fetch::{Fetcher, Tally};
 use super::lease::{LEASE_EXPIRES, Lease};
@@ -46,14 +46,14 @@ pub(super) async fn resolve(session: &Session) -> Result<Resolved, ImageError> {
     Ok(Resolved { json, target })
 }
 
-/// Fetches and unpacks the image, makes its record, and says what it is.
+/// Fetches and unpacks the image, makes its record, and says what it is. Of the user's time limit, `left` is left.
 pub(super) async fn pull(
     gateway: &Gateway,
     config: &PullConfig,
     session: &Session,
     reference: &Reference,
     resolved: &Resolved,
-    timeout: Duration,
+    (timeout, left): (Duration, Duration),
     tally: &Tally,
 ) -> Result<Option<Known>, ImageError> {
     let name = reference.name();
@@ -77,7 +77,7 @@ pub(super) async fn pull(
         lease: &lease.id,
         snapshotter: &config.snapshotter,
     };
-    let filled = fill(&fetcher, &unpacker, resolved).await;
+    let filled = bounded(reference, timeout, left, fill(&fetcher, &unpacker, resolved)).await;
     let fetched_bytes = tally.fetched_bytes.load(Ordering::Relaxed);
     if let Err(e) = filled {
         let answer = Err(e);

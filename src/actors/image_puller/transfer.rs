@@ -1,6 +1,6 @@
 //! A pull by containerd's transfer service: the same result, with containerd's own configuration for registries.
 
-use super::ensure::PullConfig;
+use super::ensure::{PullConfig, bounded};
 use super::facts::{self, Known};
 use super::fetch::Tally;
 use super::lease::{LEASE_EXPIRES, Lease};
@@ -41,7 +41,7 @@ pub(super) async fn pull(
         id: unique(),
     };
     let mut blobs = HashMap::new();
-    let answer = async {
+    let work = async {
         let mut pulled = leased.pull_image(&request, |blob| count(&mut blobs, blob, tally)).await;
         if pulled == Err(RemotePullFault::CannotUnpack) {
             // Which snapshotters it is configured for cannot be asked. We unpack below.
@@ -54,8 +54,8 @@ pub(super) async fn pull(
         let Some(record) = record else { return Ok(None) };
         // Also unpacks, where containerd did not.
         facts::of_target(&leased, config, &name, &record.target, Some(&lease.id)).await
-    }
-    .await;
+    };
+    let answer = bounded(reference, timeout, timeout, work).await;
     lease
         .end(gateway, &answer, tally.fetched_bytes.load(Ordering::Relaxed))
         .await;
