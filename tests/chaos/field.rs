@@ -1,6 +1,8 @@
 //! A rig with a chaos build, and the census before and after.
 
+use std::collections::BTreeSet;
 use std::env;
+use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -25,6 +27,26 @@ pub struct Field {
     before: Census,
     held: Holdings,
     pid: u32,
+}
+
+/// What the plugin holds, but for connections to the registry: those are pooled, and closed when idle for long.
+fn held(pid: u32) -> Holdings {
+    let tables =
+        ["tcp", "tcp6"].map(|table| fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default());
+    let inodes: BTreeSet<&str> = tables
+        .iter()
+        .flat_map(|table| table.lines().skip(1))
+        .filter_map(|line| line.split_whitespace().nth(9))
+        .collect();
+    let mut holdings = Holdings::of(pid);
+    let pooled = |target: &str| {
+        target
+            .strip_prefix("socket:[")
+            .and_then(|rest| rest.strip_suffix(']'))
+            .is_some_and(|inode| inodes.contains(inode))
+    };
+    holdings.descriptors.retain(|_, target| !pooled(target));
+    holdings
 }
 
 pub fn kind() -> ContainerdKind {
@@ -57,7 +79,7 @@ impl Field {
         assert_eq!(task.exit(PATIENCE).await.exit_code, 3);
         task.destroy(false).await.expect("DestroyTask");
         let pid = rig.plugin().pid();
-        let held = Holdings::of(pid);
+        let held = held(pid);
         Field {
             rig,
             chaos,
@@ -77,7 +99,7 @@ impl Field {
         self.nothing_left().await?;
         let end = Instant::now() + SETTLE;
         loop {
-            let mut more = Holdings::of(self.pid).diff(&self.held);
+            let mut more = held(self.pid).diff(&self.held);
             // Threads for blocking calls come and go with load.
             more.retain(|line| !line.contains("thread(s)"));
             if more.is_empty() {
