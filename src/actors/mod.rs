@@ -4,10 +4,10 @@
 //! |---|---|---|---|---|
 //! | `Root` | the children, their replacement, escalation | `OpenTask`, `ChildExit` | process exit as the last resort | restarts; its state is the address book |
 //! | `HealthProbe` | the verdict on containerd | `ProbeNow`, timer, new settings | the verdict, by a watch channel | restarts, probes at once; the last verdict stands |
-//! | `EventStream` | the one subscription, the roster of tasks | `LookUpTask`, `ForgetTask` | `TaskExited`, `TaskOom`, `ProbeNow` | subscribes, **then** lists: nothing falls between |
+//! | `EventStream` | the one subscription, the roster of tasks | `LookUpTask`, `ForgetTask` | `TaskExited`, `TaskOom`, `ContainerdAway`, `ProbeNow` | subscribes, **then** lists: nothing falls between |
 //! | `ImagePuller` | pulls in flight, facts of images in use | `EnsureImage` | `PullProgress` | askers ask again; ingests make it resume |
 //! | `ContainerFactory` | who waits for which creation or removal | `CreateContainer`, `RemoveContainer` | | work that has begun goes on; askers ask again and adopt its outcome |
-//! | `TaskSupervisor` (one per task) | the task's state, its waiters, kill escalation | `Start`, `Recover`, `Wait`, `Stop`, `Signal`, `Destroy`, `Inspect`, `TaskExited`, `TaskOom`, `PullProgress` | `TaskEvent` | rebuilt from labels and containerd; waiters ask again |
+//! | `TaskSupervisor` (one per task) | the task's state, its waiters, kill escalation | `Start`, `Recover`, `Wait`, `Stop`, `Signal`, `Destroy`, `Inspect`, `TaskExited`, `TaskOom`, `ContainerdAway`, `PullProgress` | `TaskEvent` | rebuilt from labels and containerd; waiters ask again |
 //! | `LogPump` | which FIFO goes where | `CheckLogPaths`, `Attach`, `Drain` | | threads move on; it re-reads their attachments |
 
 pub mod container_factory;

@@ -3,13 +3,13 @@
 
 use super::supervision::book::{Asks, Tells};
 use crate::containerd::Gateway;
+use crate::messages::Cx;
 use crate::messages::container::{CreateContainer, RemoveContainer};
 use crate::messages::health::{ProbeNow, Verdict};
 use crate::messages::image::{EnsureImage, PullProgress};
 use crate::messages::logs::CheckLogPaths;
-use crate::messages::runtime::{ContainerdFault, ForgetTask, LookUpTask, TaskExited, TaskOom};
+use crate::messages::runtime::{ContainerdAway, ContainerdFault, ForgetTask, LookUpTask, TaskExited, TaskOom};
 use crate::messages::task::TaskEvent;
-use crate::messages::Cx;
 use crate::spec::identity::ContainerId;
 use crate::spec::settings::Settings;
 use std::path::PathBuf;
@@ -22,6 +22,8 @@ use tokio::sync::{broadcast, watch};
 pub trait TaskTells: Send + Sync {
     /// The container's process ended. False if no supervisor of this process looks after it.
     fn exited(&self, fact: TaskExited, cx: Cx) -> bool;
+    /// containerd has gone away.
+    fn away(&self, fact: ContainerdAway, cx: Cx);
     /// A process of the container was killed for want of memory.
     fn oom(&self, fact: TaskOom, cx: Cx);
     /// News of the pull it waits for.
@@ -104,4 +106,3 @@ pub fn unix_nanos() -> i64 {
         .and_then(|d| i64::try_from(d.as_nanos()).ok())
         .unwrap_or_default()
 }
-

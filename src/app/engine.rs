@@ -87,8 +87,13 @@ impl Engine {
         let system_rt = Arc::clone(io);
         let system = System::with_tokio_rt(move || system_rt);
         let control = Arbiter::try_new()?;
-        let tasks = (0..(cores() / 8).clamp(1, 4)).map(|_| Arbiter::try_new()).collect::<Result<Vec<_>, _>>()?;
-        let arbiters = Arbiters { control: control.handle(), tasks: tasks.iter().map(Arbiter::handle).collect() };
+        let tasks = (0..(cores() / 8).clamp(1, 4))
+            .map(|_| Arbiter::try_new())
+            .collect::<Result<Vec<_>, _>>()?;
+        let arbiters = Arbiters {
+            control: control.handle(),
+            tasks: tasks.iter().map(Arbiter::handle).collect(),
+        };
         let engine = Arc::new(Self::new(io, arbiters, on_settings));
         #[cfg(feature = "chaos")]
         engine.serve_chaos(io, &env);
@@ -105,7 +110,11 @@ impl Engine {
 
     fn new(io: &Arc<Runtime>, arbiters: Arbiters, on_settings: impl Fn(&Settings) + Send + Sync + 'static) -> Self {
         let (events, _) = broadcast::channel(EVENTS);
-        let verdict = Verdict { health: Health::Undetected, description: "containerd was not looked for yet".to_owned(), attributes: Vec::new() };
+        let verdict = Verdict {
+            health: Health::Undetected,
+            description: "containerd was not looked for yet".to_owned(),
+            attributes: Vec::new(),
+        };
         let shared = Arc::new(Shared {
             configured: watch::Sender::new(None),
             io: io.handle().clone(),
@@ -121,7 +130,12 @@ impl Engine {
         let pumps = Pumps::new(cores().div_ceil(8).min(2));
         let nursery = Nursery::new(Arc::clone(&shared), pumps, arbiters, resort);
         let front = Front::new(Arc::clone(&nursery), Arc::clone(&shared), on_settings);
-        Self { nursery, shared, front, last_resort }
+        Self {
+            nursery,
+            shared,
+            front,
+            last_resort,
+        }
     }
 
     #[cfg(feature = "chaos")]
@@ -150,12 +164,18 @@ impl Engine {
     /// The door to the log pump for the command line.
     #[must_use]
     pub fn log_door(&self) -> Arc<dyn cli::LogDoor> {
-        Arc::new(Logs { front: Arc::clone(&self.front), shared: Arc::clone(&self.shared) })
+        Arc::new(Logs {
+            front: Arc::clone(&self.front),
+            shared: Arc::clone(&self.shared),
+        })
     }
 
     /// Takes over Nomad's count of the node's compute whenever a task is described.
     pub fn count_compute(&self, compute: NodeCompute) {
-        let (cell, mut configured) = (Arc::clone(&self.shared.total_compute_mhz), self.shared.configured.subscribe());
+        let (cell, mut configured) = (
+            Arc::clone(&self.shared.total_compute_mhz),
+            self.shared.configured.subscribe(),
+        );
         self.shared.io.spawn(async move {
             while configured.changed().await.is_ok() {
                 if let Some(compute) = compute.load().as_deref() {
@@ -185,7 +205,11 @@ impl Engine {
     /// Ends when the supervision gives up; the reason.
     pub async fn last_resort(&self) -> String {
         let mut resort = self.last_resort.clone();
-        let reason = resort.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        let reason = resort
+            .wait_for(Option::is_some)
+            .await
+            .ok()
+            .and_then(|reason| reason.clone());
         match reason {
             Some(reason) => reason,
             None => std::future::pending().await,
@@ -202,7 +226,10 @@ struct Logs {
 impl Logs {
     fn pipes(&self, container: &ContainerId) -> cli::Pipes {
         let dir = self.shared.run_dir.join(container.as_str());
-        cli::Pipes { stdout: dir.join("stdout"), stderr: dir.join("stderr") }
+        cli::Pipes {
+            stdout: dir.join("stdout"),
+            stderr: dir.join("stderr"),
+        }
     }
 }
 
@@ -210,7 +237,11 @@ impl cli::LogDoor for Logs {
     fn open<'a>(&'a self, container: &'a ContainerId) -> Answer<'a, Result<cli::Pipes, LogError>> {
         let pipes = self.pipes(container);
         Box::pin(async move {
-            let fault = |stream: &'static str, path: &Path, reason: String| LogError { stream, path: path.display().to_string(), reason };
+            let fault = |stream: &'static str, path: &Path, reason: String| LogError {
+                stream,
+                path: path.display().to_string(),
+                reason,
+            };
             let dir = self.shared.run_dir.join(container.as_str());
             paths::create_run_dir(&dir).map_err(|e| fault("output", &dir, e.to_string()))?;
             fifo::make_fifo(&pipes.stdout).map_err(|e| fault("stdout", &pipes.stdout, e.to_string()))?;
@@ -219,8 +250,19 @@ impl cli::LogDoor for Logs {
         })
     }
 
-    fn attach<'a>(&'a self, container: &'a ContainerId, stream: Stream, fifo: &'a Path, sink: Arc<OwnedFd>) -> Answer<'a, Result<(), LogError>> {
-        Box::pin(self.front.attach(Attach { container: container.clone(), stream, fifo: fifo.to_owned(), sink: Sink::Descriptor(sink) }))
+    fn attach<'a>(
+        &'a self,
+        container: &'a ContainerId,
+        stream: Stream,
+        fifo: &'a Path,
+        sink: Arc<OwnedFd>,
+    ) -> Answer<'a, Result<(), LogError>> {
+        Box::pin(self.front.attach(Attach {
+            container: container.clone(),
+            stream,
+            fifo: fifo.to_owned(),
+            sink: Sink::Descriptor(sink),
+        }))
     }
 
     fn drain<'a>(&'a self, container: &'a ContainerId) -> Answer<'a, Result<Drained, LogError>> {

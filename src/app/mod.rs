@@ -8,7 +8,7 @@ use crate::plugin::hclog::{self, Mode, Sink};
 use crate::plugin::{Launch, Plugin};
 use crate::spec::settings::Settings;
 use crate::telemetry::{Options, Telemetry};
-use engine::{Engine, Ended};
+use engine::{Ended, Engine};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,7 +43,11 @@ pub fn main() -> ExitCode {
 /// Writes without the panic of `println!` on a closed pipe; a text that nobody could be shown is a failure.
 fn print(text: &str, to_stderr: bool, code: u8) -> ExitCode {
     use std::io::Write as _;
-    let written = if to_stderr { std::io::stderr().write_all(text.as_bytes()) } else { std::io::stdout().write_all(text.as_bytes()) };
+    let written = if to_stderr {
+        std::io::stderr().write_all(text.as_bytes())
+    } else {
+        std::io::stdout().write_all(text.as_bytes())
+    };
     ExitCode::from(if written.is_ok() { code } else { 1 })
 }
 
@@ -65,7 +69,11 @@ fn base(mode: Mode) -> Result<Base, String> {
         .map_err(|e| format!("I/O runtime: {e}"))?;
     let layer = hclog::layer(mode, env(hclog::FILTER_VARIABLE).as_deref(), sink.clone());
     let telemetry = Telemetry::install(layer, io.handle().clone(), &Options::read(env)).map_err(|e| e.to_string())?;
-    Ok(Base { io: Arc::new(io), telemetry: Arc::new(telemetry), sink })
+    Ok(Base {
+        io: Arc::new(io),
+        telemetry: Arc::new(telemetry),
+        sink,
+    })
 }
 
 impl Base {
@@ -138,17 +146,22 @@ fn foreground(run: cli::RunCommand) -> u8 {
         }
     };
     let settings = run.settings(Settings::default());
-    let code = Engine::run(&base.io, |_: &Settings| {}, env, |engine| async move {
-        engine.doors().settings.apply(settings);
-        let logs = engine.log_door();
-        tokio::select! {
-            code = cli::run(run, engine.doors(), logs) => code,
-            reason = engine.last_resort() => {
-                say(&format!("containerd-driver: {reason}"));
-                EXIT_DRIVER
+    let code = Engine::run(
+        &base.io,
+        |_: &Settings| {},
+        env,
+        |engine| async move {
+            engine.doors().settings.apply(settings);
+            let logs = engine.log_door();
+            tokio::select! {
+                code = cli::run(run, engine.doors(), logs) => code,
+                reason = engine.last_resort() => {
+                    say(&format!("containerd-driver: {reason}"));
+                    EXIT_DRIVER
+                }
             }
-        }
-    });
+        },
+    );
     base.goodbye();
     finish(code)
 }

@@ -38,7 +38,11 @@ pub struct Printed {
 }
 
 #[derive(Parser)]
-#[command(name = "containerd-driver", about = "A Nomad task driver for containerd", disable_version_flag = true)]
+#[command(
+    name = "containerd-driver",
+    about = "A Nomad task driver for containerd",
+    disable_version_flag = true
+)]
 struct Cli {
     #[command(subcommand)]
     command: Sub,
@@ -117,7 +121,11 @@ pub struct RunCommand {
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Printed> {
     let mut args = args.into_iter().peekable();
     if args.peek().is_none() {
-        return Err(Printed { text: super::explanation(), code: 1, to_stderr: true });
+        return Err(Printed {
+            text: super::explanation(),
+            code: 1,
+            to_stderr: true,
+        });
     }
     let named = std::iter::once(OsString::from("containerd-driver")).chain(args.map(|a| match a.to_str() {
         Some("--version" | "-V") => "version".into(),
@@ -125,7 +133,9 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Printe
     }));
     match Cli::try_parse_from(named) {
         Ok(Cli { command: Sub::Run(run) }) => Ok(Command::Run(run)),
-        Ok(Cli { command: Sub::Config { json } }) => Ok(Command::Config { json }),
+        Ok(Cli {
+            command: Sub::Config { json },
+        }) => Ok(Command::Config { json }),
         Ok(Cli { command: Sub::Version }) => Ok(Command::Version),
         Err(e) => Err(Printed {
             text: e.render().to_string(),
@@ -153,7 +163,10 @@ impl RunCommand {
     /// The task, with a new id `run/<name>/<8 hex digits>`. The log paths are the caller's to add.
     #[must_use]
     pub fn task(&self, password: Option<Secret>) -> TaskSpec {
-        let name = self.name.clone().unwrap_or_else(|| sanitize(short_name(&self.image), 24));
+        let name = self
+            .name
+            .clone()
+            .unwrap_or_else(|| sanitize(short_name(&self.image), 24));
         // A new `RandomState` has random keys: the hash of nothing is a random number.
         let unique = RandomState::new().hash_one(std::process::id()) & 0xffff_ffff;
         TaskSpec {
@@ -164,20 +177,26 @@ impl RunCommand {
                 image: self.image.clone(),
                 image_pull_timeout: self.pull_timeout,
                 force_pull: self.pull,
-                auth: self
-                    .registry_user
-                    .as_ref()
-                    .map(|u| Auth { username: u.clone(), password: password.unwrap_or_default() }),
+                auth: self.registry_user.as_ref().map(|u| Auth {
+                    username: u.clone(),
+                    password: password.unwrap_or_default(),
+                }),
                 args: self.args.clone(),
                 entrypoint: self.entrypoint.iter().cloned().collect(),
                 cwd: self.workdir.clone(),
                 host_network: self.host_network,
                 ..TaskOptions::default()
             },
-            resources: Resources { memory_mb: self.memory.unwrap_or(0), ..Resources::default() },
+            resources: Resources {
+                memory_mb: self.memory.unwrap_or(0),
+                ..Resources::default()
+            },
             stdout_path: PathBuf::new(),
             stderr_path: PathBuf::new(),
-            job: JobNames { job_name: "run".into(), ..JobNames::default() },
+            job: JobNames {
+                job_name: "run".into(),
+                ..JobNames::default()
+            },
             name,
             ..TaskSpec::default()
         }
@@ -199,7 +218,9 @@ fn pair(text: &str) -> Result<(String, String), String> {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    parse_duration(text).filter(|d| !d.is_zero()).ok_or_else(|| "expected a time such as 90s or 5m".into())
+    parse_duration(text)
+        .filter(|d| !d.is_zero())
+        .ok_or_else(|| "expected a time such as 90s or 5m".into())
 }
 
 #[cfg(test)]

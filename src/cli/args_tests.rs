@@ -31,7 +31,13 @@ fn help_is_no_mistake_and_a_mistake_is_named() {
     let mistake = parsed("run --colour red busybox").unwrap_err();
     assert_eq!((mistake.code, mistake.to_stderr), (2, true));
     assert!(mistake.text.contains("--colour"), "{}", mistake.text);
-    for bad in ["run", "fly", "run --memory 1 x", "run --env K x", "run --pull-timeout soon x"] {
+    for bad in [
+        "run",
+        "fly",
+        "run --memory 1 x",
+        "run --env K x",
+        "run --pull-timeout soon x",
+    ] {
         assert_eq!(parsed(bad).unwrap_err().code, 2, "{bad}");
     }
 }
@@ -54,14 +60,27 @@ fn what_follows_the_image_belongs_to_the_task() {
 
 #[test]
 fn a_task_is_made_of_it() {
-    let r = run("run --entrypoint /bin/sh --workdir /tmp --user 1:2 --memory 64 --host-network --pull --pull-timeout 90s \
-                 --registry-user me reg.example:5000/a/Busy_box:1.36 -- -c true");
+    let r = run(
+        "run --entrypoint /bin/sh --workdir /tmp --user 1:2 --memory 64 --host-network --pull --pull-timeout 90s \
+                 --registry-user me reg.example:5000/a/Busy_box:1.36 -- -c true",
+    );
     let t = r.task(Some(Secret::new("pw")));
-    assert!(t.id.as_str().starts_with("run/Busy-box/") && t.id.as_str().len() == "run/Busy-box/".len() + 8, "{}", t.id);
+    assert!(
+        t.id.as_str().starts_with("run/Busy-box/") && t.id.as_str().len() == "run/Busy-box/".len() + 8,
+        "{}",
+        t.id
+    );
     assert_ne!(r.task(None).id, t.id);
     assert_eq!((t.user.as_str(), t.resources.memory_mb), ("1:2", 64));
     let o = t.options;
-    assert_eq!((o.entrypoint, o.args, o.command), (vec!["/bin/sh".to_owned()], vec!["-c".to_owned(), "true".to_owned()], None));
+    assert_eq!(
+        (o.entrypoint, o.args, o.command),
+        (
+            vec!["/bin/sh".to_owned()],
+            vec!["-c".to_owned(), "true".to_owned()],
+            None
+        )
+    );
     assert_eq!(o.cwd.as_deref(), Some("/tmp"));
     assert_eq!(o.image_pull_timeout, Some(Duration::from_secs(90)));
     assert!(o.host_network && o.force_pull);
@@ -70,9 +89,15 @@ fn a_task_is_made_of_it() {
 
 #[test]
 fn settings_are_overridden_only_where_said() {
-    let base = Settings { enabled: false, ..Settings::default() };
+    let base = Settings {
+        enabled: false,
+        ..Settings::default()
+    };
     let s = run("run --namespace n --address /a x").settings(base.clone());
-    assert_eq!((s.containerd_namespace.as_str(), s.containerd_address.as_str()), ("n", "/a"));
+    assert_eq!(
+        (s.containerd_namespace.as_str(), s.containerd_address.as_str()),
+        ("n", "/a")
+    );
     assert_eq!((s.containerd_runtime, s.enabled), (base.containerd_runtime, true));
 }
 

@@ -16,7 +16,11 @@ pub fn render(json: bool) -> String {
         return format!("{value:#}\n");
     }
     let mut out = String::new();
-    section(&mut out, "Plugin settings: plugin \"containerd-driver\" { config { … } }", &plugin);
+    section(
+        &mut out,
+        "Plugin settings: plugin \"containerd-driver\" { config { … } }",
+        &plugin,
+    );
     section(&mut out, "Task options: task \"…\" { config { … } }", &task);
     out
 }

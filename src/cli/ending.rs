@@ -1,9 +1,9 @@
 //! How a foreground run ended, as exit code and sentence. Codes are `docker run`'s: 125 the driver, 126 and 127 the
 //! command, else the task's own (128+n after signal n).
 
+use crate::messages::AskError;
 use crate::messages::container::ContainerError;
 use crate::messages::task::TaskError;
-use crate::messages::AskError;
 use crate::spec::record::ExitRecord;
 
 /// The driver failed.
@@ -42,7 +42,9 @@ impl Ending {
     #[must_use]
     pub fn sentence(&self) -> Option<String> {
         match self {
-            Self::Exited(exit) if !exit.lost.is_empty() => Some(format!("the exit of the task is not known: {}", exit.lost)),
+            Self::Exited(exit) if !exit.lost.is_empty() => {
+                Some(format!("the exit of the task is not known: {}", exit.lost))
+            }
             Self::Exited(exit) if exit.oom => Some("the kernel killed a process of the task for want of memory".into()),
             Self::Exited(_) | Self::Interrupted(_) => None,
             Self::Refused(error) => Some(error.to_string()),
@@ -61,7 +63,11 @@ impl From<AskError> for Ending {
 /// and the kernel's.
 fn command_code(reason: &str) -> u8 {
     let reason = reason.to_ascii_lowercase();
-    if reason.contains("not found") || reason.contains("no such file") { NOT_THERE } else { NOT_RUNNABLE }
+    if reason.contains("not found") || reason.contains("no such file") {
+        NOT_THERE
+    } else {
+        NOT_RUNNABLE
+    }
 }
 
 #[cfg(test)]
@@ -69,18 +75,34 @@ mod tests {
     use super::*;
 
     fn exit(code: i32) -> ExitRecord {
-        ExitRecord { code, oom: false, at: 0, lost: String::new() }
+        ExitRecord {
+            code,
+            oom: false,
+            at: 0,
+            lost: String::new(),
+        }
     }
 
     #[test]
     fn codes_are_those_of_docker_run() {
         assert_eq!(Ending::Exited(exit(0)).code(), 0);
         assert_eq!(Ending::Exited(exit(137)).code(), 137);
-        assert_eq!(Ending::Exited(ExitRecord { lost: "x".into(), ..exit(0) }).code(), 125);
+        assert_eq!(
+            Ending::Exited(ExitRecord {
+                lost: "x".into(),
+                ..exit(0)
+            })
+            .code(),
+            125
+        );
         assert_eq!(Ending::Interrupted(2).code(), 130);
         assert_eq!(Ending::Driver(String::new()).code(), 125);
         let command = |reason: &str| {
-            Ending::Refused(TaskError::Container(ContainerError::Command { option: "args", command: "x".into(), reason: reason.into() }))
+            Ending::Refused(TaskError::Container(ContainerError::Command {
+                option: "args",
+                command: "x".into(),
+                reason: reason.into(),
+            }))
         };
         assert_eq!(command("exec: \"x\": executable file not found in $PATH").code(), 127);
         assert_eq!(command("permission denied").code(), 126);

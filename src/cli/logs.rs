@@ -24,7 +24,13 @@ pub trait LogDoor: Send + Sync {
     fn open<'a>(&'a self, container: &'a ContainerId) -> Answer<'a, Result<Pipes, LogError>>;
 
     /// Moves the bytes of a pipe into `sink` from now on (`messages::logs::Attach`).
-    fn attach<'a>(&'a self, container: &'a ContainerId, stream: Stream, fifo: &'a Path, sink: Arc<OwnedFd>) -> Answer<'a, Result<(), LogError>>;
+    fn attach<'a>(
+        &'a self,
+        container: &'a ContainerId,
+        stream: Stream,
+        fifo: &'a Path,
+        sink: Arc<OwnedFd>,
+    ) -> Answer<'a, Result<(), LogError>>;
 
     /// Waits until the last byte was moved (`messages::logs::Drain`).
     fn drain<'a>(&'a self, container: &'a ContainerId) -> Answer<'a, Result<Drained, LogError>>;

@@ -16,7 +16,10 @@ impl Progress {
     /// For standard error.
     #[must_use]
     pub fn stderr() -> Self {
-        Self { shown: false, on: std::io::stderr().is_terminal() }
+        Self {
+            shown: false,
+            on: std::io::stderr().is_terminal(),
+        }
     }
 
     /// Shows a text in place of the one before.
@@ -44,7 +47,10 @@ impl Drop for Progress {
 
 /// Without what a terminal would obey: texts carry words of registries.
 fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(WIDTH).collect()
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(WIDTH)
+        .collect()
 }
 
 #[cfg(test)]

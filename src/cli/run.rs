@@ -63,7 +63,12 @@ pub async fn run(command: RunCommand, doors: Doors, logs: Arc<dyn LogDoor>) -> u
 }
 
 /// The same with the interrupts as a parameter.
-pub async fn follow(mut task: TaskSpec, doors: &Doors, logs: &dyn LogDoor, mut interrupts: mpsc::Receiver<i32>) -> Ending {
+pub async fn follow(
+    mut task: TaskSpec,
+    doors: &Doors,
+    logs: &dyn LogDoor,
+    mut interrupts: mpsc::Receiver<i32>,
+) -> Ending {
     let container = ContainerId::of(&task.id);
     let span = info_span!(names::CLI_RUN, { names::TASK_ID } = %task.id, { names::CONTAINER_ID } = %container);
     async {
@@ -79,9 +84,12 @@ pub async fn follow(mut task: TaskSpec, doors: &Doors, logs: &dyn LogDoor, mut i
         timeout(DRAIN, logs.drain(&container)).await.ok();
         logs.close(&container).await;
         let left = match removed {
-            Ok(Ok(()) | Err(TaskError::NotFound)) | Err(AskError::Ended { .. }) => {
-                doors.tasks.sweep(&task.id, Cx::current()).await.err().map(|e| e.to_string())
-            }
+            Ok(Ok(()) | Err(TaskError::NotFound)) | Err(AskError::Ended { .. }) => doors
+                .tasks
+                .sweep(&task.id, Cx::current())
+                .await
+                .err()
+                .map(|e| e.to_string()),
             Ok(Err(error)) => Some(error.to_string()),
             Err(error) => Some(error.to_string()),
         };
@@ -95,7 +103,13 @@ pub async fn follow(mut task: TaskSpec, doors: &Doors, logs: &dyn LogDoor, mut i
 }
 
 /// From the first byte of the start to the exit.
-async fn live(task: &Arc<TaskSpec>, container: &ContainerId, doors: &Doors, logs: &dyn LogDoor, interrupts: &mut mpsc::Receiver<i32>) -> Ending {
+async fn live(
+    task: &Arc<TaskSpec>,
+    container: &ContainerId,
+    doors: &Doors,
+    logs: &dyn LogDoor,
+    interrupts: &mut mpsc::Receiver<i32>,
+) -> Ending {
     let mut events = Some(doors.events.subscribe());
     let mut progress = Progress::stderr();
     let running = AtomicBool::new(false);
@@ -140,14 +154,30 @@ async fn live(task: &Arc<TaskSpec>, container: &ContainerId, doors: &Doors, logs
     }
 }
 
-async fn start_and_wait(task: &Arc<TaskSpec>, container: &ContainerId, doors: &Doors, logs: &dyn LogDoor, running: &AtomicBool) -> Ending {
+async fn start_and_wait(
+    task: &Arc<TaskSpec>,
+    container: &ContainerId,
+    doors: &Doors,
+    logs: &dyn LogDoor,
+    running: &AtomicBool,
+) -> Ending {
     if let Err(ending) = attach(task, container, logs).await {
         return ending;
     }
     if let Err(error) = doors.tasks.open(&task.id, Cx::current()).await {
         return error.into();
     }
-    match ask(doors, task, |resume| Start { task: task.clone(), resume }, None).await {
+    match ask(
+        doors,
+        task,
+        |resume| Start {
+            task: task.clone(),
+            resume,
+        },
+        None,
+    )
+    .await
+    {
         Ok(Ok(_)) => running.store(true, Ordering::Relaxed),
         Ok(Err(error)) => return Ending::Refused(error),
         Err(error) => return error.into(),
@@ -161,18 +191,36 @@ async fn start_and_wait(task: &Arc<TaskSpec>, container: &ContainerId, doors: &D
 
 /// Before the start: a pipe that has its reader loses nothing.
 async fn attach(task: &TaskSpec, container: &ContainerId, logs: &dyn LogDoor) -> Result<(), Ending> {
-    let own = |fd: std::io::Result<OwnedFd>| fd.map(Arc::new).map_err(|e| Ending::Driver(format!("standard output: {e}")));
+    let own = |fd: std::io::Result<OwnedFd>| {
+        fd.map(Arc::new)
+            .map_err(|e| Ending::Driver(format!("standard output: {e}")))
+    };
     let out = own(std::io::stdout().as_fd().try_clone_to_owned())?;
     let err = own(std::io::stderr().as_fd().try_clone_to_owned())?;
-    for (stream, path, sink) in [(Stream::Stdout, &task.stdout_path, out), (Stream::Stderr, &task.stderr_path, err)] {
-        logs.attach(container, stream, path, sink).await.map_err(|e| Ending::Driver(e.to_string()))?;
+    for (stream, path, sink) in [
+        (Stream::Stdout, &task.stdout_path, out),
+        (Stream::Stderr, &task.stderr_path, err),
+    ] {
+        logs.attach(container, stream, path, sink)
+            .await
+            .map_err(|e| Ending::Driver(e.to_string()))?;
     }
     Ok(())
 }
 
 async fn halt(task: &TaskSpec, doors: &Doors, grace: Duration) {
     let within = Some(grace + REMOVE);
-    match ask(doors, task, |_| Stop { timeout: grace, signal: None }, within).await {
+    match ask(
+        doors,
+        task,
+        |_| Stop {
+            timeout: grace,
+            signal: None,
+        },
+        within,
+    )
+    .await
+    {
         Ok(Ok(()) | Err(TaskError::NotFound)) => {}
         Ok(Err(error)) => eprintln!("containerd-driver: stopping: {error}"),
         Err(error) => eprintln!("containerd-driver: stopping: {error}"),
@@ -180,7 +228,12 @@ async fn halt(task: &TaskSpec, doors: &Doors, grace: Duration) {
 }
 
 /// Asks, and asks again if the actor died with it; `make` is told whether it is for the first time.
-async fn ask<R: Request>(doors: &Doors, task: &TaskSpec, make: impl Fn(bool) -> R, within: Option<Duration>) -> Result<R::Reply, AskError>
+async fn ask<R: Request>(
+    doors: &Doors,
+    task: &TaskSpec,
+    make: impl Fn(bool) -> R,
+    within: Option<Duration>,
+) -> Result<R::Reply, AskError>
 where
     dyn TaskDoors: TaskDoor<R>,
 {

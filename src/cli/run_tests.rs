@@ -46,11 +46,21 @@ door!(Start, |self, req| {
     self.note(format!("start resume={}", req.resume));
     if self.deaths.load(Ordering::Relaxed) > 0 {
         self.deaths.fetch_sub(1, Ordering::Relaxed);
-        return Err(AskError::Died { actor: "TaskSupervisor", message: "Start" });
+        return Err(AskError::Died {
+            actor: "TaskSupervisor",
+            message: "Start",
+        });
     }
     Ok(match &self.refuse {
         Some(error) => Err(error.clone()),
-        None => Ok(Started { handle: HandleState { container: ContainerId::reported("c"), namespace: String::new(), started_at: 0, stop_signal: 15 } }),
+        None => Ok(Started {
+            handle: HandleState {
+                container: ContainerId::reported("c"),
+                namespace: String::new(),
+                started_at: 0,
+                stop_signal: 15,
+            },
+        }),
     })
 });
 door!(Wait, |self, _req| {
@@ -61,7 +71,12 @@ door!(Wait, |self, _req| {
             143
         }
     };
-    Ok(Ok(ExitRecord { code, oom: false, at: 0, lost: String::new() }))
+    Ok(Ok(ExitRecord {
+        code,
+        oom: false,
+        at: 0,
+        lost: String::new(),
+    }))
 });
 door!(Stop, |self, req| {
     self.note(format!("stop {:?}", req.timeout));
@@ -102,9 +117,20 @@ struct Logs(Mutex<Vec<&'static str>>);
 impl LogDoor for Logs {
     fn open<'a>(&'a self, _: &'a ContainerId) -> Answer<'a, Result<Pipes, LogError>> {
         self.0.lock().unwrap().push("open");
-        Box::pin(async { Ok(Pipes { stdout: "/o".into(), stderr: "/e".into() }) })
+        Box::pin(async {
+            Ok(Pipes {
+                stdout: "/o".into(),
+                stderr: "/e".into(),
+            })
+        })
     }
-    fn attach<'a>(&'a self, _: &'a ContainerId, s: Stream, _: &'a Path, _: Arc<OwnedFd>) -> Answer<'a, Result<(), LogError>> {
+    fn attach<'a>(
+        &'a self,
+        _: &'a ContainerId,
+        s: Stream,
+        _: &'a Path,
+        _: Arc<OwnedFd>,
+    ) -> Answer<'a, Result<(), LogError>> {
         self.0.lock().unwrap().push(s.name());
         Box::pin(async { Ok(()) })
     }
@@ -120,7 +146,11 @@ impl LogDoor for Logs {
 
 async fn outcome(script: Script, signals: &[i32]) -> (Ending, Vec<String>, Vec<&'static str>) {
     let script = Arc::new(script);
-    let verdict = Verdict { health: Health::Healthy, description: String::new(), attributes: vec![] };
+    let verdict = Verdict {
+        health: Health::Healthy,
+        description: String::new(),
+        attributes: vec![],
+    };
     let doors = Doors {
         tasks: script.clone(),
         health: watch::channel(verdict).1,
@@ -129,7 +159,10 @@ async fn outcome(script: Script, signals: &[i32]) -> (Ending, Vec<String>, Vec<&
     };
     let logs = Logs::default();
     let (tx, rx) = mpsc::channel(8);
-    let task = TaskSpec { id: TaskId::new("run/x/00000000"), ..TaskSpec::default() };
+    let task = TaskSpec {
+        id: TaskId::new("run/x/00000000"),
+        ..TaskSpec::default()
+    };
     let signalling = async {
         for s in signals {
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -147,7 +180,14 @@ async fn outcome(script: Script, signals: &[i32]) -> (Ending, Vec<String>, Vec<&
 
 #[tokio::test(start_paused = true)]
 async fn the_exit_code_passes_and_nothing_is_left() {
-    let (ending, asked, logs) = outcome(Script { exit: Some(7), ..Script::default() }, &[]).await;
+    let (ending, asked, logs) = outcome(
+        Script {
+            exit: Some(7),
+            ..Script::default()
+        },
+        &[],
+    )
+    .await;
     assert_eq!(ending.code(), 7);
     assert_eq!(asked, ["start resume=false", "destroy force=true"]);
     assert_eq!(logs, ["open", "stdout", "stderr", "drain", "close"]);
@@ -156,7 +196,14 @@ async fn the_exit_code_passes_and_nothing_is_left() {
 #[tokio::test(start_paused = true)]
 async fn a_refused_start_is_cleaned_up_too() {
     let refuse = Some(TaskError::Driver("x".into()));
-    let (ending, asked, logs) = outcome(Script { refuse, ..Script::default() }, &[]).await;
+    let (ending, asked, logs) = outcome(
+        Script {
+            refuse,
+            ..Script::default()
+        },
+        &[],
+    )
+    .await;
     assert_eq!(ending.code(), 125);
     assert_eq!(asked.last().unwrap(), "destroy force=true");
     assert_eq!(logs.last(), Some(&"close"));
@@ -164,10 +211,28 @@ async fn a_refused_start_is_cleaned_up_too() {
 
 #[tokio::test(start_paused = true)]
 async fn a_start_whose_actor_died_is_asked_again_as_resumed() {
-    let (ending, asked, _) = outcome(Script { exit: Some(0), deaths: 2.into(), ..Script::default() }, &[]).await;
+    let (ending, asked, _) = outcome(
+        Script {
+            exit: Some(0),
+            deaths: 2.into(),
+            ..Script::default()
+        },
+        &[],
+    )
+    .await;
     assert_eq!(ending.code(), 0);
-    assert_eq!(asked[..3], ["start resume=false", "start resume=true", "start resume=true"]);
-    let (ending, asked, _) = outcome(Script { deaths: 99.into(), ..Script::default() }, &[]).await;
+    assert_eq!(
+        asked[..3],
+        ["start resume=false", "start resume=true", "start resume=true"]
+    );
+    let (ending, asked, _) = outcome(
+        Script {
+            deaths: 99.into(),
+            ..Script::default()
+        },
+        &[],
+    )
+    .await;
     assert_eq!((ending.code(), asked.len()), (125, 6));
 }
 
@@ -175,5 +240,8 @@ async fn a_start_whose_actor_died_is_asked_again_as_resumed() {
 async fn the_first_interrupt_stops_and_the_second_kills() {
     let (ending, asked, _) = outcome(Script::default(), &[2, 2]).await;
     assert_eq!(ending.code(), 143);
-    assert_eq!(asked, ["start resume=false", "stop 10s", "stop 0ns", "destroy force=true"]);
+    assert_eq!(
+        asked,
+        ["start resume=false", "stop 10s", "stop 0ns", "destroy force=true"]
+    );
 }

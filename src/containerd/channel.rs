@@ -42,13 +42,21 @@ pub(super) struct Outgoing {
 
 impl Outgoing {
     pub(super) fn new(namespace: &str) -> Result<Self, ContainerdFault> {
-        let value = namespace.parse().map_err(|e| refused("connect", format!("namespace {namespace:?}: {e}")))?;
-        Ok(Self { namespace: value, lease: None })
+        let value = namespace
+            .parse()
+            .map_err(|e| refused("connect", format!("namespace {namespace:?}: {e}")))?;
+        Ok(Self {
+            namespace: value,
+            lease: None,
+        })
     }
 
     /// A lease id that cannot be a header is left out: containerd would refuse the id anyway when it is created.
     pub(super) fn with_lease(&self, lease: &str) -> Self {
-        Self { namespace: self.namespace.clone(), lease: lease.parse().ok() }
+        Self {
+            namespace: self.namespace.clone(),
+            lease: lease.parse().ok(),
+        }
     }
 }
 
@@ -90,7 +98,10 @@ impl Call {
     }
 
     pub(super) const fn within(operation: &'static str, seconds: u64) -> Self {
-        Self { operation, deadline: Duration::from_secs(seconds) }
+        Self {
+            operation,
+            deadline: Duration::from_secs(seconds),
+        }
     }
 
     /// The request with its deadline: containerd stops working on it when the deadline has passed.
@@ -106,7 +117,9 @@ impl Call {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        self.status(call).await?.map_err(|status| fault(self.operation, &status))
+        self.status(call)
+            .await?
+            .map_err(|status| fault(self.operation, &status))
     }
 
     /// As [`Call::answer`], with the status for callers that look closer.
@@ -118,7 +131,11 @@ impl Call {
         let span = if Span::current().is_none() {
             Span::none()
         } else {
-            tracing::info_span!(names::CONTAINERD_CALL, otel.kind = "client", { names::OPERATION } = self.operation)
+            tracing::info_span!(
+                names::CONTAINERD_CALL,
+                otel.kind = "client",
+                { names::OPERATION } = self.operation
+            )
         };
         let grace = Duration::from_secs(1);
         match tokio::time::timeout(self.deadline + grace, call.instrument(span)).await {
@@ -151,7 +168,10 @@ mod tests {
 
     #[tokio::test]
     async fn no_answer_is_an_answer_after_the_deadline() {
-        const CALL: Call = Call { operation: "x", deadline: Duration::from_millis(10) };
+        const CALL: Call = Call {
+            operation: "x",
+            deadline: Duration::from_millis(10),
+        };
         let fault = CALL.answer::<(), _>(std::future::pending()).await.unwrap_err();
         assert_eq!(fault.kind, crate::messages::runtime::FaultKind::Deadline);
     }

@@ -110,19 +110,30 @@ impl Gateway {
                 root: options.root,
                 systemd_cgroup: options.systemd_cgroup,
             };
-            prost_types::Any { type_url: RUNC_OPTIONS_TYPE.to_owned(), value: message.encode_to_vec() }
+            prost_types::Any {
+                type_url: RUNC_OPTIONS_TYPE.to_owned(),
+                value: message.encode_to_vec(),
+            }
         });
         let container = proto::Container {
             id: new.id,
             labels: new.labels.into_iter().collect(),
             image: new.image,
-            runtime: Some(proto::container::Runtime { name: new.runtime, options }),
-            spec: Some(prost_types::Any { type_url: SPEC_TYPE.to_owned(), value: new.spec_json }),
+            runtime: Some(proto::container::Runtime {
+                name: new.runtime,
+                options,
+            }),
+            spec: Some(prost_types::Any {
+                type_url: SPEC_TYPE.to_owned(),
+                value: new.spec_json,
+            }),
             snapshotter: new.snapshotter,
             snapshot_key: new.snapshot_key,
             ..Default::default()
         };
-        let request = CALL.request(proto::CreateContainerRequest { container: Some(container) });
+        let request = CALL.request(proto::CreateContainerRequest {
+            container: Some(container),
+        });
         CALL.answer(self.containers().create(request)).await.map(drop)
     }
 
@@ -136,7 +147,11 @@ impl Gateway {
         let Some(answer) = found(CALL.answer(self.containers().get(request)).await)? else {
             return Ok(None);
         };
-        answer.container.map(ContainerRecord::from_proto).map(Some).ok_or_else(|| hollow(CALL.operation, "container"))
+        answer
+            .container
+            .map(ContainerRecord::from_proto)
+            .map(Some)
+            .ok_or_else(|| hollow(CALL.operation, "container"))
     }
 
     /// Sets these labels and leaves the others alone. An empty value removes a label.
@@ -151,8 +166,13 @@ impl Gateway {
             ..Default::default()
         };
         let mask = label_mask(labels.keys());
-        let request = proto::UpdateContainerRequest { container: Some(container), update_mask: Some(mask) };
-        CALL.answer(self.containers().update(CALL.request(request))).await.map(drop)
+        let request = proto::UpdateContainerRequest {
+            container: Some(container),
+            update_mask: Some(mask),
+        };
+        CALL.answer(self.containers().update(CALL.request(request)))
+            .await
+            .map(drop)
     }
 
     /// Removes the record (not its task, not its snapshot). False if there was none.
@@ -171,7 +191,9 @@ impl Gateway {
     /// Any fault of the call.
     pub async fn list_containers(&self, filters: &[String]) -> Result<Vec<ContainerRecord>, ContainerdFault> {
         const CALL: Call = Call::within("list containers", 30);
-        let request = CALL.request(proto::ListContainersRequest { filters: filters.to_vec() });
+        let request = CALL.request(proto::ListContainersRequest {
+            filters: filters.to_vec(),
+        });
         let answer = CALL.answer(self.containers().list(request)).await?;
         Ok(answer.containers.into_iter().map(ContainerRecord::from_proto).collect())
     }

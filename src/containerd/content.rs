@@ -34,7 +34,11 @@ impl Gateway {
         // A stream, so without a deadline on the wire; the whole of it is bounded here.
         const DEADLINE: Duration = Duration::from_secs(10);
         let read = async {
-            let request = proto::ReadContentRequest { digest: digest.to_owned(), offset: 0, size: 0 };
+            let request = proto::ReadContentRequest {
+                digest: digest.to_owned(),
+                offset: 0,
+                size: 0,
+            };
             let mut stream = self.content().read(Request::new(request)).await?.into_inner();
             let mut blob = BytesMut::new();
             while let Some(part) = stream.message().await? {
@@ -47,7 +51,10 @@ impl Gateway {
         };
         match tokio::time::timeout(DEADLINE, read).await {
             Ok(Ok(Some(blob))) => Ok(Some(blob)),
-            Ok(Ok(None)) => Err(refused(OPERATION, format!("{digest} is larger than {limit_bytes} bytes"))),
+            Ok(Ok(None)) => Err(refused(
+                OPERATION,
+                format!("{digest} is larger than {limit_bytes} bytes"),
+            )),
             Ok(Err(status)) => found(Err(fault(OPERATION, &status))),
             Err(_) => Err(late(OPERATION, DEADLINE)),
         }
@@ -59,13 +66,18 @@ impl Gateway {
     /// Any fault of the call but `NotFound`.
     pub async fn blob_info(&self, digest: &str) -> Result<Option<BlobRecord>, ContainerdFault> {
         const CALL: Call = Call::short("stat content");
-        let request = CALL.request(proto::InfoRequest { digest: digest.to_owned() });
+        let request = CALL.request(proto::InfoRequest {
+            digest: digest.to_owned(),
+        });
         let Some(answer) = found(CALL.answer(self.content().info(request)).await)? else {
             return Ok(None);
         };
         let info = answer.info.ok_or_else(|| hollow(CALL.operation, "info"))?;
         let size = u64::try_from(info.size).unwrap_or(0);
-        Ok(Some(BlobRecord { size, labels: info.labels.into_iter().collect() }))
+        Ok(Some(BlobRecord {
+            size,
+            labels: info.labels.into_iter().collect(),
+        }))
     }
 
     /// Sets these labels on a blob and leaves its others alone.
@@ -82,8 +94,13 @@ impl Gateway {
             labels: labels.clone().into_iter().collect(),
             ..Default::default()
         };
-        let request = proto::UpdateRequest { info: Some(info), update_mask: Some(label_mask(labels.keys())) };
-        CALL.answer(self.content().update(CALL.request(request))).await.map(drop)
+        let request = proto::UpdateRequest {
+            info: Some(info),
+            update_mask: Some(label_mask(labels.keys())),
+        };
+        CALL.answer(self.content().update(CALL.request(request)))
+            .await
+            .map(drop)
     }
 
     /// Throws away what an interrupted write left behind under `reference`.
@@ -92,7 +109,9 @@ impl Gateway {
     /// Any fault of the call but `NotFound`.
     pub async fn abort_ingest(&self, reference: &str) -> Result<(), ContainerdFault> {
         const CALL: Call = Call::short("abort write");
-        let request = CALL.request(proto::AbortRequest { r#ref: reference.to_owned() });
+        let request = CALL.request(proto::AbortRequest {
+            r#ref: reference.to_owned(),
+        });
         match CALL.answer(self.content().abort(request)).await {
             Err(fault) if fault.kind != FaultKind::NotFound => Err(fault),
             _ => Ok(()),

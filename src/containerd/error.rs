@@ -12,27 +12,47 @@ use tonic::{Code, Status};
 
 /// A status as our fault.
 pub(super) fn fault(operation: &'static str, status: &Status) -> ContainerdFault {
-    ContainerdFault { kind: kind(status), operation, text: words(status) }
+    ContainerdFault {
+        kind: kind(status),
+        operation,
+        text: words(status),
+    }
 }
 
 /// No answer at all within the deadline (our own timer, behind tonic's).
 pub(super) fn late(operation: &'static str, after: Duration) -> ContainerdFault {
-    ContainerdFault { kind: FaultKind::Deadline, operation, text: format!("no answer within {after:?}") }
+    ContainerdFault {
+        kind: FaultKind::Deadline,
+        operation,
+        text: format!("no answer within {after:?}"),
+    }
 }
 
 /// An answer without the part that makes it an answer.
 pub(super) fn hollow(operation: &'static str, missing: &'static str) -> ContainerdFault {
-    ContainerdFault { kind: FaultKind::Failed, operation, text: format!("the answer has no {missing}") }
+    ContainerdFault {
+        kind: FaultKind::Failed,
+        operation,
+        text: format!("the answer has no {missing}"),
+    }
 }
 
 /// A stream that ended although an answer was owed: the connection went away cleanly.
 pub(super) fn ended(operation: &'static str) -> ContainerdFault {
-    ContainerdFault { kind: FaultKind::Unreachable, operation, text: "the stream ended early".to_owned() }
+    ContainerdFault {
+        kind: FaultKind::Unreachable,
+        operation,
+        text: "the stream ended early".to_owned(),
+    }
 }
 
 /// An input that containerd could not even be asked with.
 pub(super) fn refused(operation: &'static str, text: String) -> ContainerdFault {
-    ContainerdFault { kind: FaultKind::Failed, operation, text }
+    ContainerdFault {
+        kind: FaultKind::Failed,
+        operation,
+        text,
+    }
 }
 
 /// Drops `NotFound`: for "is it there" and "make it go away".
@@ -62,6 +82,7 @@ fn kind(status: &Status) -> FaultKind {
         // A cause on this side with no better code: the connection broke while the call was in flight.
         Code::Unknown | Code::Internal if status.source().is_some() => FaultKind::Unreachable,
         Code::Unknown | Code::Internal if is_out_of_room(status.message()) => FaultKind::Exhausted,
+        Code::Unknown | Code::Internal if is_taken(status.message()) => FaultKind::AlreadyExists,
         Code::Ok
         | Code::Unknown
         | Code::Internal
@@ -77,9 +98,14 @@ fn kind(status: &Status) -> FaultKind {
 
 /// ENOSPC, EDQUOT, ENOMEM, EMFILE: containerd wraps the kernel's words and sends `Unknown`, so the text is all there is.
 fn is_out_of_room(text: &str) -> bool {
-    ["no space left on device", "disk quota exceeded", "cannot allocate memory", "too many open files"]
-        .iter()
-        .any(|words| text.contains(words))
+    [
+        "no space left on device",
+        "disk quota exceeded",
+        "cannot allocate memory",
+        "too many open files",
+    ]
+    .iter()
+    .any(|words| text.contains(words))
 }
 
 /// What a failed pull of the transfer service means. It sends what a registry answered, or that none could be reached, as
@@ -95,7 +121,10 @@ pub(super) fn remote(operation: &'static str, status: &Status) -> RemotePullFaul
         (_, Some(408 | 429 | 500..)) => RemotePullFault::Registry(text),
         (Code::InvalidArgument, _) | (_, Some(400..)) => RemotePullFault::Unusable(text),
         _ if fault.text.contains("no match for platform") => RemotePullFault::Unusable(text),
-        _ if ["failed to resolve image", "failed to do request", "failed to copy"].iter().any(|w| text.contains(w)) => {
+        _ if ["failed to resolve image", "failed to do request", "failed to copy"]
+            .iter()
+            .any(|w| text.contains(w)) =>
+        {
             RemotePullFault::Registry(text)
         }
         _ => RemotePullFault::Containerd(fault),
@@ -126,6 +155,12 @@ fn without_queries(text: &str) -> String {
     out
 }
 
+/// EEXIST: the directory of a task whose interrupted creation containerd is still undoing. It does not translate the
+/// error of its own `mkdir` (`NewBundle` in `runtime/v2/bundle.go`).
+fn is_taken(text: &str) -> bool {
+    text.contains("mkdir ") && text.contains(": file exists")
+}
+
 /// The status for a human, with the causes that tonic keeps to itself ("transport error" alone explains nothing).
 fn words(status: &Status) -> String {
     let mut text = status.message().to_owned();
@@ -149,7 +184,10 @@ mod tests {
     fn a_status_of_containerd_is_told_from_a_broken_connection() {
         let broken = Status::from_error(Box::new(std::io::Error::other("connection reset")));
         assert_eq!(fault("x", &broken).kind, FaultKind::Unreachable);
-        assert_eq!(fault("x", &Status::unknown("runc create failed")).kind, FaultKind::Failed);
+        assert_eq!(
+            fault("x", &Status::unknown("runc create failed")).kind,
+            FaultKind::Failed
+        );
         assert!(is_locked(&Status::unavailable("ref layer-x locked")));
     }
 
@@ -163,9 +201,18 @@ mod tests {
     fn what_a_registry_said_is_read_from_the_words_of_the_transfer_service() {
         let said = |text: &str| remote("x", &Status::unknown(text));
         let head = "failed to resolve image: unexpected status from HEAD request to http://r:1/v2/a/manifests/1";
-        assert!(matches!(said(&format!("{head}: 401 Unauthorized")), RemotePullFault::Denied(_)));
-        assert!(matches!(said(&format!("{head}: 503 Service Unavailable")), RemotePullFault::Registry(_)));
-        assert!(matches!(said(&format!("{head}: 429 Too Many Requests")), RemotePullFault::Registry(_)));
+        assert!(matches!(
+            said(&format!("{head}: 401 Unauthorized")),
+            RemotePullFault::Denied(_)
+        ));
+        assert!(matches!(
+            said(&format!("{head}: 503 Service Unavailable")),
+            RemotePullFault::Registry(_)
+        ));
+        assert!(matches!(
+            said(&format!("{head}: 429 Too Many Requests")),
+            RemotePullFault::Registry(_)
+        ));
         let refused = r#"failed to resolve image: failed to do request: Head "https://r:1/v2/": dial tcp 1.1.1.1:1: connect: connection refused"#;
         assert!(matches!(said(refused), RemotePullFault::Registry(_)));
         let full = "failed to extract layer: no space left on device";
@@ -175,7 +222,16 @@ mod tests {
     }
 
     #[test]
+    fn a_task_directory_that_is_still_there_is_in_the_way() {
+        let taken = Status::unknown("failed to start shim: mkdir /run/x/web: file exists: unknown");
+        assert_eq!(fault("x", &taken).kind, FaultKind::AlreadyExists);
+    }
+
+    #[test]
     fn the_local_timer_of_tonic_is_a_deadline() {
-        assert_eq!(fault("x", &Status::cancelled("Timeout expired")).kind, FaultKind::Deadline);
+        assert_eq!(
+            fault("x", &Status::cancelled("Timeout expired")).kind,
+            FaultKind::Deadline
+        );
     }
 }

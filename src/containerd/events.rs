@@ -11,7 +11,7 @@ use super::{Gateway, Line};
 use crate::messages::runtime::ContainerdFault;
 use crate::spec::identity::ContainerId;
 use crate::spec::record::ExitRecord;
-use containerd_client::events::{TaskExit, TaskOom};
+use containerd_client::events::{ContainerDelete, TaskExit, TaskOom};
 use containerd_client::services::v1::events_client::EventsClient;
 use containerd_client::services::v1::{PublishRequest, SubscribeRequest};
 use containerd_client::types::Envelope;
@@ -21,6 +21,7 @@ use tonic::Request;
 
 const EXIT_TOPIC: &str = "/tasks/exit";
 const OOM_TOPIC: &str = "/tasks/oom";
+const DELETE_TOPIC: &str = "/containers/delete";
 /// Ours; containerd takes any topic of words and slashes, and carries payloads that it does not know as they are.
 const MARKER_TOPIC: &str = "/containerd-driver/marker";
 const MARKER_TYPE: &str = "containerd-driver/marker";
@@ -44,6 +45,12 @@ pub enum RuntimeEvent {
         /// The container.
         container: ContainerId,
     },
+    /// The container's record was deleted. A shim that has to go at once after a kill may take the news of the exit
+    /// with it, so this may be all that is told of a task that was removed by someone else.
+    Deleted {
+        /// The container.
+        container: ContainerId,
+    },
     /// A marker came back.
     Marker {
         /// As it was given to [`Gateway::publish_marker`].
@@ -64,7 +71,7 @@ impl Gateway {
         const OPERATION: &str = "subscribe to events";
         let mut client = self.events();
         let namespace = self.namespace();
-        let filters = [EXIT_TOPIC, OOM_TOPIC, MARKER_TOPIC]
+        let filters = [EXIT_TOPIC, OOM_TOPIC, DELETE_TOPIC, MARKER_TOPIC]
             .iter()
             .map(|topic| format!("namespace=={namespace:?},topic=={topic:?}"))
             .collect();
@@ -81,8 +88,14 @@ impl Gateway {
     /// Any fault of the call.
     pub async fn publish_marker(&self, nonce: &str) -> Result<(), ContainerdFault> {
         const CALL: Call = Call::within("publish marker", 3);
-        let event = prost_types::Any { type_url: MARKER_TYPE.to_owned(), value: nonce.as_bytes().to_vec() };
-        let request = CALL.request(PublishRequest { topic: MARKER_TOPIC.to_owned(), event: Some(event) });
+        let event = prost_types::Any {
+            type_url: MARKER_TYPE.to_owned(),
+            value: nonce.as_bytes().to_vec(),
+        };
+        let request = CALL.request(PublishRequest {
+            topic: MARKER_TOPIC.to_owned(),
+            event: Some(event),
+        });
         CALL.answer(self.events().publish(request)).await
     }
 }
@@ -94,16 +107,32 @@ fn read(envelope: Envelope) -> RuntimeEvent {
         OOM_TOPIC => TaskOom::decode(payload.as_slice()).map_or(RuntimeEvent::Other, |oom| RuntimeEvent::Oom {
             container: ContainerId::reported(oom.container_id),
         }),
-        MARKER_TOPIC => RuntimeEvent::Marker { nonce: String::from_utf8_lossy(&payload).into_owned() },
+        DELETE_TOPIC => {
+            ContainerDelete::decode(payload.as_slice()).map_or(RuntimeEvent::Other, |deleted| RuntimeEvent::Deleted {
+                container: ContainerId::reported(deleted.id),
+            })
+        }
+        MARKER_TOPIC => RuntimeEvent::Marker {
+            nonce: String::from_utf8_lossy(&payload).into_owned(),
+        },
         _ => RuntimeEvent::Other,
     }
 }
 
 /// The first process of a container has the container's id; an exec has its own.
 fn exited(event: TaskExit) -> RuntimeEvent {
-    let exec_id = if event.id == event.container_id { String::new() } else { event.id };
+    let exec_id = if event.id == event.container_id {
+        String::new()
+    } else {
+        event.id
+    };
     let exit = exit_record(event.exit_status, nanoseconds(event.exited_at));
-    RuntimeEvent::Exited { container: ContainerId::reported(event.container_id), exec_id, pid: event.pid, exit }
+    RuntimeEvent::Exited {
+        container: ContainerId::reported(event.container_id),
+        exec_id,
+        pid: event.pid,
+        exit,
+    }
 }
 
 #[cfg(test)]
@@ -112,7 +141,12 @@ mod tests {
 
     #[test]
     fn an_exec_is_not_the_end_of_the_container() {
-        let event = |id: &str| TaskExit { container_id: "c".into(), id: id.into(), exit_status: 137, ..Default::default() };
+        let event = |id: &str| TaskExit {
+            container_id: "c".into(),
+            id: id.into(),
+            exit_status: 137,
+            ..Default::default()
+        };
         let exec_of = |e| match exited(e) {
             RuntimeEvent::Exited { exec_id, .. } => exec_id,
             other => panic!("{other:?}"),

@@ -1,15 +1,15 @@
 //! Is containerd there, does it serve, and what can it do.
 
+use super::Gateway;
 use super::channel::Call;
 use super::error::refused;
-use super::Gateway;
 use crate::messages::runtime::ContainerdFault;
 use containerd_client::services::v1::PluginsRequest;
 use containerd_client::services::v1::introspection_client::IntrospectionClient;
 use containerd_client::services::v1::version_client::VersionClient;
+use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
-use tonic_health::pb::HealthCheckRequest;
 
 /// A probe that takes longer than this means "hung".
 const PROBE_SECONDS: u64 = 3;
@@ -52,7 +52,10 @@ impl Gateway {
         const CALL: Call = Call::within("version", PROBE_SECONDS);
         let mut client = VersionClient::new(self.line());
         let answer = CALL.answer(client.version(CALL.request(()))).await?;
-        Ok(Version { version: answer.version, revision: answer.revision })
+        Ok(Version {
+            version: answer.version,
+            revision: answer.revision,
+        })
     }
 
     /// Succeeds if containerd's health service says that it serves.
@@ -66,9 +69,10 @@ impl Gateway {
         let status = CALL.answer(client.check(request)).await?.status();
         match status {
             ServingStatus::Serving => Ok(()),
-            ServingStatus::Unknown | ServingStatus::NotServing | ServingStatus::ServiceUnknown => {
-                Err(refused(CALL.operation, format!("containerd says {}", status.as_str_name())))
-            }
+            ServingStatus::Unknown | ServingStatus::NotServing | ServingStatus::ServiceUnknown => Err(refused(
+                CALL.operation,
+                format!("containerd says {}", status.as_str_name()),
+            )),
         }
     }
 
@@ -78,13 +82,19 @@ impl Gateway {
     /// Any fault of the call.
     pub async fn abilities(&self) -> Result<Abilities, ContainerdFault> {
         const CALL: Call = Call::within("list plugins", PROBE_SECONDS);
-        let mut client = IntrospectionClient::new(self.line()).max_decoding_message_size(super::channel::MESSAGE_MAX_BYTES);
-        let answer = CALL.answer(client.plugins(CALL.request(PluginsRequest { filters: Vec::new() }))).await?;
+        let mut client =
+            IntrospectionClient::new(self.line()).max_decoding_message_size(super::channel::MESSAGE_MAX_BYTES);
+        let answer = CALL
+            .answer(client.plugins(CALL.request(PluginsRequest { filters: Vec::new() })))
+            .await?;
         let mut abilities = Abilities::default();
         for plugin in answer.plugins {
             if let Some(error) = plugin.init_err {
                 let name = format!("{}.{}", plugin.r#type, plugin.id);
-                abilities.plugins_failed.push(FailedPlugin { name, reason: error.message });
+                abilities.plugins_failed.push(FailedPlugin {
+                    name,
+                    reason: error.message,
+                });
             } else if plugin.r#type == "io.containerd.snapshotter.v1" {
                 abilities.snapshotters.push(plugin.id);
             } else if plugin.r#type == "io.containerd.transfer.v1" {

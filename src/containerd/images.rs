@@ -33,7 +33,11 @@ impl ImageRecord {
     fn from_proto(image: proto::Image, operation: &'static str) -> Result<Self, ContainerdFault> {
         let target = image.target.ok_or_else(|| hollow(operation, "image target"))?;
         let labels = image.labels.into_iter().collect();
-        Ok(Self { name: image.name, target: Descriptor::from_proto(target), labels })
+        Ok(Self {
+            name: image.name,
+            target: Descriptor::from_proto(target),
+            labels,
+        })
     }
 }
 
@@ -64,7 +68,10 @@ impl Gateway {
     pub async fn put_image(&self, image: &ImageRecord) -> Result<(), ContainerdFault> {
         const CREATE: Call = Call::short("create image");
         const UPDATE: Call = Call::short("update image");
-        let request = proto::CreateImageRequest { image: Some(image.to_proto()), source_date_epoch: None };
+        let request = proto::CreateImageRequest {
+            image: Some(image.to_proto()),
+            source_date_epoch: None,
+        };
         match CREATE.answer(self.images().create(CREATE.request(request))).await {
             Ok(_) => return Ok(()),
             Err(fault) if fault.kind == FaultKind::AlreadyExists => {}
@@ -72,9 +79,15 @@ impl Gateway {
         }
         let mut mask = label_mask(image.labels.keys());
         mask.paths.push("target".to_owned());
-        let request =
-            proto::UpdateImageRequest { image: Some(image.to_proto()), update_mask: Some(mask), source_date_epoch: None };
-        UPDATE.answer(self.images().update(UPDATE.request(request))).await.map(drop)
+        let request = proto::UpdateImageRequest {
+            image: Some(image.to_proto()),
+            update_mask: Some(mask),
+            source_date_epoch: None,
+        };
+        UPDATE
+            .answer(self.images().update(UPDATE.request(request)))
+            .await
+            .map(drop)
     }
 
     /// Removes the record; what it held is collected by containerd later. False if there was none.
@@ -83,7 +96,11 @@ impl Gateway {
     /// Any fault of the call but `NotFound`.
     pub async fn delete_image(&self, name: &str) -> Result<bool, ContainerdFault> {
         const CALL: Call = Call::short("delete image");
-        let request = proto::DeleteImageRequest { name: name.to_owned(), sync: false, target: None };
+        let request = proto::DeleteImageRequest {
+            name: name.to_owned(),
+            sync: false,
+            target: None,
+        };
         Ok(found(CALL.answer(self.images().delete(CALL.request(request))).await)?.is_some())
     }
 
@@ -95,6 +112,10 @@ impl Gateway {
         const CALL: Call = Call::within("list images", 30);
         let request = CALL.request(proto::ListImagesRequest { filters: Vec::new() });
         let answer = CALL.answer(self.images().list(request)).await?;
-        answer.images.into_iter().map(|image| ImageRecord::from_proto(image, CALL.operation)).collect()
+        answer
+            .images
+            .into_iter()
+            .map(|image| ImageRecord::from_proto(image, CALL.operation))
+            .collect()
     }
 }

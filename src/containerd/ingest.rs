@@ -58,7 +58,10 @@ impl Gateway {
         requests.send(first).await.map_err(|_| ended(OPERATION))?;
         let mut client = self.content();
         let open = async {
-            let mut answers = client.write(Request::new(ReceiverStream::new(queue))).await?.into_inner();
+            let mut answers = client
+                .write(Request::new(ReceiverStream::new(queue)))
+                .await?
+                .into_inner();
             let answer = answers.message().await?;
             Ok::<_, Status>((answers, answer))
         };
@@ -66,7 +69,14 @@ impl Gateway {
             Ok(Ok((answers, Some(answer)))) => {
                 let offset = u64::try_from(answer.offset).unwrap_or(0);
                 let (reference, expected) = (reference.to_owned(), expected.to_owned());
-                let writer = ContentWriter { requests, answers, reference, total, expected, offset };
+                let writer = ContentWriter {
+                    requests,
+                    answers,
+                    reference,
+                    total,
+                    expected,
+                    offset,
+                };
                 Ok(Ingest::Open(Box::new(writer)))
             }
             Ok(Ok((_, None))) => Err(ended(OPERATION)),
@@ -100,9 +110,15 @@ impl ContentWriter {
             data,
             ..self.template()
         };
-        let answer = self.step(OPERATION, STEP, request).await?.map_err(|status| fault(OPERATION, &status))?;
+        let answer = self
+            .step(OPERATION, STEP, request)
+            .await?
+            .map_err(|status| fault(OPERATION, &status))?;
         // The answer's offset is the truth, but a server that does not fill it in has taken the chunk all the same.
-        self.offset = u64::try_from(answer.offset).ok().filter(|o| *o > 0).unwrap_or(self.offset + length);
+        self.offset = u64::try_from(answer.offset)
+            .ok()
+            .filter(|o| *o > 0)
+            .unwrap_or(self.offset + length);
         Ok(())
     }
 

@@ -36,7 +36,10 @@ impl Gateway {
     /// Any fault of the call but `AlreadyExists`.
     pub async fn create_lease(&self, id: &str, labels: &Labels) -> Result<(), ContainerdFault> {
         const CALL: Call = Call::short("create lease");
-        let request = proto::CreateRequest { id: id.to_owned(), labels: labels.clone().into_iter().collect() };
+        let request = proto::CreateRequest {
+            id: id.to_owned(),
+            labels: labels.clone().into_iter().collect(),
+        };
         match CALL.answer(self.leases().create(CALL.request(request))).await {
             Err(fault) if fault.kind != FaultKind::AlreadyExists => Err(fault),
             _ => Ok(()),
@@ -49,7 +52,10 @@ impl Gateway {
     /// Any fault of the call but `NotFound`.
     pub async fn delete_lease(&self, id: &str) -> Result<bool, ContainerdFault> {
         const CALL: Call = Call::short("delete lease");
-        let request = proto::DeleteRequest { id: id.to_owned(), sync: false };
+        let request = proto::DeleteRequest {
+            id: id.to_owned(),
+            sync: false,
+        };
         Ok(found(CALL.answer(self.leases().delete(CALL.request(request))).await)?.is_some())
     }
 
@@ -62,7 +68,12 @@ impl Gateway {
         let request = CALL.request(proto::ListRequest { filters: Vec::new() });
         let answer = CALL.answer(self.leases().list(request)).await?;
         let leases = answer.leases.into_iter();
-        Ok(leases.map(|lease| LeaseRecord { id: lease.id, labels: lease.labels.into_iter().collect() }).collect())
+        Ok(leases
+            .map(|lease| LeaseRecord {
+                id: lease.id,
+                labels: lease.labels.into_iter().collect(),
+            })
+            .collect())
     }
 
     /// Lets a lease hold a blob that exists already (what is created under a lease it holds by itself).
@@ -78,7 +89,8 @@ impl Gateway {
     /// # Errors
     /// Any fault of the call.
     pub async fn lease_snapshot(&self, lease: &str, snapshotter: &str, key: &str) -> Result<(), ContainerdFault> {
-        self.lease_resource(lease, format!("snapshots/{snapshotter}"), key).await
+        self.lease_resource(lease, format!("snapshots/{snapshotter}"), key)
+            .await
     }
 
     /// Lets `to` hold all that `from` holds: blobs, snapshots and writes that have not ended.
@@ -96,8 +108,14 @@ impl Gateway {
 
     async fn lease_resource(&self, lease: &str, kind: String, id: &str) -> Result<(), ContainerdFault> {
         const CALL: Call = Call::short("add to lease");
-        let resource = proto::Resource { id: id.to_owned(), r#type: kind };
-        let request = proto::AddResourceRequest { id: lease.to_owned(), resource: Some(resource) };
+        let resource = proto::Resource {
+            id: id.to_owned(),
+            r#type: kind,
+        };
+        let request = proto::AddResourceRequest {
+            id: lease.to_owned(),
+            resource: Some(resource),
+        };
         CALL.answer(self.leases().add_resource(CALL.request(request))).await
     }
 }

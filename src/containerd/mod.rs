@@ -13,6 +13,7 @@ mod health;
 mod images;
 mod ingest;
 mod leases;
+mod shim;
 mod snapshots;
 mod tasks;
 mod transfer;
@@ -77,7 +78,10 @@ impl Gateway {
     /// The same gateway, whose calls protect what they create by a lease.
     #[must_use]
     pub fn with_lease(&self, lease: &str) -> Self {
-        Self { outgoing: self.outgoing.with_lease(lease), ..self.clone() }
+        Self {
+            outgoing: self.outgoing.with_lease(lease),
+            ..self.clone()
+        }
     }
 
     fn line(&self) -> Line {

@@ -44,7 +44,12 @@ impl SnapshotRecord {
             proto::Kind::Committed => SnapshotKind::Committed,
             proto::Kind::Unknown => SnapshotKind::Unknown,
         };
-        Self { name: info.name, kind, parent: info.parent, labels: info.labels.into_iter().collect() }
+        Self {
+            name: info.name,
+            kind,
+            parent: info.parent,
+            labels: info.labels.into_iter().collect(),
+        }
     }
 }
 
@@ -79,7 +84,12 @@ impl Gateway {
     ///
     /// # Errors
     /// As [`Gateway::prepare_snapshot`].
-    pub async fn view_snapshot(&self, snapshotter: &str, key: &str, parent: &str) -> Result<Vec<Mount>, ContainerdFault> {
+    pub async fn view_snapshot(
+        &self,
+        snapshotter: &str,
+        key: &str,
+        parent: &str,
+    ) -> Result<Vec<Mount>, ContainerdFault> {
         const CALL: Call = Call::within("view snapshot", 60);
         let request = proto::ViewSnapshotRequest {
             snapshotter: snapshotter.to_owned(),
@@ -97,7 +107,10 @@ impl Gateway {
     /// Any fault of the call, `NotFound` too.
     pub async fn snapshot_mounts(&self, snapshotter: &str, key: &str) -> Result<Vec<Mount>, ContainerdFault> {
         const CALL: Call = Call::short("snapshot mounts");
-        let request = proto::MountsRequest { snapshotter: snapshotter.to_owned(), key: key.to_owned() };
+        let request = proto::MountsRequest {
+            snapshotter: snapshotter.to_owned(),
+            key: key.to_owned(),
+        };
         let answer = CALL.answer(self.snapshots().mounts(CALL.request(request))).await?;
         Ok(mounts_from_proto(answer.mounts))
     }
@@ -129,11 +142,18 @@ impl Gateway {
     /// Any fault of the call but `NotFound`.
     pub async fn stat_snapshot(&self, snapshotter: &str, key: &str) -> Result<Option<SnapshotRecord>, ContainerdFault> {
         const CALL: Call = Call::short("stat snapshot");
-        let request = proto::StatSnapshotRequest { snapshotter: snapshotter.to_owned(), key: key.to_owned() };
+        let request = proto::StatSnapshotRequest {
+            snapshotter: snapshotter.to_owned(),
+            key: key.to_owned(),
+        };
         let Some(answer) = found(CALL.answer(self.snapshots().stat(CALL.request(request))).await)? else {
             return Ok(None);
         };
-        answer.info.map(SnapshotRecord::from_proto).map(Some).ok_or_else(|| hollow(CALL.operation, "info"))
+        answer
+            .info
+            .map(SnapshotRecord::from_proto)
+            .map(Some)
+            .ok_or_else(|| hollow(CALL.operation, "info"))
     }
 
     /// All snapshots of this snapshotter in the namespace.
@@ -142,7 +162,10 @@ impl Gateway {
     /// Any fault of the call.
     pub async fn list_snapshots(&self, snapshotter: &str) -> Result<Vec<SnapshotRecord>, ContainerdFault> {
         const CALL: Call = Call::within("list snapshots", 30);
-        let request = proto::ListSnapshotsRequest { snapshotter: snapshotter.to_owned(), filters: Vec::new() };
+        let request = proto::ListSnapshotsRequest {
+            snapshotter: snapshotter.to_owned(),
+            filters: Vec::new(),
+        };
         let mut client = self.snapshots();
         let list = async {
             let mut stream = client.list(tonic::Request::new(request)).await?.into_inner();
@@ -161,7 +184,10 @@ impl Gateway {
     /// `FailedPrecondition` if another one is built on it; any other fault but `NotFound`.
     pub async fn remove_snapshot(&self, snapshotter: &str, key: &str) -> Result<bool, ContainerdFault> {
         const CALL: Call = Call::within("remove snapshot", 60);
-        let request = proto::RemoveSnapshotRequest { snapshotter: snapshotter.to_owned(), key: key.to_owned() };
+        let request = proto::RemoveSnapshotRequest {
+            snapshotter: snapshotter.to_owned(),
+            key: key.to_owned(),
+        };
         Ok(found(CALL.answer(self.snapshots().remove(CALL.request(request))).await)?.is_some())
     }
 
@@ -180,6 +206,9 @@ impl Gateway {
         };
         let mut client = DiffClient::new(self.line()).max_decoding_message_size(MESSAGE_MAX_BYTES);
         let answer = CALL.answer(client.apply(CALL.request(request))).await?;
-        answer.applied.map(Descriptor::from_proto).ok_or_else(|| hollow(CALL.operation, "applied descriptor"))
+        answer
+            .applied
+            .map(Descriptor::from_proto)
+            .ok_or_else(|| hollow(CALL.operation, "applied descriptor"))
     }
 }

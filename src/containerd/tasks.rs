@@ -58,7 +58,10 @@ impl Gateway {
     /// `Failed` with the runtime's words, any other fault.
     pub async fn start_task(&self, id: &str) -> Result<u32, ContainerdFault> {
         const CALL: Call = Call::within("start task", 30);
-        let request = CALL.request(proto::StartRequest { container_id: id.to_owned(), exec_id: String::new() });
+        let request = CALL.request(proto::StartRequest {
+            container_id: id.to_owned(),
+            exec_id: String::new(),
+        });
         Ok(CALL.answer(self.tasks().start(request)).await?.pid)
     }
 
@@ -68,7 +71,12 @@ impl Gateway {
     /// `NotFound` if there is no task or its process has ended; any other fault.
     pub async fn kill_task(&self, id: &str, signal: u32, all: bool) -> Result<(), ContainerdFault> {
         const CALL: Call = Call::short("kill task");
-        let request = proto::KillRequest { container_id: id.to_owned(), exec_id: String::new(), signal, all };
+        let request = proto::KillRequest {
+            container_id: id.to_owned(),
+            exec_id: String::new(),
+            signal,
+            all,
+        };
         CALL.answer(self.tasks().kill(CALL.request(request))).await
     }
 
@@ -78,8 +86,16 @@ impl Gateway {
     /// # Errors
     /// `NotFound` if there is no task; a broken connection is a fault, never an exit.
     pub async fn wait_task(&self, id: &str) -> Result<ExitRecord, ContainerdFault> {
-        let request = proto::WaitRequest { container_id: id.to_owned(), exec_id: String::new() };
-        let answer = self.tasks().wait(request).await.map_err(|status| fault("wait for task", &status))?.into_inner();
+        let request = proto::WaitRequest {
+            container_id: id.to_owned(),
+            exec_id: String::new(),
+        };
+        let answer = self
+            .tasks()
+            .wait(request)
+            .await
+            .map_err(|status| fault("wait for task", &status))?
+            .into_inner();
         Ok(exit_record(answer.exit_status, nanoseconds(answer.exited_at)))
     }
 
@@ -89,7 +105,9 @@ impl Gateway {
     /// `Failed` while it runs (neither generation has a code for it); any other fault but `NotFound`.
     pub async fn delete_task(&self, id: &str) -> Result<Option<ExitRecord>, ContainerdFault> {
         const CALL: Call = Call::within("delete task", 30);
-        let request = CALL.request(proto::DeleteTaskRequest { container_id: id.to_owned() });
+        let request = CALL.request(proto::DeleteTaskRequest {
+            container_id: id.to_owned(),
+        });
         let answer = found(CALL.answer(self.tasks().delete(request)).await)?;
         Ok(answer.map(|a| exit_record(a.exit_status, nanoseconds(a.exited_at))))
     }
@@ -100,11 +118,17 @@ impl Gateway {
     /// Any fault of the call but `NotFound`.
     pub async fn task(&self, id: &str) -> Result<Option<TaskView>, ContainerdFault> {
         const CALL: Call = Call::short("get task");
-        let request = CALL.request(proto::GetRequest { container_id: id.to_owned(), exec_id: String::new() });
+        let request = CALL.request(proto::GetRequest {
+            container_id: id.to_owned(),
+            exec_id: String::new(),
+        });
         let Some(answer) = found(CALL.answer(self.tasks().get(request)).await)? else {
             return Ok(None);
         };
-        answer.process.map(|p| Some(view(&p))).ok_or_else(|| hollow(CALL.operation, "process"))
+        answer
+            .process
+            .map(|p| Some(view(&p)))
+            .ok_or_else(|| hollow(CALL.operation, "process"))
     }
 
     /// All tasks of the namespace.
@@ -116,7 +140,11 @@ impl Gateway {
         const CALL: Call = Call::within("list tasks", 60);
         let request = CALL.request(proto::ListTasksRequest { filter: String::new() });
         let answer = CALL.answer(self.tasks().list(request)).await?;
-        Ok(answer.tasks.iter().map(|p| (ContainerId::reported(&p.id), view(p))).collect())
+        Ok(answer
+            .tasks
+            .iter()
+            .map(|p| (ContainerId::reported(&p.id), view(p)))
+            .collect())
     }
 
     /// Process ids of everything that runs in the container.
@@ -125,7 +153,9 @@ impl Gateway {
     /// Any fault of the call, `NotFound` too.
     pub async fn task_pids(&self, id: &str) -> Result<Vec<u32>, ContainerdFault> {
         const CALL: Call = Call::short("list processes");
-        let request = CALL.request(proto::ListPidsRequest { container_id: id.to_owned() });
+        let request = CALL.request(proto::ListPidsRequest {
+            container_id: id.to_owned(),
+        });
         let answer = CALL.answer(self.tasks().list_pids(request)).await?;
         Ok(answer.processes.into_iter().map(|process| process.pid).collect())
     }
@@ -133,7 +163,12 @@ impl Gateway {
 
 /// The exit of a process as containerd reports it.
 pub(super) fn exit_record(status: u32, at: i64) -> ExitRecord {
-    ExitRecord { code: i32::try_from(status).unwrap_or(255), oom: false, at, lost: String::new() }
+    ExitRecord {
+        code: i32::try_from(status).unwrap_or(255),
+        oom: false,
+        at,
+        lost: String::new(),
+    }
 }
 
 fn view(process: &Process) -> TaskView {

@@ -4,9 +4,9 @@
 //! confirms it, and the call names the id. Whoever asks for credentials over such a stream is answered only for the hosts
 //! that they were given for. A registry on the loopback address needs nothing special: containerd tries TLS, then HTTP.
 
+use super::Gateway;
 use super::channel::MESSAGE_MAX_BYTES;
 use super::error::{ended, fault, late, remote};
-use super::Gateway;
 use crate::messages::runtime::ContainerdFault;
 use crate::spec::secret::Secret;
 use containerd_client::services::v1::streaming_client::StreamingClient;
@@ -85,18 +85,26 @@ impl Gateway {
     ) -> Result<(), RemotePullFault> {
         const OPERATION: &str = "transfer image";
         let progress_id = format!("progress-{}", pull.id);
-        let mut news = self.open_stream(&progress_id).await.map_err(RemotePullFault::Containerd)?;
+        let mut news = self
+            .open_stream(&progress_id)
+            .await
+            .map_err(RemotePullFault::Containerd)?;
         let (mut questions, auth_stream) = match &pull.credentials {
             Some(_) => {
                 let id = format!("auth-{}", pull.id);
-                (Some(self.open_stream(&id).await.map_err(RemotePullFault::Containerd)?), id)
+                (
+                    Some(self.open_stream(&id).await.map_err(RemotePullFault::Containerd)?),
+                    id,
+                )
             }
             None => (None, String::new()),
         };
         let request = TransferRequest {
             source: Some(any(&source(pull, auth_stream))),
             destination: Some(any(&destination(pull))),
-            options: Some(TransferOptions { progress_stream: progress_id }),
+            options: Some(TransferOptions {
+                progress_stream: progress_id,
+            }),
         };
         let mut client = TransferClient::new(self.line()).max_decoding_message_size(MESSAGE_MAX_BYTES);
         let mut call = std::pin::pin!(client.transfer(Request::new(request)));
@@ -125,10 +133,16 @@ impl Gateway {
         const OPERATION: &str = "open stream";
         let (requests, queue) = mpsc::channel(1);
         // Before the call: grpc-go sends its headers with the first answer, so the call would wait for ever.
-        requests.send(any(&StreamInit { id: id.to_owned() })).await.map_err(|_| ended(OPERATION))?;
+        requests
+            .send(any(&StreamInit { id: id.to_owned() }))
+            .await
+            .map_err(|_| ended(OPERATION))?;
         let mut client = StreamingClient::new(self.line()).max_decoding_message_size(MESSAGE_MAX_BYTES);
         let open = async {
-            let mut answers = client.stream(Request::new(ReceiverStream::new(queue))).await?.into_inner();
+            let mut answers = client
+                .stream(Request::new(ReceiverStream::new(queue)))
+                .await?
+                .into_inner();
             let confirmed = answers.message().await?;
             Ok::<_, Status>((answers, confirmed))
         };
@@ -166,13 +180,22 @@ async fn next_of(stream: &mut Option<SideStream>) -> Option<Any> {
 }
 
 fn source(pull: &RemotePull, auth_stream: String) -> proto::OciRegistry {
-    let resolver = proto::RegistryResolver { auth_stream, ..Default::default() };
-    proto::OciRegistry { reference: pull.image.clone(), resolver: Some(resolver) }
+    let resolver = proto::RegistryResolver {
+        auth_stream,
+        ..Default::default()
+    };
+    proto::OciRegistry {
+        reference: pull.image.clone(),
+        resolver: Some(resolver),
+    }
 }
 
 fn destination(pull: &RemotePull) -> proto::ImageStore {
-    let platform =
-        Platform { os: "linux".to_owned(), architecture: pull.architecture.clone(), ..Default::default() };
+    let platform = Platform {
+        os: "linux".to_owned(),
+        architecture: pull.architecture.clone(),
+        ..Default::default()
+    };
     let unpacks = pull.snapshotter.iter().map(|snapshotter| proto::UnpackConfiguration {
         platform: Some(platform.clone()),
         snapshotter: snapshotter.clone(),
@@ -188,7 +211,9 @@ fn destination(pull: &RemotePull) -> proto::ImageStore {
 
 /// The credentials, for a host that may have them.
 fn reply(pull: &RemotePull, question: &Any) -> proto::AuthResponse {
-    let host = proto::AuthRequest::decode(question.value.as_slice()).map(|q| q.host).unwrap_or_default();
+    let host = proto::AuthRequest::decode(question.value.as_slice())
+        .map(|q| q.host)
+        .unwrap_or_default();
     match &pull.credentials {
         Some((username, password)) if pull.hosts.contains(&host) => proto::AuthResponse {
             auth_type: proto::AuthType::Credentials.into(),
@@ -196,7 +221,10 @@ fn reply(pull: &RemotePull, question: &Any) -> proto::AuthResponse {
             secret: password.reveal().to_owned(),
             expire_at: None,
         },
-        _ => proto::AuthResponse { auth_type: proto::AuthType::None.into(), ..Default::default() },
+        _ => proto::AuthResponse {
+            auth_type: proto::AuthType::None.into(),
+            ..Default::default()
+        },
     }
 }
 
@@ -212,12 +240,21 @@ fn blob_progress(event: proto::Progress) -> Option<BlobProgress> {
     };
     // Not by media type: containerd names a blob by what it is to the image.
     let layer = event.name.starts_with("layer-");
-    Some(BlobProgress { digest: target.digest, layer, fetched_bytes, total_bytes, unpacked: event.event == "extracted" })
+    Some(BlobProgress {
+        digest: target.digest,
+        layer,
+        fetched_bytes,
+        total_bytes,
+        unpacked: event.event == "extracted",
+    })
 }
 
 fn any<T: Message + Name>(message: &T) -> Any {
     // containerd wants the bare name, without the host that protobuf puts before it.
-    Any { type_url: T::full_name(), value: message.encode_to_vec() }
+    Any {
+        type_url: T::full_name(),
+        value: message.encode_to_vec(),
+    }
 }
 
 #[cfg(test)]
@@ -234,9 +271,17 @@ mod tests {
             hosts: vec!["ghcr.io".into()],
             id: "1".into(),
         };
-        let ask = |host: &str| any(&proto::AuthRequest { host: host.into(), ..Default::default() });
+        let ask = |host: &str| {
+            any(&proto::AuthRequest {
+                host: host.into(),
+                ..Default::default()
+            })
+        };
         assert_eq!(reply(&pull, &ask("ghcr.io")).secret, "p");
         let mirror = reply(&pull, &ask("mirror.example"));
-        assert_eq!((mirror.auth_type(), mirror.secret.as_str()), (proto::AuthType::None, ""));
+        assert_eq!(
+            (mirror.auth_type(), mirror.secret.as_str()),
+            (proto::AuthType::None, "")
+        );
     }
 }

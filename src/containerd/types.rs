@@ -60,7 +60,12 @@ impl Mount {
     }
 
     pub(super) fn from_proto(mount: proto::Mount) -> Self {
-        Self { kind: mount.r#type, source: mount.source, target: mount.target, options: mount.options }
+        Self {
+            kind: mount.r#type,
+            source: mount.source,
+            target: mount.target,
+            options: mount.options,
+        }
     }
 }
 
@@ -74,10 +79,16 @@ pub(super) fn mounts_from_proto(mounts: Vec<proto::Mount>) -> Vec<Mount> {
 
 /// Nanoseconds since the Unix epoch; 0 if there is no time.
 pub(super) fn nanoseconds(time: Option<prost_types::Timestamp>) -> i64 {
-    time.map_or(0, |t| t.seconds.saturating_mul(1_000_000_000).saturating_add(i64::from(t.nanos)))
+    time.map_or(0, |t| {
+        t.seconds
+            .saturating_mul(1_000_000_000)
+            .saturating_add(i64::from(t.nanos))
+    })
 }
 
 /// A mask that sets single labels and leaves the others alone.
 pub(super) fn label_mask<'a>(keys: impl Iterator<Item = &'a String>) -> prost_types::FieldMask {
-    prost_types::FieldMask { paths: keys.map(|key| format!("labels.{key}")).collect() }
+    prost_types::FieldMask {
+        paths: keys.map(|key| format!("labels.{key}")).collect(),
+    }
 }

@@ -22,7 +22,11 @@ pub fn pids(root: &Path, version: CgroupVersion, path: &Path) -> Result<Vec<u32>
     let mut found = Vec::new();
     for top in tops(root, version, path)? {
         for dir in tree(&top) {
-            found.extend(read(dir.join("cgroup.procs")).map(|t| proc::pids(&t)).unwrap_or_default());
+            found.extend(
+                read(dir.join("cgroup.procs"))
+                    .map(|t| proc::pids(&t))
+                    .unwrap_or_default(),
+            );
         }
     }
     found.sort_unstable();
@@ -39,7 +43,11 @@ pub fn remove_empty(root: &Path, version: CgroupVersion, path: &Path) -> Result<
     const WHAT: &str = "remove cgroup";
     let inside = pids(root, version, path)?;
     if !inside.is_empty() {
-        return Err(HostError::new(WHAT, path, format!("{} processes are in it", inside.len())));
+        return Err(HostError::new(
+            WHAT,
+            path,
+            format!("{} processes are in it", inside.len()),
+        ));
     }
     for top in tops(root, version, path)? {
         // Deepest first.
@@ -56,7 +64,11 @@ pub fn remove_empty(root: &Path, version: CgroupVersion, path: &Path) -> Result<
 /// The container's directory in every hierarchy.
 fn tops(root: &Path, version: CgroupVersion, path: &Path) -> Result<Vec<PathBuf>, HostError> {
     let rest = relative(path).ok_or_else(|| {
-        HostError::new("cgroup", path, "an absolute path of at least one name and without `..` is expected")
+        HostError::new(
+            "cgroup",
+            path,
+            "an absolute path of at least one name and without `..` is expected",
+        )
     })?;
     Ok(match version {
         CgroupVersion::V2 => vec![root.join(rest)],
@@ -125,7 +137,10 @@ mod tests {
     #[test]
     fn an_empty_tree_is_removed_in_every_hierarchy_and_nothing_beside_it() {
         let dir = tempfile::tempdir().unwrap();
-        make(dir.path(), &["cpu/nomad/a/b/c", "memory/nomad/a", "memory/nomad/other", "pids"]);
+        make(
+            dir.path(),
+            &["cpu/nomad/a/b/c", "memory/nomad/a", "memory/nomad/other", "pids"],
+        );
         remove_empty(dir.path(), CgroupVersion::V1, Path::new("/nomad/a")).unwrap();
         remove_empty(dir.path(), CgroupVersion::V1, Path::new("/nomad/a")).unwrap();
         assert!(!dir.path().join("cpu/nomad/a").exists() && !dir.path().join("memory/nomad/a").exists());
@@ -140,9 +155,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         make(dir.path(), &["cpu/nomad/a/b", "memory/nomad/a"]);
         std::fs::write(dir.path().join("cpu/nomad/a/b/cgroup.procs"), "42\n").unwrap();
-        let error = remove_empty(dir.path(), CgroupVersion::V1, Path::new("/nomad/a")).unwrap_err().to_string();
+        let error = remove_empty(dir.path(), CgroupVersion::V1, Path::new("/nomad/a"))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("1 processes"), "{error}");
-        assert_eq!(pids(dir.path(), CgroupVersion::V1, Path::new("/nomad/a")).unwrap(), vec![42]);
+        assert_eq!(
+            pids(dir.path(), CgroupVersion::V1, Path::new("/nomad/a")).unwrap(),
+            vec![42]
+        );
         assert!(dir.path().join("memory/nomad/a").exists());
     }
 
@@ -151,8 +171,14 @@ mod tests {
         let root = Path::new(super::super::node::CGROUP_ROOT);
         let version = super::super::node::cgroup_version(root);
         let name = format!("/containerd-driver-test-{}/child", std::process::id());
-        let base = if version == CgroupVersion::V1 { root.join("pids") } else { root.to_owned() };
-        let Ok(()) = std::fs::create_dir_all(base.join(name.trim_start_matches('/'))) else { return };
+        let base = if version == CgroupVersion::V1 {
+            root.join("pids")
+        } else {
+            root.to_owned()
+        };
+        let Ok(()) = std::fs::create_dir_all(base.join(name.trim_start_matches('/'))) else {
+            return;
+        };
         let top = Path::new(&name).parent().unwrap();
         remove_empty(root, version, top).unwrap();
         assert!(!base.join(top.strip_prefix("/").unwrap()).exists());

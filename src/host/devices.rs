@@ -49,7 +49,11 @@ pub fn device_node(path: &Path) -> Result<DeviceNode, HostError> {
     let found = fs::stat(path).map_err(|e| HostError::from_errno(WHAT, path, e))?;
     from_stat(path, &found).ok_or_else(|| {
         let is = kind(FileType::from_raw_mode(found.st_mode));
-        HostError::new(WHAT, path, format!("it is a {is}; a character or block device is expected"))
+        HostError::new(
+            WHAT,
+            path,
+            format!("it is a {is}; a character or block device is expected"),
+        )
     })
 }
 
@@ -58,14 +62,21 @@ pub fn device_node(path: &Path) -> Result<DeviceNode, HostError> {
 /// # Errors
 /// If the path is not there, or is neither a device nor a directory.
 pub fn device_nodes(path: &Path) -> Result<Vec<DeviceNode>, HostError> {
-    if path.is_dir() { Ok(walk(path, &[])) } else { device_node(path).map(|d| vec![d]) }
+    if path.is_dir() {
+        Ok(walk(path, &[]))
+    } else {
+        device_node(path).map(|d| vec![d])
+    }
 }
 
 /// Every device node of the host as containerd lists them for a privileged container (`oci.HostDevices`): without
 /// `pts`, `shm`, `fd`, `mqueue`, `.lxc`, `.lxd-mounts`, `.udev` and `console`, and without links.
 #[must_use]
 pub fn host_devices() -> Vec<DeviceNode> {
-    walk(Path::new("/dev"), &["pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev", "console"])
+    walk(
+        Path::new("/dev"),
+        &["pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev", "console"],
+    )
 }
 
 /// What cannot be read is left out: nodes come and go while we look.
@@ -82,7 +93,9 @@ fn walk(root: &Path, skip: &[&str]) -> Vec<DeviceNode> {
                 continue;
             }
             let path = entry.path();
-            let Ok(found) = fs::statat(CWD, &path, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+            let Ok(found) = fs::statat(CWD, &path, AtFlags::SYMLINK_NOFOLLOW) else {
+                continue;
+            };
             if FileType::from_raw_mode(found.st_mode) == FileType::Directory {
                 if depth < DEPTH {
                     open.push((path, depth + 1));
@@ -120,7 +133,12 @@ mod tests {
     fn dev_null_is_character_one_three() {
         let null = device_node(Path::new("/dev/null")).unwrap();
         assert_eq!((null.kind, null.major, null.minor), (DeviceType::Char, 1, 3));
-        assert!(device_node(Path::new("/etc/passwd")).unwrap_err().to_string().contains("regular file"));
+        assert!(
+            device_node(Path::new("/etc/passwd"))
+                .unwrap_err()
+                .to_string()
+                .contains("regular file")
+        );
         assert!(device_node(Path::new("/dev/none")).is_err());
         assert_eq!(device_nodes(Path::new("/dev/null")).unwrap(), vec![null]);
     }
@@ -129,7 +147,10 @@ mod tests {
     fn the_host_has_devices_and_no_terminals_of_others() {
         let all = host_devices();
         assert!(all.iter().any(|d| d.path == Path::new("/dev/null")));
-        assert!(!all.iter().any(|d| d.path.starts_with("/dev/pts") || d.path.starts_with("/dev/fd")));
+        assert!(
+            !all.iter()
+                .any(|d| d.path.starts_with("/dev/pts") || d.path.starts_with("/dev/fd"))
+        );
         assert!(!all.iter().any(|d| d.path == Path::new("/dev/console")));
     }
 }

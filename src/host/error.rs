@@ -18,7 +18,11 @@ impl HostError {
     /// From a sentence.
     #[must_use]
     pub fn new(what: &'static str, path: &Path, reason: impl Into<String>) -> Self {
-        Self { what, path: path.to_owned(), reason: reason.into() }
+        Self {
+            what,
+            path: path.to_owned(),
+            reason: reason.into(),
+        }
     }
 
     /// From the kernel's answer; a link in the way is named as such.
@@ -29,12 +33,20 @@ impl HostError {
             rustix::io::Errno::XDEV => "it leads out of the directory it must lie in".to_owned(),
             other => std::io::Error::from(other).to_string(),
         };
-        Self { what, path: path.to_owned(), reason }
+        Self {
+            what,
+            path: path.to_owned(),
+            reason,
+        }
     }
 
     /// From an I/O error of the standard library.
     #[must_use]
     pub fn from_io(what: &'static str, path: &Path, error: &std::io::Error) -> Self {
-        Self { what, path: path.to_owned(), reason: error.to_string() }
+        Self {
+            what,
+            path: path.to_owned(),
+            reason: error.to_string(),
+        }
     }
 }

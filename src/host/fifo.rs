@@ -42,11 +42,19 @@ pub fn check_log_path(alloc_dir: &Path, path: &Path) -> Result<LogTarget, HostEr
         return Err(HostError::new(WHAT, path, "an absolute path is expected"));
     }
     let fault = |errno| HostError::from_errno(WHAT, path, errno);
-    let inside = if alloc_dir.as_os_str().is_empty() { None } else { path.strip_prefix(alloc_dir).ok() };
+    let inside = if alloc_dir.as_os_str().is_empty() {
+        None
+    } else {
+        path.strip_prefix(alloc_dir).ok()
+    };
     let opened = match inside {
         Some(rest) if !rest.as_os_str().is_empty() => {
-            let root = fs::open(alloc_dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-                .map_err(|e| HostError::from_errno("allocation directory", alloc_dir, e))?;
+            let root = fs::open(
+                alloc_dir,
+                OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                Mode::empty(),
+            )
+            .map_err(|e| HostError::from_errno("allocation directory", alloc_dir, e))?;
             paths::open_beneath(&root, rest, OFlags::PATH)
         }
         _ => fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()),
@@ -67,7 +75,14 @@ pub fn check_log_path(alloc_dir: &Path, path: &Path) -> Result<LogTarget, HostEr
         FileType::Fifo => Ok(LogTarget::Fifo),
         FileType::RegularFile => Ok(LogTarget::File),
         FileType::Symlink => Err(fault(Errno::LOOP)),
-        other => Err(HostError::new(WHAT, path, format!("it is a {}; a FIFO, a regular file or /dev/null is expected", kind(other)))),
+        other => Err(HostError::new(
+            WHAT,
+            path,
+            format!(
+                "it is a {}; a FIFO, a regular file or /dev/null is expected",
+                kind(other)
+            ),
+        )),
     }
 }
 
@@ -80,7 +95,8 @@ pub fn make_fifo(path: &Path) -> Result<(), HostError> {
     match fs::mkfifoat(CWD, path, Mode::RUSR | Mode::WUSR) {
         Ok(()) => Ok(()),
         Err(Errno::EXIST) => {
-            let found = fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| HostError::from_errno(WHAT, path, e))?;
+            let found =
+                fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| HostError::from_errno(WHAT, path, e))?;
             match FileType::from_raw_mode(found.st_mode) {
                 FileType::Fifo => Ok(()),
                 other => Err(HostError::new(WHAT, path, format!("a {} is in its place", kind(other)))),
@@ -101,7 +117,11 @@ pub fn open_reader(path: &Path) -> Result<OwnedFd, HostError> {
     let found = fs::fstat(&fd).map_err(|e| HostError::from_errno(WHAT, path, e))?;
     match FileType::from_raw_mode(found.st_mode) {
         FileType::Fifo => Ok(fd),
-        other => Err(HostError::new(WHAT, path, format!("it is a {}, a FIFO is expected", kind(other)))),
+        other => Err(HostError::new(
+            WHAT,
+            path,
+            format!("it is a {}, a FIFO is expected", kind(other)),
+        )),
     }
 }
 
@@ -136,10 +156,16 @@ mod tests {
         std::fs::write(alloc.join("alloc/logs/file"), "").unwrap();
         assert_eq!(check_log_path(alloc, &fifo), Ok(LogTarget::Fifo));
         assert_eq!(check_log_path(Path::new(""), &fifo), Ok(LogTarget::Fifo));
-        assert_eq!(check_log_path(alloc, &alloc.join("alloc/logs/file")), Ok(LogTarget::File));
+        assert_eq!(
+            check_log_path(alloc, &alloc.join("alloc/logs/file")),
+            Ok(LogTarget::File)
+        );
         assert_eq!(check_log_path(alloc, Path::new("/dev/null")), Ok(LogTarget::Null));
         assert_eq!(check_log_path(alloc, Path::new("")), Ok(LogTarget::Absent));
-        assert_eq!(check_log_path(alloc, &alloc.join("alloc/logs/none")), Ok(LogTarget::Absent));
+        assert_eq!(
+            check_log_path(alloc, &alloc.join("alloc/logs/none")),
+            Ok(LogTarget::Absent)
+        );
     }
 
     #[test]
@@ -157,19 +183,33 @@ mod tests {
             let error = check_log_path(root, &path).unwrap_err().to_string();
             assert!(error.contains("symbolic link"), "{error}");
         }
-        let error = check_log_path(alloc, &alloc.join("../x/../../etc/passwd")).unwrap_err().to_string();
-        assert!(error.contains("leads out") || error.contains("does not exist"), "{error}");
+        let error = check_log_path(alloc, &alloc.join("../x/../../etc/passwd"))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("leads out") || error.contains("does not exist"),
+            "{error}"
+        );
     }
 
     #[test]
     fn what_is_wrong_is_named() {
         let dir = tempfile::tempdir().unwrap();
-        let missing = check_log_path(dir.path(), &dir.path().join("no/such")).unwrap_err().to_string();
+        let missing = check_log_path(dir.path(), &dir.path().join("no/such"))
+            .unwrap_err()
+            .to_string();
         assert!(missing.contains("directory does not exist"), "{missing}");
-        let null = check_log_path(dir.path(), Path::new("/dev/zero")).unwrap_err().to_string();
+        let null = check_log_path(dir.path(), Path::new("/dev/zero"))
+            .unwrap_err()
+            .to_string();
         assert!(null.contains("character device"), "{null}");
         std::fs::create_dir(dir.path().join("d")).unwrap();
-        assert!(make_fifo(&dir.path().join("d")).unwrap_err().to_string().contains("directory"));
+        assert!(
+            make_fifo(&dir.path().join("d"))
+                .unwrap_err()
+                .to_string()
+                .contains("directory")
+        );
         assert!(open_reader(&dir.path().join("d")).is_err());
     }
 }

@@ -51,7 +51,10 @@ impl Node {
             swap_accounting: swap_accounting(Path::new(CGROUP_ROOT), cgroups),
             capabilities: effective_capabilities(),
             nofile_hard: getrlimit(Resource::Nofile).maximum,
-            nr_open: read("/proc/sys/fs/nr_open").ok().and_then(|t| proc::number(&t)).unwrap_or(1024 * 1024),
+            nr_open: read("/proc/sys/fs/nr_open")
+                .ok()
+                .and_then(|t| proc::number(&t))
+                .unwrap_or(1024 * 1024),
             is_root: rustix::process::geteuid().is_root(),
         }
     }
@@ -74,17 +77,22 @@ fn swap_accounting(root: &Path, version: CgroupVersion) -> bool {
         CgroupVersion::V2 => {
             // The root itself has no limits: ask any child (systemd's slices, or the one that we are in).
             let own = read("/proc/self/cgroup").ok();
-            let own = own.as_deref().and_then(|t| proc::own_cgroup(t, "")).map(|p| p.trim_start_matches('/'));
-            own.into_iter().chain(["system.slice", "init.scope"]).any(|c| {
-                !c.is_empty() && root.join(c).join("memory.swap.max").exists()
-            })
+            let own = own
+                .as_deref()
+                .and_then(|t| proc::own_cgroup(t, ""))
+                .map(|p| p.trim_start_matches('/'));
+            own.into_iter()
+                .chain(["system.slice", "init.scope"])
+                .any(|c| !c.is_empty() && root.join(c).join("memory.swap.max").exists())
         }
     }
 }
 
 fn effective_capabilities() -> Vec<&'static str> {
     let status = read("/proc/self/status").unwrap_or_default();
-    proc::status_field(&status, "CapEff").and_then(proc::capability_names).unwrap_or_default()
+    proc::status_field(&status, "CapEff")
+        .and_then(proc::capability_names)
+        .unwrap_or_default()
 }
 
 /// The host's resolver configuration; systemd-resolved's upstream list if `/etc/resolv.conf` only names its stub on
@@ -119,7 +127,9 @@ pub fn read(path: impl AsRef<Path>) -> Result<String, HostError> {
     let path = path.as_ref();
     let file = File::open(path).map_err(|e| HostError::from_io(WHAT, path, &e))?;
     let mut bytes = Vec::new();
-    file.take(READ_MAX).read_to_end(&mut bytes).map_err(|e| HostError::from_io(WHAT, path, &e))?;
+    file.take(READ_MAX)
+        .read_to_end(&mut bytes)
+        .map_err(|e| HostError::from_io(WHAT, path, &e))?;
     Ok(String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()))
 }
 

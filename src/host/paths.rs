@@ -36,13 +36,17 @@ pub fn open_beneath(root: impl AsFd, rest: &Path, flags: OFlags) -> Result<Owned
 /// Says what is in the way.
 pub fn check_beneath(dir: &Path, path: &Path) -> Result<(), HostError> {
     const WHAT: &str = "mount source";
-    let rest = path.strip_prefix(dir).map_err(|_| HostError::new(WHAT, path, format!("is not inside {}", dir.display())))?;
+    let rest = path
+        .strip_prefix(dir)
+        .map_err(|_| HostError::new(WHAT, path, format!("is not inside {}", dir.display())))?;
     if rest.as_os_str().is_empty() {
         return Ok(());
     }
     let at = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = fs::openat(CWD, dir, at, Mode::empty()).map_err(|e| HostError::from_errno(WHAT, dir, e))?;
-    open_beneath(root, rest, OFlags::PATH).map(drop).map_err(|e| HostError::from_errno(WHAT, path, e))
+    open_beneath(root, rest, OFlags::PATH)
+        .map(drop)
+        .map_err(|e| HostError::from_errno(WHAT, path, e))
 }
 
 /// The same, one component at a time.
@@ -83,7 +87,11 @@ pub fn write_generated_file(path: &Path, content: &[u8], mode: u32) -> Result<()
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let fault = |errno| HostError::from_errno(WHAT, path, errno);
     let (dir, name) = parent(WHAT, path)?;
-    let temp = format!(".{name}.{}.{}.tmp", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    let temp = format!(
+        ".{name}.{}.{}.tmp",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    );
     let create = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let open = || retry_on_intr(|| fs::openat(&dir, temp.as_str(), create, Mode::RUSR | Mode::WUSR));
     let fd = match open() {
@@ -138,7 +146,11 @@ pub fn create_run_dir(path: &Path) -> Result<(), HostError> {
     const WHAT: &str = "make directory";
     let fault = |errno| HostError::from_errno(WHAT, path, errno);
     if let Some(above) = path.parent() {
-        DirBuilder::new().recursive(true).mode(0o755).create(above).map_err(|e| HostError::from_io(WHAT, above, &e))?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(above)
+            .map_err(|e| HostError::from_io(WHAT, above, &e))?;
     }
     match fs::mkdirat(CWD, path, Mode::RWXU) {
         Ok(()) | Err(Errno::EXIST) => {}
@@ -151,13 +163,20 @@ pub fn create_run_dir(path: &Path) -> Result<(), HostError> {
     })?;
     let found = fs::fstat(&dir).map_err(fault)?;
     if found.st_uid != rustix::process::geteuid().as_raw() {
-        return Err(HostError::new(WHAT, path, format!("it belongs to user id {}", found.st_uid)));
+        return Err(HostError::new(
+            WHAT,
+            path,
+            format!("it belongs to user id {}", found.st_uid),
+        ));
     }
     fs::fchmod(&dir, Mode::RWXU).map_err(fault)
 }
 
 fn parent<'a>(what: &'static str, path: &'a Path) -> Result<(OwnedFd, &'a str), HostError> {
-    let name = path.file_name().and_then(|n| n.to_str()).ok_or_else(|| HostError::new(what, path, "it has no file name"))?;
+    let name = path
+        .file_name()
+        .and_then(|n| n.to_str())
+        .ok_or_else(|| HostError::new(what, path, "it has no file name"))?;
     let above = match path.parent() {
         Some(p) if !p.as_os_str().is_empty() => p,
         _ => Path::new("."),
@@ -182,7 +201,10 @@ mod tests {
         write_generated_file(&path, b"one", 0o644).unwrap();
         write_generated_file(&path, b"two", 0o640).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "two");
-        assert_eq!(std::fs::symlink_metadata(&path).unwrap().permissions().mode() & 0o7777, 0o640);
+        assert_eq!(
+            std::fs::symlink_metadata(&path).unwrap().permissions().mode() & 0o7777,
+            0o640
+        );
         assert_eq!(std::fs::read_to_string(&victim).unwrap(), "keep");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
         remove_generated(&path).unwrap();
@@ -201,7 +223,12 @@ mod tests {
         create_run_dir(&run).unwrap();
         assert_eq!(std::fs::metadata(&run).unwrap().permissions().mode() & 0o777, 0o700);
         symlink(&run, dir.path().join("link")).unwrap();
-        assert!(create_run_dir(&dir.path().join("link")).unwrap_err().to_string().contains("something else"));
+        assert!(
+            create_run_dir(&dir.path().join("link"))
+                .unwrap_err()
+                .to_string()
+                .contains("something else")
+        );
         remove_dir(&run).unwrap();
         remove_dir(&run).unwrap();
     }
@@ -214,7 +241,14 @@ mod tests {
         symlink("b", dir.path().join("a/in")).unwrap();
         symlink("/etc", dir.path().join("a/out")).unwrap();
         let root = fs::open(dir.path(), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
-        for (path, ok) in [("a/b/f", true), ("a/in/f", false), ("a/out/passwd", false), ("../x", false), ("a/none", false), ("a/in", false)] {
+        for (path, ok) in [
+            ("a/b/f", true),
+            ("a/in/f", false),
+            ("a/out/passwd", false),
+            ("../x", false),
+            ("a/none", false),
+            ("a/in", false),
+        ] {
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             assert_eq!(open_beneath(&root, Path::new(path), OFlags::PATH).is_ok(), ok, "{path}");
             assert_eq!(walk_beneath(&root, Path::new(path), flags).is_ok(), ok, "{path}");

@@ -65,9 +65,17 @@ pub enum PumpRefused {
 
 /// What a pump thread is told.
 pub(super) enum Command {
-    Attach { key: PumpKey, source: OwnedFd, sink: Arc<OwnedFd> },
-    Detach { key: PumpKey },
-    Finish { key: PumpKey },
+    Attach {
+        key: PumpKey,
+        source: OwnedFd,
+        sink: Arc<OwnedFd>,
+    },
+    Detach {
+        key: PumpKey,
+    },
+    Finish {
+        key: PumpKey,
+    },
     Shutdown,
     #[cfg(any(test, feature = "chaos"))]
     Panic,
@@ -120,8 +128,13 @@ impl PumpPool {
     /// If the system has no thread or descriptor left.
     pub fn start(threads: usize, reports: impl Fn(Report) + Send + Sync + 'static) -> Result<Self, HostError> {
         let reports: Reports = Arc::new(reports);
-        let workers = (0..threads.max(1)).map(|n| worker(n, &reports)).collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { workers: Mutex::new(workers), reports })
+        let workers = (0..threads.max(1))
+            .map(|n| worker(n, &reports))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Self {
+            workers: Mutex::new(workers),
+            reports,
+        })
     }
 
     /// Moves the bytes of `source` (the non-blocking reading end of a FIFO) into `sink` until every writer has come
@@ -181,7 +194,10 @@ impl PumpPool {
 
     fn tell(&self, key: PumpKey, command: Command) -> Result<(), PumpRefused> {
         let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
-        let index = usize::try_from(key.0).unwrap_or(0).checked_rem(workers.len()).ok_or(PumpRefused::Gone)?;
+        let index = usize::try_from(key.0)
+            .unwrap_or(0)
+            .checked_rem(workers.len())
+            .ok_or(PumpRefused::Gone)?;
         let slot = workers.get_mut(index).ok_or(PumpRefused::Gone)?;
         let command = match slot.tell(key, command) {
             Ok(()) => return Ok(()),
@@ -202,17 +218,21 @@ impl Drop for PumpPool {
 
 fn worker(index: usize, reports: &Reports) -> Result<Worker, HostError> {
     let fault = |reason: String| HostError::new("start log pump thread", Path::new(""), reason);
-    let wake = Arc::new(
-        eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| fault(e.to_string()))?,
-    );
+    let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| fault(e.to_string()))?);
     let (commands, inbox) = bounded(COMMANDS);
     let ledger = Arc::new(Mutex::new(Ledger::default()));
-    let pump = pump_thread::Pump::new(inbox, wake.clone(), ledger.clone(), reports.clone()).map_err(|e| fault(e.to_string()))?;
+    let pump = pump_thread::Pump::new(inbox, wake.clone(), ledger.clone(), reports.clone())
+        .map_err(|e| fault(e.to_string()))?;
     let thread = std::thread::Builder::new()
         .name(format!("log-pump-{index}"))
         .spawn(move || pump.run())
         .map_err(|e| fault(e.to_string()))?;
-    Ok(Worker { commands, wake, ledger, thread })
+    Ok(Worker {
+        commands,
+        wake,
+        ledger,
+        thread,
+    })
 }
 
 fn wake(eventfd: &OwnedFd) {

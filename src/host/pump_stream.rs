@@ -67,7 +67,14 @@ pub(super) struct Stream {
 impl Stream {
     pub(super) fn new(source: OwnedFd, sink: Arc<OwnedFd>, pending: Vec<u8>) -> Self {
         let (sink, way) = way_into(sink);
-        Self { source, sink, way, pending, moved: 0, finishing: false }
+        Self {
+            source,
+            sink,
+            way,
+            pending,
+            moved: 0,
+            finishing: false,
+        }
     }
 
     /// Moves up to about `quota` bytes.
@@ -103,12 +110,16 @@ impl Stream {
     /// Moves some bytes; 0 if the FIFO is empty and has no writer.
     fn step(&mut self, buffer: &mut [u8], left: usize) -> Result<usize, Turn> {
         self.write_pending()?;
-        let Way::Copy { chunk, gated } = self.way else { return self.splice(left) };
+        let Way::Copy { chunk, gated } = self.way else {
+            return self.splice(left);
+        };
         if gated && !writable(&self.sink) && waiting(&self.source) {
             return Err(Turn::WaitSink);
         }
         let chunk = chunk.min(buffer.len()).min(left);
-        let Some(room) = buffer.get_mut(..chunk) else { return Ok(0) };
+        let Some(room) = buffer.get_mut(..chunk) else {
+            return Ok(0);
+        };
         let n = match io::retry_on_intr(|| io::read(&self.source, &mut *room)) {
             Ok(n) => n,
             Err(Errno::AGAIN) => return Err(Turn::WaitSource),
@@ -128,7 +139,11 @@ impl Stream {
                 Err(Errno::INTR) => {}
                 Err(errno) => {
                     self.pending = rest.to_vec();
-                    return Err(if errno == Errno::AGAIN { Turn::WaitSink } else { refused(errno) });
+                    return Err(if errno == Errno::AGAIN {
+                        Turn::WaitSink
+                    } else {
+                        refused(errno)
+                    });
                 }
             }
         }
@@ -142,7 +157,14 @@ impl Stream {
             {
                 return Err(Turn::WaitSink);
             }
-            let end = self.pending.len().min(if matches!(self.way, Way::Copy { gated: false, .. }) { BUFFER } else { GATED });
+            let end = self
+                .pending
+                .len()
+                .min(if matches!(self.way, Way::Copy { gated: false, .. }) {
+                    BUFFER
+                } else {
+                    GATED
+                });
             // A blocking pipe with room for a page takes a page; `splice` sinks are polled for the same reason.
             if self.way == Way::Splice && !writable(&self.sink) {
                 return Err(Turn::WaitSink);
@@ -163,7 +185,14 @@ impl Stream {
     fn splice(&mut self, left: usize) -> Result<usize, Turn> {
         let mut again = 0;
         loop {
-            match splice(&self.source, None, &*self.sink, None, left, SpliceFlags::NONBLOCK | SpliceFlags::MOVE) {
+            match splice(
+                &self.source,
+                None,
+                &*self.sink,
+                None,
+                left,
+                SpliceFlags::NONBLOCK | SpliceFlags::MOVE,
+            ) {
                 Ok(n) => {
                     self.moved += count(n);
                     return Ok(n);
@@ -174,7 +203,10 @@ impl Stream {
                 Err(Errno::AGAIN) if again < AGAIN_MAX && writable(&self.sink) => again += 1,
                 Err(Errno::AGAIN) => return Err(Turn::WaitSink),
                 Err(Errno::INVAL) => {
-                    self.way = Way::Copy { chunk: GATED, gated: true };
+                    self.way = Way::Copy {
+                        chunk: GATED,
+                        gated: true,
+                    };
                     // Not zero, which would mean "empty": one byte less of quota.
                     return Ok(1);
                 }
@@ -185,17 +217,34 @@ impl Stream {
 }
 
 fn way_into(sink: Arc<OwnedFd>) -> (Arc<OwnedFd>, Way) {
-    let careful = Way::Copy { chunk: GATED, gated: true };
-    let Ok(found) = fs::fstat(&*sink) else { return (sink, careful) };
+    let careful = Way::Copy {
+        chunk: GATED,
+        gated: true,
+    };
+    let Ok(found) = fs::fstat(&*sink) else {
+        return (sink, careful);
+    };
     match FileType::from_raw_mode(found.st_mode) {
         FileType::Fifo => (sink, Way::Splice),
-        FileType::RegularFile => (sink, Way::Copy { chunk: BUFFER, gated: false }),
+        FileType::RegularFile => (
+            sink,
+            Way::Copy {
+                chunk: BUFFER,
+                gated: false,
+            },
+        ),
         FileType::CharacterDevice => {
             let path = format!("/proc/self/fd/{}", sink.as_raw_fd());
             let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
             match fs::open(path, flags, Mode::empty()) {
                 Ok(own) => (Arc::new(own), Way::Splice),
-                Err(_) => (sink, Way::Copy { chunk: GATED_TTY, gated: true }),
+                Err(_) => (
+                    sink,
+                    Way::Copy {
+                        chunk: GATED_TTY,
+                        gated: true,
+                    },
+                ),
             }
         }
         _ => (sink, careful),

@@ -20,7 +20,11 @@ struct Bench {
 fn bench(threads: usize) -> Bench {
     let (tx, reports) = unbounded();
     let pool = PumpPool::start(threads, move |r| drop(tx.send(r))).unwrap();
-    Bench { dir: tempfile::tempdir().unwrap(), pool, reports }
+    Bench {
+        dir: tempfile::tempdir().unwrap(),
+        pool,
+        reports,
+    }
 }
 
 impl Bench {
@@ -45,7 +49,9 @@ fn pipe() -> (File, Arc<OwnedFd>) {
 }
 
 fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|i| u8::try_from((i.wrapping_mul(2_654_435_761) >> 13) & 0xff).unwrap()).collect()
+    (0..len)
+        .map(|i| u8::try_from((i.wrapping_mul(2_654_435_761) >> 13) & 0xff).unwrap())
+        .collect()
 }
 
 fn collect(mut from: File) -> JoinHandle<Vec<u8>> {
@@ -62,14 +68,24 @@ fn a_stream_without_a_writer_yet_is_not_over_and_one_whose_writers_left_is() {
     let path = b.fifo("f");
     let (out, sink) = pipe();
     b.pool.attach(K, fifo::open_reader(&path).unwrap(), sink).unwrap();
-    assert!(b.reports.recv_timeout(Duration::from_millis(100)).is_err(), "ended before the first writer");
+    assert!(
+        b.reports.recv_timeout(Duration::from_millis(100)).is_err(),
+        "ended before the first writer"
+    );
     let mut w = writer(&path);
     w.write_all(b"hello ").unwrap();
     let mut second = writer(&path);
     drop(w);
     second.write_all(b"world").unwrap();
     drop(second);
-    assert_eq!(b.next(), Report::Ended { key: K, bytes: 11, fault: None });
+    assert_eq!(
+        b.next(),
+        Report::Ended {
+            key: K,
+            bytes: 11,
+            fault: None
+        }
+    );
     assert_eq!(collect(out).join().unwrap(), b"hello world");
 }
 
@@ -80,7 +96,14 @@ fn a_finished_stream_ends_even_if_no_writer_was_seen() {
     let (_out, sink) = pipe();
     b.pool.attach(K, fifo::open_reader(&path).unwrap(), sink).unwrap();
     b.pool.finish(K).unwrap();
-    assert_eq!(b.next(), Report::Ended { key: K, bytes: 0, fault: None });
+    assert_eq!(
+        b.next(),
+        Report::Ended {
+            key: K,
+            bytes: 0,
+            fault: None
+        }
+    );
 }
 
 fn ten_megabytes_into(sink: Arc<OwnedFd>, b: &Bench) -> Vec<u8> {
@@ -90,7 +113,14 @@ fn ten_megabytes_into(sink: Arc<OwnedFd>, b: &Bench) -> Vec<u8> {
     let mut w = writer(&path);
     w.write_all(&data).unwrap();
     drop(w);
-    assert_eq!(b.next(), Report::Ended { key: K, bytes: 10 << 20, fault: None });
+    assert_eq!(
+        b.next(),
+        Report::Ended {
+            key: K,
+            bytes: 10 << 20,
+            fault: None
+        }
+    );
     data
 }
 
@@ -108,7 +138,13 @@ fn ten_megabytes_arrive_whole_in_files() {
     for append in [false, true] {
         let b = bench(1);
         let path = b.dir.path().join("out");
-        let sink = File::options().create(true).write(true).append(append).truncate(false).open(&path).unwrap();
+        let sink = File::options()
+            .create(true)
+            .write(true)
+            .append(append)
+            .truncate(false)
+            .open(&path)
+            .unwrap();
         let data = ten_megabytes_into(Arc::new(OwnedFd::from(sink)), &b);
         assert!(std::fs::read(&path).unwrap() == data);
     }
@@ -129,13 +165,22 @@ fn small_writes_into_a_sink_that_cannot_be_polled_arrive() {
     for round in 0..20 {
         let path = b.fifo(&format!("f{round}"));
         let null = File::options().write(true).open("/dev/null").unwrap();
-        b.pool.attach(K, fifo::open_reader(&path).unwrap(), Arc::new(OwnedFd::from(null))).unwrap();
+        b.pool
+            .attach(K, fifo::open_reader(&path).unwrap(), Arc::new(OwnedFd::from(null)))
+            .unwrap();
         let mut w = writer(&path);
         for _ in 0..5000 {
             w.write_all(&[0; 100]).unwrap();
         }
         drop(w);
-        assert_eq!(b.next(), Report::Ended { key: K, bytes: 500_000, fault: None });
+        assert_eq!(
+            b.next(),
+            Report::Ended {
+                key: K,
+                bytes: 500_000,
+                fault: None
+            }
+        );
     }
 }
 
@@ -150,7 +195,14 @@ fn a_writer_that_comes_in_at_the_moment_of_the_attach_is_not_taken_for_gone() {
         let coming = std::thread::spawn(move || writer(&at).write_all(b"x").unwrap());
         b.pool.attach(K, source, sink).unwrap();
         coming.join().unwrap();
-        assert_eq!(b.next(), Report::Ended { key: K, bytes: 1, fault: None });
+        assert_eq!(
+            b.next(),
+            Report::Ended {
+                key: K,
+                bytes: 1,
+                fault: None
+            }
+        );
         let mut got = String::new();
         out.read_to_string(&mut got).unwrap();
         assert_eq!(got, "x");
@@ -164,8 +216,13 @@ fn a_stalled_sink_and_a_loud_stream_do_not_hold_up_a_quiet_one() {
     let null: Arc<OwnedFd> = Arc::new(OwnedFd::from(File::options().write(true).open("/dev/null").unwrap()));
     let (_never_read, full) = pipe();
     let (mut out, sink) = pipe();
-    for (n, (path, to)) in [(&loud, null), (&stalled, full), (&quiet, sink)].into_iter().enumerate() {
-        b.pool.attach(PumpKey(u32::try_from(n).unwrap()), fifo::open_reader(path).unwrap(), to).unwrap();
+    for (n, (path, to)) in [(&loud, null), (&stalled, full), (&quiet, sink)]
+        .into_iter()
+        .enumerate()
+    {
+        b.pool
+            .attach(PumpKey(u32::try_from(n).unwrap()), fifo::open_reader(path).unwrap(), to)
+            .unwrap();
     }
     let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let writers: Vec<_> = [(loud, true), (stalled, false)]
@@ -214,7 +271,9 @@ fn detach_and_attach_go_on_with_the_next_byte() {
     let mut moved = 0;
     for round in 0..2000 {
         let sink = File::options().create(true).append(true).open(&target).unwrap();
-        b.pool.attach(K, fifo::open_reader(&path).unwrap(), Arc::new(OwnedFd::from(sink))).unwrap();
+        b.pool
+            .attach(K, fifo::open_reader(&path).unwrap(), Arc::new(OwnedFd::from(sink)))
+            .unwrap();
         if round % 7 == 3 {
             b.pool.kill_thread_of(K).unwrap();
             assert_eq!(b.next(), Report::Died { keys: vec![K] });
@@ -244,7 +303,11 @@ fn a_sink_whose_reader_is_gone_ends_the_stream_with_a_fault() {
     let mut w = writer(&path);
     w.write_all(b"x").unwrap();
     match b.next() {
-        Report::Ended { key: K, bytes: 0, fault: Some(fault) } => assert!(fault.contains("write"), "{fault}"),
+        Report::Ended {
+            key: K,
+            bytes: 0,
+            fault: Some(fault),
+        } => assert!(fault.contains("write"), "{fault}"),
         other => panic!("{other:?}"),
     }
 }
@@ -254,8 +317,12 @@ fn an_idle_pump_uses_no_time_and_a_stalled_one_neither() {
     let b = bench(1);
     let (idle, stalled) = (b.fifo("idle"), b.fifo("stalled"));
     let (_never_read, full) = pipe();
-    b.pool.attach(PumpKey(1), fifo::open_reader(&idle).unwrap(), full.clone()).unwrap();
-    b.pool.attach(PumpKey(2), fifo::open_reader(&stalled).unwrap(), full).unwrap();
+    b.pool
+        .attach(PumpKey(1), fifo::open_reader(&idle).unwrap(), full.clone())
+        .unwrap();
+    b.pool
+        .attach(PumpKey(2), fifo::open_reader(&stalled).unwrap(), full)
+        .unwrap();
     let mut w = writer(&stalled);
     w.write_all(&vec![0; 100 * 1024]).unwrap();
     std::thread::sleep(Duration::from_millis(50));
@@ -267,13 +334,19 @@ fn an_idle_pump_uses_no_time_and_a_stalled_one_neither() {
     let pumps: Vec<String> = std::fs::read_dir("/proc/self/task")
         .unwrap()
         .map(|e| e.unwrap().file_name().into_string().unwrap())
-        .filter(|id| std::fs::read_to_string(format!("/proc/self/task/{id}/comm")).is_ok_and(|c| c.starts_with("log-pump")))
+        .filter(|id| {
+            std::fs::read_to_string(format!("/proc/self/task/{id}/comm")).is_ok_and(|c| c.starts_with("log-pump"))
+        })
         .collect();
     // Threads of tests that run beside this one may work: one that spins would use all of the time, and there must be
     // one that uses none.
     let before: Vec<_> = pumps.iter().map(|id| ticks(id)).collect();
     std::thread::sleep(Duration::from_millis(400));
-    let idle = pumps.iter().zip(before).filter(|(id, t)| std::fs::metadata(format!("/proc/self/task/{id}")).is_ok_and(|_| ticks(id) - t <= 1)).count();
+    let idle = pumps
+        .iter()
+        .zip(before)
+        .filter(|(id, t)| std::fs::metadata(format!("/proc/self/task/{id}")).is_ok_and(|_| ticks(id) - t <= 1))
+        .count();
     assert!(idle >= 1);
 }
 
@@ -283,5 +356,8 @@ fn a_pool_that_was_shut_down_refuses() {
     assert!(b.pool.shutdown(Duration::from_secs(5)));
     let path = b.fifo("f");
     let (_out, sink) = pipe();
-    assert_eq!(b.pool.attach(K, fifo::open_reader(&path).unwrap(), sink), Err(PumpRefused::Gone));
+    assert_eq!(
+        b.pool.attach(K, fifo::open_reader(&path).unwrap(), sink),
+        Err(PumpRefused::Gone)
+    );
 }

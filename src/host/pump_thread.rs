@@ -123,7 +123,13 @@ impl Pump {
         }
         let pending = self.carried.remove(&token).unwrap_or_default();
         let stream = Stream::new(source, sink, pending);
-        self.streams.insert(token, Attached { stream, armed: Armed::Nothing });
+        self.streams.insert(
+            token,
+            Attached {
+                stream,
+                armed: Armed::Nothing,
+            },
+        );
         self.turn(token);
     }
 
@@ -141,13 +147,19 @@ impl Pump {
         if !pending.is_empty() {
             self.carried.insert(token, pending);
         }
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner).keys.remove(&key_of(token));
+        self.ledger
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .keys
+            .remove(&key_of(token));
         Some(gone.stream)
     }
 
     /// Lets one stream move up to its quota.
     fn turn(&mut self, token: u64) {
-        let Some(attached) = self.streams.get_mut(&token) else { return };
+        let Some(attached) = self.streams.get_mut(&token) else {
+            return;
+        };
         if self.buffer.is_empty() {
             // Not before it is needed: a pool without streams costs a thread and no memory.
             self.buffer.resize(BUFFER, 0);
@@ -176,7 +188,11 @@ impl Pump {
         if fault.is_some() {
             Counter::LogFaults.bump();
         }
-        self.report(Report::Ended { key: key_of(token), bytes: gone.moved, fault });
+        self.report(Report::Ended {
+            key: key_of(token),
+            bytes: gone.moved,
+            fault,
+        });
     }
 }
 
@@ -188,7 +204,9 @@ impl Drop for Pump {
             std::mem::take(&mut ledger.keys)
         };
         if std::thread::panicking() && !self.reporting {
-            (self.reports)(Report::Died { keys: keys.into_iter().collect() });
+            (self.reports)(Report::Died {
+                keys: keys.into_iter().collect(),
+            });
         }
     }
 }
@@ -211,7 +229,12 @@ fn arm_source(epoll: &OwnedFd, attached: &mut Attached, token: u64) -> Result<()
         return Ok(());
     }
     disarm(epoll, attached);
-    epoll::add(epoll, &attached.stream.source, EventData::new_u64(token), EventFlags::IN)?;
+    epoll::add(
+        epoll,
+        &attached.stream.source,
+        EventData::new_u64(token),
+        EventFlags::IN,
+    )?;
     attached.armed = Armed::Source;
     Ok(())
 }

@@ -34,7 +34,9 @@ pub fn directories(kind: &str, source: &str, options: &[String]) -> Option<Vec<P
                 }
             }
             // A backslash escapes a colon or a comma: such paths are left to a real mount.
-            let plain = lower.iter().all(|p| p.is_absolute() && !p.as_os_str().as_encoded_bytes().contains(&b'\\'));
+            let plain = lower
+                .iter()
+                .all(|p| p.is_absolute() && !p.as_os_str().as_encoded_bytes().contains(&b'\\'));
             (plain && !lower.is_empty()).then(|| upper.into_iter().chain(lower).collect())
         }
         _ => None,
@@ -166,7 +168,12 @@ fn look(layer: &Path, names: &[OsString]) -> io::Result<Step> {
             }
             FileType::RegularFile if last => {
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-                return Ok(Step::Is(Found::File(rustix::fs::openat(&at, name.as_os_str(), flags, Mode::empty())?)));
+                return Ok(Step::Is(Found::File(rustix::fs::openat(
+                    &at,
+                    name.as_os_str(),
+                    flags,
+                    Mode::empty(),
+                )?)));
             }
             FileType::Symlink => {
                 let target = rustix::fs::readlinkat(&at, name.as_os_str(), Vec::new())?.into_bytes();
@@ -224,7 +231,9 @@ mod tests {
     }
 
     fn text(layers: &[PathBuf]) -> Option<String> {
-        read(layers, "etc/passwd", 64).unwrap().map(|bytes| String::from_utf8(bytes).unwrap())
+        read(layers, "etc/passwd", 64)
+            .unwrap()
+            .map(|bytes| String::from_utf8(bytes).unwrap())
     }
 
     #[test]
@@ -265,7 +274,10 @@ mod tests {
     #[test]
     fn mounts_made_of_directories_are_known() {
         let options = ["index=off".to_owned(), "lowerdir=/a:/b".to_owned()];
-        assert_eq!(directories("overlay", "overlay", &options), Some(vec!["/a".into(), "/b".into()]));
+        assert_eq!(
+            directories("overlay", "overlay", &options),
+            Some(vec!["/a".into(), "/b".into()])
+        );
         assert_eq!(directories("bind", "/x", &[]), Some(vec!["/x".into()]));
         assert_eq!(directories("erofs", "/x", &[]), None);
     }

@@ -4,9 +4,9 @@
 use super::Request;
 use super::image::ImageReady;
 use super::runtime::{ContainerdFault, TaskView};
+use crate::spec::SpecError;
 use crate::spec::identity::ContainerId;
 use crate::spec::task::TaskSpec;
-use crate::spec::SpecError;
 use std::sync::Arc;
 
 /// Make the container of this task and start its process. What is there already and fits is adopted; what does not

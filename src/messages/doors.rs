@@ -20,7 +20,13 @@ pub type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// Ask one kind of request of the supervisor of one task.
 pub trait TaskDoor<R: Request>: Send + Sync {
     /// Asks; `within` bounds the whole wait (`None`: as long as it takes). `AskError::Ended`: no such task here.
-    fn ask<'a>(&'a self, task: &'a TaskId, req: R, cx: Cx, within: Option<Duration>) -> Answer<'a, Result<R::Reply, AskError>>;
+    fn ask<'a>(
+        &'a self,
+        task: &'a TaskId,
+        req: R,
+        cx: Cx,
+        within: Option<Duration>,
+    ) -> Answer<'a, Result<R::Reply, AskError>>;
 }
 
 /// All that can be asked about tasks.

@@ -1,5 +1,6 @@
 //! The conversation with `ImagePuller`: make sure that an image is on this node and unpacked.
 
+use super::runtime::FaultKind;
 use super::{Fact, Request};
 use crate::spec::identity::Digest;
 use crate::spec::image::ImageFacts;
@@ -95,7 +96,9 @@ pub enum ImageError {
         reason: String,
     },
     /// The registry refuses these credentials, or none were given.
-    #[error("option image: {image}: pull access denied, repository does not exist or may require authorization: {reason}")]
+    #[error(
+        "option image: {image}: pull access denied, repository does not exist or may require authorization: {reason}"
+    )]
     Denied {
         /// Normalised name.
         image: String,
@@ -147,6 +150,27 @@ pub enum ImageError {
 }
 
 impl ImageError {
+    /// The image: its normalised name, or what was written instead of one.
+    #[must_use]
+    pub fn image(&self) -> &str {
+        match self {
+            Self::BadReference { reference, .. } => reference,
+            Self::NotFound { image, .. }
+            | Self::Denied { image, .. }
+            | Self::Registry { image, .. }
+            | Self::Unusable { image, .. }
+            | Self::Timeout { image, .. }
+            | Self::Containerd { image, .. }
+            | Self::Interrupted { image, .. } => image,
+        }
+    }
+
+    /// Whether the disk is full: then nothing may be kept for another try.
+    #[must_use]
+    pub fn is_out_of_room(&self) -> bool {
+        matches!(self, Self::Containerd { source, .. } if source.kind == FaultKind::Exhausted)
+    }
+
     /// Whether trying again may help without a change by the user.
     #[must_use]
     pub fn is_transient(&self) -> bool {

@@ -78,6 +78,17 @@ impl Fact for TaskExited {
     const NAME: &'static str = "TaskExited";
 }
 
+/// containerd has gone away while the task, as far as is known, runs on.
+#[derive(Debug, Clone)]
+pub struct ContainerdAway {
+    /// Which.
+    pub container: ContainerId,
+}
+
+impl Fact for ContainerdAway {
+    const NAME: &'static str = "ContainerdAway";
+}
+
 /// The kernel killed a process of the container for want of memory.
 #[derive(Debug, Clone)]
 pub struct TaskOom {

@@ -161,7 +161,7 @@ pub enum TaskError {
     #[error("cannot destroy running task")]
     StillRunning,
     /// The image could not be had.
-    #[error("Error in pulling image: {0}")]
+    #[error("Error in pulling image {image}: {0}", image = .0.image())]
     Image(#[from] ImageError),
     /// The container could not be made, run or removed.
     #[error("Error in creating container: {0}")]

@@ -230,7 +230,9 @@ const LONGEST: Duration = Duration::from_nanos(i64::MAX.unsigned_abs());
 
 /// A grace: absent and negative mean none.
 pub(super) fn duration(d: Option<prost_types::Duration>) -> Duration {
-    d.and_then(|d| Duration::try_from(d).ok()).unwrap_or_default().min(LONGEST)
+    d.and_then(|d| Duration::try_from(d).ok())
+        .unwrap_or_default()
+        .min(LONGEST)
 }
 
 #[cfg(test)]

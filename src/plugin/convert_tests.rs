@@ -203,5 +203,9 @@ fn no_grace_of_the_host_overflows_the_clock() {
     let of = |seconds, nanos| duration(Some(prost_types::Duration { seconds, nanos }));
     assert_eq!((duration(None), of(-5, 0)), (Duration::ZERO, Duration::ZERO));
     assert_eq!(of(5, 1), Duration::new(5, 1));
-    assert!(std::time::Instant::now().checked_add(of(i64::MAX, i32::MAX) * 2).is_some());
+    assert!(
+        std::time::Instant::now()
+            .checked_add(of(i64::MAX, i32::MAX) * 2)
+            .is_some()
+    );
 }

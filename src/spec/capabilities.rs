@@ -8,19 +8,65 @@ use std::collections::BTreeSet;
 
 /// containerd `oci.defaultUnixCaps`, which are Docker's.
 const DEFAULT: [&str; 14] = [
-    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID", "CAP_SETUID",
-    "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE",
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FSETID",
+    "CAP_FOWNER",
+    "CAP_MKNOD",
+    "CAP_NET_RAW",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETFCAP",
+    "CAP_SETPCAP",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SYS_CHROOT",
+    "CAP_KILL",
+    "CAP_AUDIT_WRITE",
 ];
 
 /// All that Linux has (capabilities(7), 5.9 and later).
 const KNOWN: [&str; 41] = [
-    "CAP_AUDIT_CONTROL", "CAP_AUDIT_READ", "CAP_AUDIT_WRITE", "CAP_BLOCK_SUSPEND", "CAP_BPF", "CAP_CHECKPOINT_RESTORE",
-    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_IPC_LOCK", "CAP_IPC_OWNER",
-    "CAP_KILL", "CAP_LEASE", "CAP_LINUX_IMMUTABLE", "CAP_MAC_ADMIN", "CAP_MAC_OVERRIDE", "CAP_MKNOD", "CAP_NET_ADMIN",
-    "CAP_NET_BIND_SERVICE", "CAP_NET_BROADCAST", "CAP_NET_RAW", "CAP_PERFMON", "CAP_SETFCAP", "CAP_SETGID",
-    "CAP_SETPCAP", "CAP_SETUID", "CAP_SYSLOG", "CAP_SYS_ADMIN", "CAP_SYS_BOOT", "CAP_SYS_CHROOT", "CAP_SYS_MODULE",
-    "CAP_SYS_NICE", "CAP_SYS_PACCT", "CAP_SYS_PTRACE", "CAP_SYS_RAWIO", "CAP_SYS_RESOURCE", "CAP_SYS_TIME",
-    "CAP_SYS_TTY_CONFIG", "CAP_WAKE_ALARM",
+    "CAP_AUDIT_CONTROL",
+    "CAP_AUDIT_READ",
+    "CAP_AUDIT_WRITE",
+    "CAP_BLOCK_SUSPEND",
+    "CAP_BPF",
+    "CAP_CHECKPOINT_RESTORE",
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_IPC_LOCK",
+    "CAP_IPC_OWNER",
+    "CAP_KILL",
+    "CAP_LEASE",
+    "CAP_LINUX_IMMUTABLE",
+    "CAP_MAC_ADMIN",
+    "CAP_MAC_OVERRIDE",
+    "CAP_MKNOD",
+    "CAP_NET_ADMIN",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_BROADCAST",
+    "CAP_NET_RAW",
+    "CAP_PERFMON",
+    "CAP_SETFCAP",
+    "CAP_SETGID",
+    "CAP_SETPCAP",
+    "CAP_SETUID",
+    "CAP_SYSLOG",
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_BOOT",
+    "CAP_SYS_CHROOT",
+    "CAP_SYS_MODULE",
+    "CAP_SYS_NICE",
+    "CAP_SYS_PACCT",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_RAWIO",
+    "CAP_SYS_RESOURCE",
+    "CAP_SYS_TIME",
+    "CAP_SYS_TTY_CONFIG",
+    "CAP_WAKE_ALARM",
 ];
 
 /// The names an option stands for.
@@ -28,13 +74,21 @@ fn named(option: &str, list: &[String], node: &NodeFacts) -> Result<BTreeSet<Str
     let mut out = BTreeSet::new();
     for name in list {
         let upper = name.trim().to_ascii_uppercase();
-        let full = if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") };
+        let full = if upper.starts_with("CAP_") {
+            upper
+        } else {
+            format!("CAP_{upper}")
+        };
         if full == "CAP_ALL" {
             out.extend(all(node));
         } else if KNOWN.contains(&full.as_str()) {
             out.insert(full);
         } else {
-            return Err(SpecError::option(option, name, "a Linux capability such as CAP_NET_ADMIN, or ALL, is expected"));
+            return Err(SpecError::option(
+                option,
+                name,
+                "a Linux capability such as CAP_NET_ADMIN, or ALL, is expected",
+            ));
         }
     }
     Ok(out)
@@ -47,14 +101,22 @@ fn all(node: &NodeFacts) -> BTreeSet<String> {
 }
 
 fn says_all(list: &[String]) -> bool {
-    list.iter().any(|n| matches!(n.trim().to_ascii_uppercase().as_str(), "ALL" | "CAP_ALL"))
+    list.iter()
+        .any(|n| matches!(n.trim().to_ascii_uppercase().as_str(), "ALL" | "CAP_ALL"))
 }
 
 /// The capability sets for OCI `process.capabilities`. Ambient and inheritable stay empty (CVE-2022-24769).
 pub(super) fn build(task: &TaskSpec, node: &NodeFacts) -> Result<Value, SpecError> {
     let o = &task.options;
-    let (add, drop) = (named("cap_add", &o.cap_add, node)?, named("cap_drop", &o.cap_drop, node)?);
-    let mut caps: BTreeSet<String> = if o.privileged { all(node) } else { DEFAULT.iter().map(|c| (*c).to_owned()).collect() };
+    let (add, drop) = (
+        named("cap_add", &o.cap_add, node)?,
+        named("cap_drop", &o.cap_drop, node)?,
+    );
+    let mut caps: BTreeSet<String> = if o.privileged {
+        all(node)
+    } else {
+        DEFAULT.iter().map(|c| (*c).to_owned()).collect()
+    };
     if says_all(&o.cap_drop) {
         caps.clear();
         caps.extend(add);
@@ -72,9 +134,24 @@ mod tests {
 
     fn caps(add: &[&str], drop: &[&str], privileged: bool) -> Result<Vec<String>, String> {
         let own = |l: &[&str]| l.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
-        let options = TaskOptions { cap_add: own(add), cap_drop: own(drop), privileged, ..TaskOptions::default() };
-        let node = NodeFacts { capabilities: own(&["CAP_SYS_ADMIN", "CAP_KILL"]), ..NodeFacts::default() };
-        let built = build(&TaskSpec { options, ..TaskSpec::default() }, &node).map_err(|e| e.to_string())?;
+        let options = TaskOptions {
+            cap_add: own(add),
+            cap_drop: own(drop),
+            privileged,
+            ..TaskOptions::default()
+        };
+        let node = NodeFacts {
+            capabilities: own(&["CAP_SYS_ADMIN", "CAP_KILL"]),
+            ..NodeFacts::default()
+        };
+        let built = build(
+            &TaskSpec {
+                options,
+                ..TaskSpec::default()
+            },
+            &node,
+        )
+        .map_err(|e| e.to_string())?;
         assert_eq!(built["bounding"], built["effective"]);
         Ok(serde_json::from_value(built["permitted"].clone()).unwrap())
     }
@@ -82,9 +159,21 @@ mod tests {
     #[test]
     fn sets_follow_add_then_drop() {
         assert_eq!(caps(&[], &[], false).unwrap().len(), 14);
-        assert!(caps(&["net_admin"], &[], false).unwrap().contains(&"CAP_NET_ADMIN".to_owned()));
-        assert!(!caps(&[], &["CAP_CHOWN"], false).unwrap().contains(&"CAP_CHOWN".to_owned()));
-        assert!(!caps(&["CAP_CHOWN"], &["CAP_CHOWN"], false).unwrap().contains(&"CAP_CHOWN".to_owned()));
+        assert!(
+            caps(&["net_admin"], &[], false)
+                .unwrap()
+                .contains(&"CAP_NET_ADMIN".to_owned())
+        );
+        assert!(
+            !caps(&[], &["CAP_CHOWN"], false)
+                .unwrap()
+                .contains(&"CAP_CHOWN".to_owned())
+        );
+        assert!(
+            !caps(&["CAP_CHOWN"], &["CAP_CHOWN"], false)
+                .unwrap()
+                .contains(&"CAP_CHOWN".to_owned())
+        );
         assert_eq!(caps(&["KILL"], &["all"], false).unwrap(), ["CAP_KILL"]);
         assert_eq!(caps(&[], &[], true).unwrap(), ["CAP_KILL", "CAP_SYS_ADMIN"]);
         assert_eq!(caps(&["ALL"], &[], false).unwrap().len(), 15);
@@ -92,7 +181,11 @@ mod tests {
 
     #[test]
     fn unknown_names_are_refused() {
-        assert!(caps(&["CAP_FLY"], &[], false).unwrap_err().contains("option cap_add: \"CAP_FLY\""));
+        assert!(
+            caps(&["CAP_FLY"], &[], false)
+                .unwrap_err()
+                .contains("option cap_add: \"CAP_FLY\"")
+        );
         assert!(caps(&[], &["x"], false).unwrap_err().contains("option cap_drop"));
     }
 }

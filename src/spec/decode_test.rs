@@ -1,10 +1,10 @@
 //! Decoding of both configurations: the golden bytes of the agent and of Nomad's test harness, and what else hosts send.
 
+use super::SpecError;
 use super::options::{self, Auth, MountOption, TaskOptions};
 use super::schema::{AttrType, Schema};
 use super::secret::Secret;
 use super::settings::{self, Settings};
-use super::SpecError;
 use proptest::prelude::*;
 use rmpv::Value;
 use std::collections::BTreeMap;
@@ -66,7 +66,9 @@ const TASK_HARNESS: &str = "\
     ";
 
 fn bytes(hex: &str) -> Vec<u8> {
-    (0..hex.len() / 2).map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap()).collect()
+    (0..hex.len() / 2)
+        .map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap())
+        .collect()
 }
 
 fn packed(value: &Value) -> Vec<u8> {
@@ -100,12 +102,25 @@ fn task_a() -> TaskOptions {
 
 #[test]
 fn plugin_bytes_of_the_agent_and_of_the_harness_mean_the_same() {
-    let want = Settings { stats_interval: Some(Duration::from_secs(5)), ..Settings::default() };
+    let want = Settings {
+        stats_interval: Some(Duration::from_secs(5)),
+        ..Settings::default()
+    };
     assert_eq!(settings::decode(&bytes(PLUGIN_A)).unwrap(), want);
     // The harness does not apply defaults and sends `allow_privileged` as it is in its struct.
     assert_eq!(settings::decode(&bytes(PLUGIN_HARNESS)).unwrap(), want);
-    let auth = Some(Auth { username: "u".to_owned(), password: Secret::new("p") });
-    assert_eq!(settings::decode(&bytes(PLUGIN_B)).unwrap(), Settings { allow_privileged: false, auth, ..Settings::default() });
+    let auth = Some(Auth {
+        username: "u".to_owned(),
+        password: Secret::new("p"),
+    });
+    assert_eq!(
+        settings::decode(&bytes(PLUGIN_B)).unwrap(),
+        Settings {
+            allow_privileged: false,
+            auth,
+            ..Settings::default()
+        }
+    );
 }
 
 #[test]
@@ -123,9 +138,16 @@ fn golden_values_of_single_options() {
         options: vec!["rbind".to_owned(), "rw".to_owned()],
     };
     assert_eq!(one("mounts", &bytes(MOUNTS)).unwrap().mounts, [mount]);
-    let sysctl = [("net.core.somaxconn", "16384"), ("net.ipv4.ip_forward", "1")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+    let sysctl =
+        [("net.core.somaxconn", "16384"), ("net.ipv4.ip_forward", "1")].map(|(k, v)| (k.to_owned(), v.to_owned()));
     assert_eq!(one("sysctl", &bytes(SYSCTL)).unwrap().sysctl, BTreeMap::from(sysctl));
-    assert_eq!(one("auth", &bytes(AUTH)).unwrap().auth, Some(Auth { username: "user".to_owned(), password: Secret::new("pass") }));
+    assert_eq!(
+        one("auth", &bytes(AUTH)).unwrap().auth,
+        Some(Auth {
+            username: "user".to_owned(),
+            password: Secret::new("pass")
+        })
+    );
     for (hex, want) in [("64", 100), ("cd03e8", 1000), ("ce00011170", 70000)] {
         assert_eq!(one("pids_limit", &bytes(hex)).unwrap().pids_limit, want);
     }
@@ -146,7 +168,15 @@ fn nil_and_blank_mean_not_given() {
     for name in all.iter().map(|o| o.name.as_str()).filter(|n| !n.contains('.')) {
         assert_eq!(value(name, Value::Nil).unwrap(), TaskOptions::default(), "{name}");
     }
-    for name in ["image_pull_timeout", "command", "hostname", "pid_mode", "shm_size", "cwd", "seccomp_profile"] {
+    for name in [
+        "image_pull_timeout",
+        "command",
+        "hostname",
+        "pid_mode",
+        "shm_size",
+        "cwd",
+        "seccomp_profile",
+    ] {
         assert_eq!(value(name, "").unwrap(), TaskOptions::default(), "{name}");
     }
     let nil = || Value::Array(vec![Value::Nil]);
@@ -157,11 +187,25 @@ fn nil_and_blank_mean_not_given() {
 
 #[test]
 fn numbers_come_in_four_forms() {
-    let forms = [Value::from(12), Value::from(12.0_f64), Value::from(12.0_f32), Value::from("12"), Value::Binary(b"12".to_vec()), Value::from("12.0")];
+    let forms = [
+        Value::from(12),
+        Value::from(12.0_f64),
+        Value::from(12.0_f32),
+        Value::from("12"),
+        Value::Binary(b"12".to_vec()),
+        Value::from("12.0"),
+    ];
     for form in forms {
         assert_eq!(value("pids_limit", form).unwrap().pids_limit, 12);
     }
-    for bad in [Value::from(1.5), Value::from("x"), Value::from(u64::MAX), Value::from("9223372036854775808"), Value::from(true), Value::from(f64::NAN)] {
+    for bad in [
+        Value::from(1.5),
+        Value::from("x"),
+        Value::from(u64::MAX),
+        Value::from("9223372036854775808"),
+        Value::from(true),
+        Value::from(f64::NAN),
+    ] {
         assert!(value("pids_limit", bad).is_err());
     }
 }
@@ -172,15 +216,22 @@ fn text_may_be_binary_keys_too_and_unknown_keys_do_not_matter() {
         (Value::from("zzz"), Value::Array(vec![])),
         (Value::Nil, Value::Nil),
         (Value::Binary(b"image".to_vec()), Value::Binary(b"x".to_vec())),
-        (Value::from("args"), Value::Array(vec![Value::from("a"), Value::Binary(b"b".to_vec())])),
+        (
+            Value::from("args"),
+            Value::Array(vec![Value::from("a"), Value::Binary(b"b".to_vec())]),
+        ),
     ]);
     let got = options::decode(&packed(&map)).unwrap();
-    assert_eq!((got.image.as_str(), got.args), ("x", vec!["a".to_owned(), "b".to_owned()]));
+    assert_eq!(
+        (got.image.as_str(), got.args),
+        ("x", vec!["a".to_owned(), "b".to_owned()])
+    );
 }
 
 #[test]
 fn maps_in_a_list_are_merged_and_the_later_wins() {
-    let map = |pairs: &[(&str, &str)]| Value::Map(pairs.iter().map(|(k, v)| (Value::from(*k), Value::from(*v))).collect());
+    let map =
+        |pairs: &[(&str, &str)]| Value::Map(pairs.iter().map(|(k, v)| (Value::from(*k), Value::from(*v))).collect());
     let list = Value::Array(vec![map(&[("a", "1"), ("b", "1")]), Value::Nil, map(&[("b", "2")])]);
     let want = BTreeMap::from([("a".to_owned(), "1".to_owned()), ("b".to_owned(), "2".to_owned())]);
     assert_eq!(value("sysctl", list).unwrap().sysctl, want);
@@ -189,7 +240,10 @@ fn maps_in_a_list_are_merged_and_the_later_wins() {
 #[test]
 fn errors_name_option_value_and_what_is_allowed() {
     let text = |r: Result<TaskOptions, SpecError>| r.unwrap_err().to_string();
-    assert_eq!(text(value("pids_limit", "many")), "option pids_limit: \"many\": a whole number is expected");
+    assert_eq!(
+        text(value("pids_limit", "many")),
+        "option pids_limit: \"many\": a whole number is expected"
+    );
     assert!(text(value("args", "x")).starts_with("option args: \"x\": a list"));
     assert!(text(value("args", Value::Array(vec![Value::Nil]))).starts_with("option args[0]: "));
     assert!(text(value("mounts", Value::Array(vec![Value::from(1)]))).starts_with("option mounts[0]: "));
@@ -200,7 +254,10 @@ fn errors_name_option_value_and_what_is_allowed() {
 #[test]
 fn an_error_does_not_show_the_password() {
     let secret = || Value::from("hunter2");
-    let auth = Value::Map(vec![(Value::from("username"), Value::from("u")), (Value::from("password"), Value::Array(vec![secret()]))]);
+    let auth = Value::Map(vec![
+        (Value::from("username"), Value::from("u")),
+        (Value::from("password"), Value::Array(vec![secret()])),
+    ]);
     for bad in [auth, secret(), Value::Array(vec![secret()])] {
         let text = value("auth", bad).unwrap_err().to_string();
         assert!(text.contains("option auth") && !text.contains("hunter2"), "{text}");
@@ -209,8 +266,18 @@ fn an_error_does_not_show_the_password() {
 
 #[test]
 fn garbage_is_a_decode_error() {
-    for garbage in [&[0x81][..], &[0xa5, 0x61], &[0xdf, 0xff, 0xff, 0xff, 0xff], &[0x01], &[0x90], &[0x80, 0x00]] {
-        assert!(matches!(options::decode(garbage), Err(SpecError::Decode(_))), "{garbage:x?}");
+    for garbage in [
+        &[0x81][..],
+        &[0xa5, 0x61],
+        &[0xdf, 0xff, 0xff, 0xff, 0xff],
+        &[0x01],
+        &[0x90],
+        &[0x80, 0x00],
+    ] {
+        assert!(
+            matches!(options::decode(garbage), Err(SpecError::Decode(_))),
+            "{garbage:x?}"
+        );
     }
 }
 
@@ -220,19 +287,34 @@ fn schema_keeps_the_names_and_types_of_the_go_driver() {
               mounts pid_mode pids_limit privileged readonly_rootfs seccomp seccomp_profile shm_size sysctl";
     let schema: BTreeMap<String, Schema> = options::schema().into_iter().collect();
     assert!(go.split_whitespace().count() == 23 && go.split_whitespace().all(|name| schema.contains_key(name)));
-    let attr = |ty, required, default: Option<&str>| Schema::Attr { ty, required, default: default.map(ToOwned::to_owned) };
+    let attr = |ty, required, default: Option<&str>| Schema::Attr {
+        ty,
+        required,
+        default: default.map(ToOwned::to_owned),
+    };
     assert_eq!(schema["image"], attr(AttrType::String, true, None));
     assert_eq!(schema["host_dns"], attr(AttrType::Bool, false, Some("true")));
     assert_eq!(schema["pids_limit"], attr(AttrType::Number, false, None));
     assert_eq!(schema["args"], attr(AttrType::StringList, false, None));
     assert_eq!(schema["sysctl"], attr(AttrType::StringMaps, false, None));
-    let Schema::BlockList(mount) = &schema["mounts"] else { panic!() };
-    assert_eq!(mount[0], ("type".to_owned(), attr(AttrType::String, false, Some("\"volume\""))));
+    let Schema::BlockList(mount) = &schema["mounts"] else {
+        panic!()
+    };
+    assert_eq!(
+        mount[0],
+        ("type".to_owned(), attr(AttrType::String, false, Some("\"volume\"")))
+    );
     assert_eq!(mount[1], ("target".to_owned(), attr(AttrType::String, true, None)));
     let Schema::Block(auth) = &schema["auth"] else { panic!() };
-    assert_eq!(auth.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>(), ["username", "password"]);
+    assert_eq!(
+        auth.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>(),
+        ["username", "password"]
+    );
     let settings: BTreeMap<String, Schema> = settings::schema().into_iter().collect();
-    assert_eq!(settings["image_pull_timeout"], attr(AttrType::String, false, Some("\"5m\"")));
+    assert_eq!(
+        settings["image_pull_timeout"],
+        attr(AttrType::String, false, Some("\"5m\""))
+    );
 }
 
 proptest! {

@@ -10,8 +10,17 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// null, zero, full, random, urandom, tty, console, ptmx; and all pseudo terminals.
-const DEFAULT_CHAR: [(u32, Option<u32>); 9] =
-    [(1, Some(3)), (1, Some(5)), (1, Some(7)), (1, Some(8)), (1, Some(9)), (5, Some(0)), (5, Some(1)), (5, Some(2)), (136, None)];
+const DEFAULT_CHAR: [(u32, Option<u32>); 9] = [
+    (1, Some(3)),
+    (1, Some(5)),
+    (1, Some(7)),
+    (1, Some(8)),
+    (1, Some(9)),
+    (5, Some(0)),
+    (5, Some(1)),
+    (5, Some(2)),
+    (136, None),
+];
 
 /// `linux.devices` and `linux.resources.devices`.
 pub(super) struct Devices {
@@ -33,7 +42,11 @@ fn node_json(path: &str, d: &DeviceNode) -> Value {
 fn found<'a>(node: &'a NodeFacts, option: &str, path: &str) -> Result<&'a [DeviceNode], SpecError> {
     match node.devices.get(path) {
         Some(Ok(devices)) if !devices.is_empty() => Ok(devices),
-        Some(Ok(_)) => Err(SpecError::option(option, path, "there is no device below this directory")),
+        Some(Ok(_)) => Err(SpecError::option(
+            option,
+            path,
+            "there is no device below this directory",
+        )),
         Some(Err(reason)) => Err(SpecError::option(option, path, reason)),
         None => Err(SpecError::option(option, path, "the device was not looked up")),
     }
@@ -44,7 +57,11 @@ fn access(permissions: &str) -> Result<&str, SpecError> {
     match permissions {
         "" => Ok("rwm"),
         p if p.chars().all(|c| "rwm".contains(c)) => Ok(p),
-        p => Err(SpecError::option("devices", p, "permissions out of r, w and m are expected")),
+        p => Err(SpecError::option(
+            "devices",
+            p,
+            "permissions out of r, w and m are expected",
+        )),
     }
 }
 
@@ -54,7 +71,11 @@ pub(super) fn build(task: &TaskSpec, node: &NodeFacts) -> Result<Devices, SpecEr
     let mut rules = Vec::new();
     if task.options.privileged {
         rules.push(json!({"allow": true, "access": "rwm"}));
-        nodes.extend(node.host_devices.iter().map(|d| (d.path.clone(), node_json(&d.path, d))));
+        nodes.extend(
+            node.host_devices
+                .iter()
+                .map(|d| (d.path.clone(), node_json(&d.path, d))),
+        );
     } else {
         rules.push(json!({"allow": false, "access": "rwm"}));
         for (major, minor) in DEFAULT_CHAR {
@@ -67,7 +88,8 @@ pub(super) fn build(task: &TaskSpec, node: &NodeFacts) -> Result<Devices, SpecEr
     }
     let mut give = |path: String, d: &DeviceNode, access: &str| {
         nodes.insert(path.clone(), node_json(&path, d));
-        rules.push(json!({"allow": true, "type": letter(d.kind), "major": d.major, "minor": d.minor, "access": access}));
+        rules
+            .push(json!({"allow": true, "type": letter(d.kind), "major": d.major, "minor": d.minor, "access": access}));
     };
     for path in &task.options.devices {
         for d in found(node, "devices", path)? {
@@ -79,11 +101,18 @@ pub(super) fn build(task: &TaskSpec, node: &NodeFacts) -> Result<Devices, SpecEr
         for d in found(node, "devices", &wanted.host_path)? {
             // A directory of devices keeps its shape below the task's path.
             let below = d.path.strip_prefix(wanted.host_path.as_str()).unwrap_or_default();
-            let base = if wanted.task_path.is_empty() { &wanted.host_path } else { &wanted.task_path };
+            let base = if wanted.task_path.is_empty() {
+                &wanted.host_path
+            } else {
+                &wanted.task_path
+            };
             give(format!("{base}{below}"), d, access);
         }
     }
-    Ok(Devices { nodes: nodes.into_values().collect(), rules })
+    Ok(Devices {
+        nodes: nodes.into_values().collect(),
+        rules,
+    })
 }
 
 #[cfg(test)]
@@ -92,12 +121,27 @@ mod tests {
     use crate::spec::task::HostDevice;
 
     fn fuse() -> DeviceNode {
-        DeviceNode { path: "/dev/fuse".to_owned(), kind: DeviceKind::Char, major: 10, minor: 229, mode: 0o20666, uid: 0, gid: 0 }
+        DeviceNode {
+            path: "/dev/fuse".to_owned(),
+            kind: DeviceKind::Char,
+            major: 10,
+            minor: 229,
+            mode: 0o20666,
+            uid: 0,
+            gid: 0,
+        }
     }
 
     fn node() -> NodeFacts {
-        let devices = BTreeMap::from([("/dev/fuse".to_owned(), Ok(vec![fuse()])), ("/dev/none".to_owned(), Err("no such file".to_owned()))]);
-        NodeFacts { devices, host_devices: vec![fuse()], ..NodeFacts::default() }
+        let devices = BTreeMap::from([
+            ("/dev/fuse".to_owned(), Ok(vec![fuse()])),
+            ("/dev/none".to_owned(), Err("no such file".to_owned())),
+        ]);
+        NodeFacts {
+            devices,
+            host_devices: vec![fuse()],
+            ..NodeFacts::default()
+        }
     }
 
     #[test]
@@ -113,16 +157,34 @@ mod tests {
         let mut task = TaskSpec::default();
         task.options.devices = vec!["/dev/fuse".to_owned()];
         let d = build(&task, &node()).unwrap();
-        assert_eq!(d.nodes, [json!({"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 0o666, "uid": 0, "gid": 0})]);
-        assert_eq!(d.rules[10], json!({"allow": true, "type": "c", "major": 10, "minor": 229, "access": "rwm"}));
+        assert_eq!(
+            d.nodes,
+            [
+                json!({"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 0o666, "uid": 0, "gid": 0})
+            ]
+        );
+        assert_eq!(
+            d.rules[10],
+            json!({"allow": true, "type": "c", "major": 10, "minor": 229, "access": "rwm"})
+        );
     }
 
     #[test]
     fn a_device_plugins_path_and_permissions_count() {
-        let device = HostDevice { task_path: "/dev/f".to_owned(), host_path: "/dev/fuse".to_owned(), permissions: "r".to_owned() };
-        let mut task = TaskSpec { devices: vec![device], ..TaskSpec::default() };
+        let device = HostDevice {
+            task_path: "/dev/f".to_owned(),
+            host_path: "/dev/fuse".to_owned(),
+            permissions: "r".to_owned(),
+        };
+        let mut task = TaskSpec {
+            devices: vec![device],
+            ..TaskSpec::default()
+        };
         let d = build(&task, &node()).unwrap();
-        assert_eq!((&d.nodes[0]["path"], &d.rules[10]["access"]), (&json!("/dev/f"), &json!("r")));
+        assert_eq!(
+            (&d.nodes[0]["path"], &d.rules[10]["access"]),
+            (&json!("/dev/f"), &json!("r"))
+        );
         task.devices[0].permissions = "x".to_owned();
         assert!(build(&task, &node()).is_err());
     }

@@ -11,7 +11,11 @@ pub const END: &str = "<!-- options: end -->";
 /// The generated part of `docs/configuration.md`, without the markers.
 #[must_use]
 pub fn markdown() -> String {
-    format!("\n## Plugin settings\n\n{}\n## Task options\n\n{}\n", table(&settings::table()), table(&options::table()))
+    format!(
+        "\n## Plugin settings\n\n{}\n## Task options\n\n{}\n",
+        table(&settings::table()),
+        table(&options::table())
+    )
 }
 
 fn table(rows: &[OptionDoc]) -> String {
@@ -22,7 +26,12 @@ fn table(rows: &[OptionDoc]) -> String {
             "required" => "required".to_owned(),
             text => format!("`{text}`"),
         };
-        out.push_str(&format!("| `{}` | {} | {default} | {} |\n", row.name, row.ty, row.doc.replace('|', "\\|")));
+        out.push_str(&format!(
+            "| `{}` | {} | {default} | {} |\n",
+            row.name,
+            row.ty,
+            row.doc.replace('|', "\\|")
+        ));
     }
     out
 }
@@ -36,7 +45,12 @@ mod tests {
         let file = include_str!("../../docs/configuration.md");
         let (_, rest) = file.split_once(BEGIN).unwrap();
         let (generated, _) = rest.split_once(END).unwrap();
-        assert_eq!(generated.trim(), markdown().trim(), "docs/configuration.md is out of date; it should hold:\n{}", markdown());
+        assert_eq!(
+            generated.trim(),
+            markdown().trim(),
+            "docs/configuration.md is out of date; it should hold:\n{}",
+            markdown()
+        );
     }
 
     #[test]

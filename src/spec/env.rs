@@ -17,11 +17,19 @@ pub(super) fn build(task: &TaskSpec, image: &ImageFacts) -> Result<Vec<String>, 
     env.extend(image.env.iter().map(|line| line.split_once('=').unwrap_or((line, ""))));
     for (name, value) in &task.env {
         if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
-            return Err(SpecError::option("env", name, "a name without '=' and a value, both without NUL, are expected"));
+            return Err(SpecError::option(
+                "env",
+                name,
+                "a name without '=' and a value, both without NUL, are expected",
+            ));
         }
         env.insert(name, value);
     }
-    Ok(env.into_iter().filter(|(name, _)| !name.is_empty()).map(|(name, value)| format!("{name}={value}")).collect())
+    Ok(env
+        .into_iter()
+        .filter(|(name, _)| !name.is_empty())
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect())
 }
 
 #[cfg(test)]
@@ -29,16 +37,29 @@ mod tests {
     use super::*;
 
     fn env(image: &[&str], task: &[(&str, &str)]) -> Vec<String> {
-        let image = ImageFacts { env: image.iter().map(|s| (*s).to_owned()).collect(), ..ImageFacts::default() };
+        let image = ImageFacts {
+            env: image.iter().map(|s| (*s).to_owned()).collect(),
+            ..ImageFacts::default()
+        };
         let env = task.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        build(&TaskSpec { env, ..TaskSpec::default() }, &image).unwrap()
+        build(
+            &TaskSpec {
+                env,
+                ..TaskSpec::default()
+            },
+            &image,
+        )
+        .unwrap()
     }
 
     #[test]
     fn task_wins_over_image_and_image_over_default() {
         assert_eq!(env(&[], &[]), [format!("PATH={DEFAULT_PATH}")]);
         assert_eq!(env(&["PATH=/img"], &[]), ["PATH=/img"]);
-        assert_eq!(env(&["PATH=/img", "A=1", "B=1"], &[("B", "2"), ("PATH", "/job")]), ["A=1", "B=2", "PATH=/job"]);
+        assert_eq!(
+            env(&["PATH=/img", "A=1", "B=1"], &[("B", "2"), ("PATH", "/job")]),
+            ["A=1", "B=2", "PATH=/job"]
+        );
     }
 
     #[test]
@@ -48,7 +69,15 @@ mod tests {
 
     #[test]
     fn nul_is_refused_and_the_variable_named() {
-        let task = TaskSpec { env: BTreeMap::from([("K".to_owned(), "a\0b".to_owned())]), ..TaskSpec::default() };
-        assert!(build(&task, &ImageFacts::default()).unwrap_err().to_string().contains("\"K\""));
+        let task = TaskSpec {
+            env: BTreeMap::from([("K".to_owned(), "a\0b".to_owned())]),
+            ..TaskSpec::default()
+        };
+        assert!(
+            build(&task, &ImageFacts::default())
+                .unwrap_err()
+                .to_string()
+                .contains("\"K\"")
+        );
     }
 }

@@ -29,6 +29,10 @@ pub enum SpecError {
 impl SpecError {
     /// Shorthand for [`SpecError::Option`].
     pub fn option(option: impl Into<String>, value: impl std::fmt::Debug, allowed: impl Into<String>) -> Self {
-        Self::Option { option: option.into(), value: format!("{value:?}"), allowed: allowed.into() }
+        Self::Option {
+            option: option.into(),
+            value: format!("{value:?}"),
+            allowed: allowed.into(),
+        }
     }
 }

@@ -37,10 +37,15 @@ fn line(out: &mut String, address: &str, names: &str) {
 
 /// `name:address`, in the Go driver's words where it is not that.
 fn parse_extra(extra: &str) -> Result<(&str, &str), SpecError> {
-    let refuse = |text: String| SpecError::Refused { option: "extra_hosts".to_owned(), text };
+    let refuse = |text: String| SpecError::Refused {
+        option: "extra_hosts".to_owned(),
+        text,
+    };
     let (name, address) = extra
         .split_once(':')
-        .filter(|(name, _)| !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c.is_control() || c == '#'))
+        .filter(|(name, _)| {
+            !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c.is_control() || c == '#')
+        })
         .ok_or_else(|| refuse(format!("bad format for add-host: {extra:?}")))?;
     if address != "host-gateway" && address.parse::<IpAddr>().is_err() {
         return Err(refuse(format!("invalid IP address in add-host: {address:?}")));
@@ -66,7 +71,13 @@ pub(super) fn resolv_conf(dns: &Dns, host: &str) -> Result<String, SpecError> {
             .flatten()
             .collect()
     };
-    let or_host = |given: &[String], keyword: &str| if given.is_empty() { from_host(keyword) } else { given.to_vec() };
+    let or_host = |given: &[String], keyword: &str| {
+        if given.is_empty() {
+            from_host(keyword)
+        } else {
+            given.to_vec()
+        }
+    };
     let mut out = String::new();
     let searches = or_host(&dns.searches, "search");
     if !searches.is_empty() {
@@ -90,42 +101,88 @@ mod tests {
     #[test]
     fn hosts_has_loopback_own_name_and_extra_lines() {
         let mut task = TaskSpec::default();
-        task.options.extra_hosts = vec!["db:10.0.0.1".to_owned(), "six:fd00::1".to_owned(), "gw:host-gateway".to_owned()];
+        task.options.extra_hosts = vec![
+            "db:10.0.0.1".to_owned(),
+            "six:fd00::1".to_owned(),
+            "gw:host-gateway".to_owned(),
+        ];
         let text = hosts(&task, "web-1", &NodeFacts::default()).unwrap();
         assert!(text.starts_with("127.0.0.1\tlocalhost\n::1\t"));
-        assert!(text.ends_with("127.0.1.1\tweb-1\n10.0.0.1\tdb\nfd00::1\tsix\nhost-gateway\tgw\n"), "{text}");
+        assert!(
+            text.ends_with("127.0.1.1\tweb-1\n10.0.0.1\tdb\nfd00::1\tsix\nhost-gateway\tgw\n"),
+            "{text}"
+        );
     }
 
     #[test]
     fn hosts_starts_from_the_host_with_host_network() {
         let mut task = TaskSpec::default();
         task.options.host_network = true;
-        let node = NodeFacts { hosts: Some("10.1.1.1 node".to_owned()), ..NodeFacts::default() };
+        let node = NodeFacts {
+            hosts: Some("10.1.1.1 node".to_owned()),
+            ..NodeFacts::default()
+        };
         assert_eq!(hosts(&task, "h", &node).unwrap(), "10.1.1.1 node\n127.0.1.1\th\n");
     }
 
     #[test]
     fn hosts_knows_the_groups_address() {
-        let network = NetworkNamespace { path: "/n".to_owned(), hosts: Some(("grp".to_owned(), "172.26.64.2".to_owned())) };
-        let task = TaskSpec { network: Some(network), ..TaskSpec::default() };
-        assert!(hosts(&task, "h", &NodeFacts::default()).unwrap().ends_with("172.26.64.2\tgrp h\n"));
+        let network = NetworkNamespace {
+            path: "/n".to_owned(),
+            hosts: Some(("grp".to_owned(), "172.26.64.2".to_owned())),
+        };
+        let task = TaskSpec {
+            network: Some(network),
+            ..TaskSpec::default()
+        };
+        assert!(
+            hosts(&task, "h", &NodeFacts::default())
+                .unwrap()
+                .ends_with("172.26.64.2\tgrp h\n")
+        );
     }
 
     #[test]
     fn bad_extra_hosts_are_refused_in_the_go_drivers_words() {
-        assert_eq!(parse_extra("nocolon").unwrap_err().to_string(), "bad format for add-host: \"nocolon\"");
-        assert_eq!(parse_extra(":1.1.1.1").unwrap_err().to_string(), "bad format for add-host: \":1.1.1.1\"");
-        assert_eq!(parse_extra("a:nope").unwrap_err().to_string(), "invalid IP address in add-host: \"nope\"");
+        assert_eq!(
+            parse_extra("nocolon").unwrap_err().to_string(),
+            "bad format for add-host: \"nocolon\""
+        );
+        assert_eq!(
+            parse_extra(":1.1.1.1").unwrap_err().to_string(),
+            "bad format for add-host: \":1.1.1.1\""
+        );
+        assert_eq!(
+            parse_extra("a:nope").unwrap_err().to_string(),
+            "invalid IP address in add-host: \"nope\""
+        );
         assert!(parse_extra("a\nb:1.1.1.1").is_err());
     }
 
     #[test]
     fn resolv_conf_takes_from_the_host_what_the_block_leaves_out() {
         let host = "# c\nnameserver 9.9.9.9\nsearch a b\noptions ndots:5\n";
-        let own = Dns { servers: vec!["1.1.1.1".to_owned(), "8.8.8.8".to_owned()], ..Dns::default() };
-        assert_eq!(resolv_conf(&own, host).unwrap(), "search a b\nnameserver 1.1.1.1\nnameserver 8.8.8.8\noptions ndots:5\n");
-        assert_eq!(resolv_conf(&Dns::default(), host).unwrap(), "search a b\nnameserver 9.9.9.9\noptions ndots:5\n");
-        let bad = Dns { servers: vec!["1.1.1.1\nsearch evil".to_owned()], ..Dns::default() };
-        assert!(resolv_conf(&bad, host).unwrap_err().to_string().starts_with("failed to build mount for resolv.conf: "));
+        let own = Dns {
+            servers: vec!["1.1.1.1".to_owned(), "8.8.8.8".to_owned()],
+            ..Dns::default()
+        };
+        assert_eq!(
+            resolv_conf(&own, host).unwrap(),
+            "search a b\nnameserver 1.1.1.1\nnameserver 8.8.8.8\noptions ndots:5\n"
+        );
+        assert_eq!(
+            resolv_conf(&Dns::default(), host).unwrap(),
+            "search a b\nnameserver 9.9.9.9\noptions ndots:5\n"
+        );
+        let bad = Dns {
+            servers: vec!["1.1.1.1\nsearch evil".to_owned()],
+            ..Dns::default()
+        };
+        assert!(
+            resolv_conf(&bad, host)
+                .unwrap_err()
+                .to_string()
+                .starts_with("failed to build mount for resolv.conf: ")
+        );
     }
 }

@@ -3,8 +3,16 @@
 use std::time::Duration;
 
 /// Units in nanoseconds, longest name first where one is the end of another.
-const UNITS: [(&str, f64); 8] =
-    [("ns", 1.0), ("us", 1e3), ("µs", 1e3), ("μs", 1e3), ("ms", 1e6), ("s", 1e9), ("m", 6e10), ("h", 3.6e12)];
+const UNITS: [(&str, f64); 8] = [
+    ("ns", 1.0),
+    ("us", 1e3),
+    ("µs", 1e3),
+    ("μs", 1e3),
+    ("ms", 1e6),
+    ("s", 1e9),
+    ("m", 6e10),
+    ("h", 3.6e12),
+];
 
 /// Parses a Go duration that is not negative: decimal numbers with units, such as `1h30m` or `1.5s`; a bare `0` is
 /// allowed. `None` if it is not one.
@@ -23,14 +31,20 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
         let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
         let (number, tail) = rest.split_at(digits);
         let number: f64 = number.parse().ok()?;
-        let unit = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
+        let unit = tail
+            .find(|c: char| c.is_ascii_digit() || c == '.')
+            .unwrap_or(tail.len());
         let (unit, next) = tail.split_at(unit);
         let (_, factor) = UNITS.iter().find(|(name, _)| *name == unit)?;
         nanos += number * factor;
         rest = next;
     }
     // Go's limit: an int64 of nanoseconds, some 292 years.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked: within 0 and 2^63")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "checked: within 0 and 2^63"
+    )]
     (nanos < 9.2e18).then(|| Duration::from_nanos(nanos.round() as u64))
 }
 
@@ -54,10 +68,16 @@ pub fn format_duration(d: Duration) -> String {
 #[must_use]
 pub fn parse_size(text: &str) -> Option<u64> {
     let text = text.trim();
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let unit = unit.trim().to_ascii_lowercase();
-    let power = match unit.strip_suffix("ib").or_else(|| unit.strip_suffix('b')).unwrap_or(&unit) {
+    let power = match unit
+        .strip_suffix("ib")
+        .or_else(|| unit.strip_suffix('b'))
+        .unwrap_or(&unit)
+    {
         "" => 0,
         "k" => 1,
         "m" => 2,
@@ -67,7 +87,11 @@ pub fn parse_size(text: &str) -> Option<u64> {
         _ => return None,
     };
     let bytes = number.parse::<f64>().ok()? * 1024_f64.powi(power);
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked: within 0 and 2^63")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "checked: within 0 and 2^63"
+    )]
     (bytes.is_finite() && bytes < 9.2e18).then_some(bytes as u64)
 }
 
@@ -99,7 +123,12 @@ mod tests {
 
     #[test]
     fn a_formatted_duration_is_read_back() {
-        for d in [Duration::ZERO, Duration::from_secs(300), Duration::from_millis(90_061_500), Duration::from_nanos(7)] {
+        for d in [
+            Duration::ZERO,
+            Duration::from_secs(300),
+            Duration::from_millis(90_061_500),
+            Duration::from_nanos(7),
+        ] {
             assert_eq!(parse_duration(&format_duration(d)), Some(d));
         }
         assert_eq!(format_duration(Duration::from_secs(300)), "5m");

@@ -82,7 +82,9 @@ impl fmt::Display for ContainerId {
 #[must_use]
 pub fn is_identifier(text: &str) -> bool {
     !text.is_empty()
-        && text.split(['.', '_', '-']).all(|word| !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric()))
+        && text
+            .split(['.', '_', '-'])
+            .all(|word| !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric()))
 }
 
 /// Makes an identifier of at most `max` characters out of any text; `task` if nothing of it can be kept.
@@ -106,7 +108,11 @@ pub fn sanitize(text: &str, max: usize) -> String {
     }
     out.truncate(max);
     let trimmed = out.trim_end_matches('-');
-    if trimmed.is_empty() { "task".to_owned() } else { trimmed.to_owned() }
+    if trimmed.is_empty() {
+        "task".to_owned()
+    } else {
+        trimmed.to_owned()
+    }
 }
 
 /// `sha256:` and 64 hex digits (other algorithms are carried, not computed).
@@ -127,8 +133,14 @@ impl Digest {
             "sha512" => 128,
             _ => return Err(format!("{text:?} is not a digest: algorithm sha256 or sha512 expected")),
         };
-        if encoded.len() != want || !encoded.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
-            return Err(format!("{text:?} is not a digest: {want} lower-case hex digits expected"));
+        if encoded.len() != want
+            || !encoded
+                .bytes()
+                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        {
+            return Err(format!(
+                "{text:?} is not a digest: {want} lower-case hex digits expected"
+            ));
         }
         Ok(Self(text.to_owned()))
     }
@@ -157,7 +169,9 @@ impl fmt::Display for Digest {
 pub fn chain_id(diff_ids: &[Digest]) -> Option<Digest> {
     let mut layers = diff_ids.iter();
     let first = layers.next()?.clone();
-    Some(layers.fold(first, |chain, diff| Digest::sha256(format!("{chain} {diff}").as_bytes())))
+    Some(layers.fold(first, |chain, diff| {
+        Digest::sha256(format!("{chain} {diff}").as_bytes())
+    }))
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -176,22 +190,40 @@ mod tests {
     #[test]
     fn container_id_shows_task_and_allocation() {
         let task = TaskId::new("11111111-2222-3333-4444-555555555555/web/0a1b2c3d");
-        assert_eq!(ContainerId::of(&task).as_str(), "web-11111111-2222-3333-4444-555555555555-0a1b2c3d");
+        assert_eq!(
+            ContainerId::of(&task).as_str(),
+            "web-11111111-2222-3333-4444-555555555555-0a1b2c3d"
+        );
     }
 
     #[test]
     fn container_id_is_accepted_by_containerd_whatever_the_task_is_called() {
-        for id in ["", "/", "a", "////", "11111111-2222-3333-4444-555555555555", "x/ü__--/1", "x/a very long name with spaces, more than seventy-six characters in all of it/00000000"] {
+        for id in [
+            "",
+            "/",
+            "a",
+            "////",
+            "11111111-2222-3333-4444-555555555555",
+            "x/ü__--/1",
+            "x/a very long name with spaces, more than seventy-six characters in all of it/00000000",
+        ] {
             let c = ContainerId::of(&TaskId::new(id));
-            assert!(is_identifier(c.as_str()) && c.as_str().len() <= CONTAINER_ID_MAX, "{id:?} -> {c}");
+            assert!(
+                is_identifier(c.as_str()) && c.as_str().len() <= CONTAINER_ID_MAX,
+                "{id:?} -> {c}"
+            );
         }
     }
 
     #[test]
     fn different_tasks_have_different_containers() {
         let long = "n".repeat(100);
-        let a = ContainerId::of(&TaskId::new(format!("11111111-2222-3333-4444-555555555555/{long}/00000000")));
-        let b = ContainerId::of(&TaskId::new(format!("11111111-2222-3333-4444-555555555555/{long}/00000001")));
+        let a = ContainerId::of(&TaskId::new(format!(
+            "11111111-2222-3333-4444-555555555555/{long}/00000000"
+        )));
+        let b = ContainerId::of(&TaskId::new(format!(
+            "11111111-2222-3333-4444-555555555555/{long}/00000001"
+        )));
         assert_ne!(a, b);
     }
 

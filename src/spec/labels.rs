@@ -48,7 +48,12 @@ pub fn labels(task: &TaskSpec, plan: &ContainerPlan, image: &Digest, stop_signal
         (KEY_IMAGE_DIGEST, image.as_str()),
         (KEY_STOP_SIGNAL, &stop_signal),
     ];
-    out.extend(compared.into_iter().filter(|(k, v)| !v.is_empty() && k.len() + v.len() <= LIMIT).map(own));
+    out.extend(
+        compared
+            .into_iter()
+            .filter(|(k, v)| !v.is_empty() && k.len() + v.len() <= LIMIT)
+            .map(own),
+    );
     let job = &task.job;
     let shown = [
         (KEY_TASK_NAME, &task.name),
@@ -61,7 +66,12 @@ pub fn labels(task: &TaskSpec, plan: &ContainerPlan, image: &Digest, stop_signal
         ("nomad/node-id", &job.node_id),
         ("nomad/node-name", &job.node_name),
     ];
-    out.extend(shown.into_iter().filter(|(_, v)| !v.is_empty()).map(|(k, v)| own((k, cut(v, LIMIT - k.len())))));
+    out.extend(
+        shown
+            .into_iter()
+            .filter(|(_, v)| !v.is_empty())
+            .map(|(k, v)| own((k, cut(v, LIMIT - k.len())))),
+    );
     out
 }
 
@@ -77,8 +87,13 @@ pub fn started_label(at: i64) -> (String, String) {
 /// If the record cannot be encoded (it always can).
 pub fn exit_label(exit: &ExitRecord) -> Result<(String, String), String> {
     // JSON may write one byte as six (`\u0000`): 512 bytes become at most 3072.
-    let exit = ExitRecord { lost: cut(&exit.lost, 512).to_owned(), ..exit.clone() };
-    serde_json::to_string(&exit).map(|json| own((KEY_EXIT, &json))).map_err(|e| e.to_string())
+    let exit = ExitRecord {
+        lost: cut(&exit.lost, 512).to_owned(),
+        ..exit.clone()
+    };
+    serde_json::to_string(&exit)
+        .map(|json| own((KEY_EXIT, &json)))
+        .map_err(|e| e.to_string())
 }
 
 /// What the labels of a container say.
@@ -129,7 +144,10 @@ fn own((key, value): (&str, &str)) -> (String, String) {
 
 /// The longest beginning of a text that has at most `max` bytes.
 fn cut(text: &str, max: usize) -> &str {
-    let end = (0..=max.min(text.len())).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+    let end = (0..=max.min(text.len()))
+        .rev()
+        .find(|i| text.is_char_boundary(*i))
+        .unwrap_or(0);
     text.get(..end).unwrap_or_default()
 }
 
@@ -142,10 +160,20 @@ mod tests {
     use crate::spec::settings::Settings;
 
     fn made(name: &str, id: &str) -> (TaskSpec, ContainerPlan, BTreeMap<String, String>) {
-        let mut task = TaskSpec { id: TaskId::new(id), name: name.to_owned(), ..TaskSpec::default() };
+        let mut task = TaskSpec {
+            id: TaskId::new(id),
+            name: name.to_owned(),
+            ..TaskSpec::default()
+        };
         task.options.command = Some("x".to_owned());
         task.job.job_name = "api".to_owned();
-        let plan = oci::build(&task, &ImageFacts::default(), &NodeFacts::default(), &Settings::default()).unwrap();
+        let plan = oci::build(
+            &task,
+            &ImageFacts::default(),
+            &NodeFacts::default(),
+            &Settings::default(),
+        )
+        .unwrap();
         let labels = labels(&task, &plan, &Digest::sha256(b"i"), 15);
         (task, plan, labels)
     }
@@ -155,10 +183,18 @@ mod tests {
         let (task, plan, labels) = made("web", "a/web/1");
         let mut stored: HashMap<String, String> = labels.into_iter().collect();
         assert_eq!(stored["nomad/job-name"], "api");
-        let exit = ExitRecord { code: 137, oom: true, at: 7, lost: "é".repeat(4000) };
+        let exit = ExitRecord {
+            code: 137,
+            oom: true,
+            at: 7,
+            lost: "é".repeat(4000),
+        };
         stored.extend([started_label(5), exit_label(&exit).unwrap()]);
         let marks = Marks::read(&stored).unwrap();
-        assert_eq!((marks.task.clone(), marks.stop_signal, marks.started_at), (Some(task.id), Some(15), Some(5)));
+        assert_eq!(
+            (marks.task.clone(), marks.stop_signal, marks.started_at),
+            (Some(task.id), Some(15), Some(5))
+        );
         assert!(marks.fits(&plan));
         let back = marks.exit.unwrap();
         assert_eq!((back.code, back.oom, back.at, back.lost.len()), (137, true, 7, 512));
@@ -167,7 +203,12 @@ mod tests {
     #[test]
     fn no_label_is_longer_than_containerd_takes() {
         let (_, _, mut labels) = made(&"ü".repeat(4000), &"i".repeat(5000));
-        let worst = ExitRecord { code: 0, oom: false, at: i64::MIN, lost: "\0".repeat(4000) };
+        let worst = ExitRecord {
+            code: 0,
+            oom: false,
+            at: i64::MIN,
+            lost: "\0".repeat(4000),
+        };
         labels.extend([exit_label(&worst).unwrap()]);
         assert!(labels.iter().all(|(k, v)| k.len() + v.len() <= LIMIT));
         assert!(!labels.contains_key(KEY_TASK_ID) && labels.contains_key(KEY_TASK_NAME));
@@ -176,6 +217,9 @@ mod tests {
     #[test]
     fn foreign_containers_and_other_versions_are_not_ours() {
         assert_eq!(Marks::read(&HashMap::new()), None);
-        assert_eq!(Marks::read(&HashMap::from([(KEY_SCHEMA.to_owned(), "2".to_owned())])), None);
+        assert_eq!(
+            Marks::read(&HashMap::from([(KEY_SCHEMA.to_owned(), "2".to_owned())])),
+            None
+        );
     }
 }

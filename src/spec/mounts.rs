@@ -35,8 +35,16 @@ pub(super) struct Mounts {
 
 impl Mounts {
     /// The mounts of a task.
-    pub(super) fn build(task: &TaskSpec, container: &ContainerId, hostname: &str, node: &NodeFacts) -> Result<Self, SpecError> {
-        let mut m = Self { list: runtime_own(task)?, ..Self::default() };
+    pub(super) fn build(
+        task: &TaskSpec,
+        container: &ContainerId,
+        hostname: &str,
+        node: &NodeFacts,
+    ) -> Result<Self, SpecError> {
+        let mut m = Self {
+            list: runtime_own(task)?,
+            ..Self::default()
+        };
         for mount in &task.options.mounts {
             m.option(task, mount)?;
         }
@@ -54,15 +62,27 @@ impl Mounts {
         self.list
     }
 
-    fn push(&mut self, by: &'static str, target: &str, ty: &str, source: &str, options: &[&str]) -> Result<(), SpecError> {
+    fn push(
+        &mut self,
+        by: &'static str,
+        target: &str,
+        ty: &str,
+        source: &str,
+        options: &[&str],
+    ) -> Result<(), SpecError> {
         if source.contains('\0') {
             return Err(SpecError::option(by, source, "a path without NUL is expected"));
         }
         let target = clean(by, target)?;
         if let Some(first) = self.taken.get(&target) {
-            return Err(SpecError::option(by, &target, format!("one mount per target is allowed, and {first} has this one")));
+            return Err(SpecError::option(
+                by,
+                &target,
+                format!("one mount per target is allowed, and {first} has this one"),
+            ));
         }
-        self.list.push(json!({"destination": target, "type": ty, "source": source, "options": options}));
+        self.list
+            .push(json!({"destination": target, "type": ty, "source": source, "options": options}));
         self.taken.insert(target, by);
         Ok(())
     }
@@ -70,24 +90,45 @@ impl Mounts {
     fn option(&mut self, task: &TaskSpec, mount: &MountOption) -> Result<(), SpecError> {
         let host_path = matches!(mount.r#type.as_str(), "volume" | "bind");
         if !host_path {
-            let source = if mount.source.is_empty() { &mount.r#type } else { &mount.source };
+            let source = if mount.source.is_empty() {
+                &mount.r#type
+            } else {
+                &mount.source
+            };
             let options: Vec<&str> = mount.options.iter().map(String::as_str).collect();
             return self.push("mounts", &mount.target, &mount.r#type, source, &options);
         }
         if mount.options.is_empty() {
             return Err(SpecError::Refused {
                 option: "mounts".to_owned(),
-                text: format!("Options cannot be empty for mount type: {}. You need to atleast pass rbind and ro.", mount.r#type),
+                text: format!(
+                    "Options cannot be empty for mount type: {}. You need to atleast pass rbind and ro.",
+                    mount.r#type
+                ),
             });
         }
         let source = if mount.source.is_empty() {
-            return Err(SpecError::option("mounts", &mount.target, "a source is required for a mount of a host path"));
+            return Err(SpecError::option(
+                "mounts",
+                &mount.target,
+                "a source is required for a mount of a host path",
+            ));
         } else if mount.source.starts_with('/') {
             PathBuf::from(&mount.source)
         } else {
-            let dir = task_dir(task)?.ok_or_else(|| SpecError::option("mounts", &mount.source, "a relative source needs an allocation directory"))?;
+            let dir = task_dir(task)?.ok_or_else(|| {
+                SpecError::option(
+                    "mounts",
+                    &mount.source,
+                    "a relative source needs an allocation directory",
+                )
+            })?;
             if mount.source.split('/').any(|part| part == "..") {
-                return Err(SpecError::option("mounts", &mount.source, "a relative source is inside the task directory, without '..'"));
+                return Err(SpecError::option(
+                    "mounts",
+                    &mount.source,
+                    "a relative source is inside the task directory, without '..'",
+                ));
             }
             let source = dir.join(&mount.source);
             self.beneath.push((dir, source.clone()));
@@ -108,16 +149,36 @@ impl Mounts {
             "" | "private" => "rprivate",
             "host-to-task" => "rslave",
             "bidirectional" => "rshared",
-            other => return Err(SpecError::option("propagation_mode", other, "private, host-to-task or bidirectional is expected")),
+            other => {
+                return Err(SpecError::option(
+                    "propagation_mode",
+                    other,
+                    "private, host-to-task or bidirectional is expected",
+                ));
+            }
         };
         if !mount.host_path.starts_with('/') {
-            return Err(SpecError::option("volume_mount", &mount.host_path, "an absolute host path is expected"));
+            return Err(SpecError::option(
+                "volume_mount",
+                &mount.host_path,
+                "an absolute host path is expected",
+            ));
         }
         self.propagate(propagation);
         // Nomad lets a volume's destination be relative; drivers take it from the root.
-        let target = if mount.task_path.starts_with('/') { mount.task_path.clone() } else { format!("/{}", mount.task_path) };
+        let target = if mount.task_path.starts_with('/') {
+            mount.task_path.clone()
+        } else {
+            format!("/{}", mount.task_path)
+        };
         let access = if mount.readonly { "ro" } else { "rw" };
-        self.push("volume_mount", &target, "bind", &mount.host_path, &["rbind", propagation, access])
+        self.push(
+            "volume_mount",
+            &target,
+            "bind",
+            &mount.host_path,
+            &["rbind", propagation, access],
+        )
     }
 
     /// A shared or slave mount needs a root that lets it be one (as in Docker's `oci_linux.go`).
@@ -151,7 +212,13 @@ impl Mounts {
     fn task_dirs(&mut self, task: &TaskSpec) -> Result<(), SpecError> {
         let Some(own) = task_dir(task)? else { return Ok(()) };
         let shared = task.alloc_dir.join("alloc");
-        let target = |variable: &str, default: &str| task.env.get(variable).filter(|v| !v.is_empty()).cloned().unwrap_or_else(|| default.to_owned());
+        let target = |variable: &str, default: &str| {
+            task.env
+                .get(variable)
+                .filter(|v| !v.is_empty())
+                .cloned()
+                .unwrap_or_else(|| default.to_owned())
+        };
         let alloc = target("NOMAD_ALLOC_DIR", "/alloc");
         for (source, target, access) in [
             (own.join("secrets"), target("NOMAD_SECRETS_DIR", "/secrets"), "rw"),
@@ -160,18 +227,36 @@ impl Mounts {
             (shared.join("logs"), format!("{alloc}/logs"), "ro"),
         ] {
             // Private: a bind that is left over must not keep Nomad from unmounting the directory.
-            self.push("task directory", &target, "bind", &source.to_string_lossy(), &["rbind", "rprivate", access])?;
+            self.push(
+                "task directory",
+                &target,
+                "bind",
+                &source.to_string_lossy(),
+                &["rbind", "rprivate", access],
+            )?;
         }
         Ok(())
     }
 
-    fn hosts(&mut self, task: &TaskSpec, container: &ContainerId, hostname: &str, node: &NodeFacts) -> Result<(), SpecError> {
+    fn hosts(
+        &mut self,
+        task: &TaskSpec,
+        container: &ContainerId,
+        hostname: &str,
+        node: &NodeFacts,
+    ) -> Result<(), SpecError> {
         const TARGET: &str = "/etc/hosts";
         let extra = !task.options.extra_hosts.is_empty();
         if extra || !(task.options.host_network || self.has(TARGET)) {
             let content = files::hosts(task, hostname, node)?;
             let path = self.write(task, container, node, "hosts", content)?;
-            return self.push(if extra { "extra_hosts" } else { "hosts file" }, TARGET, "bind", &path, &["rbind", "rprivate", "rw"]);
+            return self.push(
+                if extra { "extra_hosts" } else { "hosts file" },
+                TARGET,
+                "bind",
+                &path,
+                &["rbind", "rprivate", "rw"],
+            );
         }
         if node.hosts.is_some() && !self.has(TARGET) {
             self.push("host_network", TARGET, "bind", TARGET, &["rbind", "rprivate", "ro"])?;
@@ -180,11 +265,22 @@ impl Mounts {
     }
 
     /// Plans a file beside the task's directories, or in the run directory without an allocation directory.
-    fn write(&mut self, task: &TaskSpec, container: &ContainerId, node: &NodeFacts, name: &str, content: String) -> Result<String, SpecError> {
+    fn write(
+        &mut self,
+        task: &TaskSpec,
+        container: &ContainerId,
+        node: &NodeFacts,
+        name: &str,
+        content: String,
+    ) -> Result<String, SpecError> {
         let dir = task_dir(task)?.unwrap_or_else(|| node.run_dir.join(container.as_str()));
         let path_on_host = dir.join(name);
         let path = path_on_host.to_string_lossy().into_owned();
-        self.files.push(GeneratedFile { path_on_host, content, mode: 0o644 });
+        self.files.push(GeneratedFile {
+            path_on_host,
+            content,
+            mode: 0o644,
+        });
         Ok(path)
     }
 }
@@ -195,10 +291,18 @@ fn task_dir(task: &TaskSpec) -> Result<Option<PathBuf>, SpecError> {
         return Ok(None);
     }
     if task.name.is_empty() || task.name.contains(['/', '\0']) || matches!(task.name.as_str(), "." | "..") {
-        return Err(SpecError::option("task name", &task.name, "a name that can be a directory is expected"));
+        return Err(SpecError::option(
+            "task name",
+            &task.name,
+            "a name that can be a directory is expected",
+        ));
     }
     if !task.alloc_dir.is_absolute() {
-        return Err(SpecError::option("alloc_dir", &task.alloc_dir, "an absolute path is expected"));
+        return Err(SpecError::option(
+            "alloc_dir",
+            &task.alloc_dir,
+            "an absolute path is expected",
+        ));
     }
     Ok(Some(task.alloc_dir.join(Path::new(&task.name))))
 }
@@ -207,7 +311,11 @@ fn task_dir(task: &TaskSpec) -> Result<Option<PathBuf>, SpecError> {
 fn clean(by: &str, target: &str) -> Result<String, SpecError> {
     let parts: Vec<&str> = target.split('/').filter(|p| !p.is_empty() && *p != ".").collect();
     if !target.starts_with('/') || parts.is_empty() || parts.contains(&"..") || target.contains('\0') {
-        return Err(SpecError::option(by, target, "an absolute target below /, without '..', is expected"));
+        return Err(SpecError::option(
+            by,
+            target,
+            "an absolute target below /, without '..', is expected",
+        ));
     }
     Ok(format!("/{}", parts.join("/")))
 }
@@ -226,13 +334,38 @@ fn runtime_own(task: &TaskSpec) -> Result<Vec<Value>, SpecError> {
     let mount = |target: &str, ty: &str, source: &str, options: &[&str]| json!({"destination": target, "type": ty, "source": source, "options": options});
     Ok(vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
-        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        mount("/dev/pts", "devpts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
-        mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &format!("size={shm}")]),
+        mount(
+            "/dev",
+            "tmpfs",
+            "tmpfs",
+            &["nosuid", "strictatime", "mode=755", "size=65536k"],
+        ),
+        mount(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
+        mount(
+            "/dev/shm",
+            "tmpfs",
+            "shm",
+            &["nosuid", "noexec", "nodev", "mode=1777", &format!("size={shm}")],
+        ),
         mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", access]),
-        mount("/run", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", access]),
+        mount(
+            "/run",
+            "tmpfs",
+            "tmpfs",
+            &["nosuid", "strictatime", "mode=755", "size=65536k"],
+        ),
+        mount(
+            "/sys/fs/cgroup",
+            "cgroup",
+            "cgroup",
+            &["nosuid", "noexec", "nodev", "relatime", access],
+        ),
     ])
 }
 

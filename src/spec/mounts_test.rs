@@ -4,11 +4,19 @@ use super::*;
 use crate::spec::task::{Dns, HostMount};
 
 fn task() -> TaskSpec {
-    TaskSpec { name: "web".to_owned(), alloc_dir: "/a".into(), ..TaskSpec::default() }
+    TaskSpec {
+        name: "web".to_owned(),
+        alloc_dir: "/a".into(),
+        ..TaskSpec::default()
+    }
 }
 
 fn node() -> NodeFacts {
-    NodeFacts { resolv_conf: Some("nameserver 9.9.9.9\n".to_owned()), hosts: Some("1.2.3.4 node\n".to_owned()), ..NodeFacts::default() }
+    NodeFacts {
+        resolv_conf: Some("nameserver 9.9.9.9\n".to_owned()),
+        hosts: Some("1.2.3.4 node\n".to_owned()),
+        ..NodeFacts::default()
+    }
 }
 
 fn build(task: &TaskSpec) -> Result<Mounts, String> {
@@ -21,7 +29,12 @@ fn lines(task: &TaskSpec) -> Vec<String> {
     let all = build(task).unwrap().into_json();
     let line = |m: &Value| {
         let options: Vec<String> = m["options"].as_array().unwrap().iter().map(text).collect();
-        format!("{}={}:{}", text(&m["destination"]), text(&m["source"]), options.join(","))
+        format!(
+            "{}={}:{}",
+            text(&m["destination"]),
+            text(&m["source"]),
+            options.join(",")
+        )
     };
     all.iter().skip(8).map(line).collect()
 }
@@ -38,10 +51,23 @@ fn bind(source: &str, target: &str, options: &[&str]) -> MountOption {
 #[test]
 fn mounts_come_in_the_documented_order() {
     let mut task = task();
-    task.options.mounts = vec![bind("local/x.conf", "/etc/x.conf", &["rbind", "ro"]), bind("/srv", "/srv/", &["rw"])];
+    task.options.mounts = vec![
+        bind("local/x.conf", "/etc/x.conf", &["rbind", "ro"]),
+        bind("/srv", "/srv/", &["rw"]),
+    ];
     task.mounts = vec![
-        HostMount { task_path: "/vol".to_owned(), host_path: "/h".to_owned(), readonly: true, propagation: String::new() },
-        HostMount { task_path: "csi".to_owned(), host_path: "/csi".to_owned(), readonly: false, propagation: "host-to-task".to_owned() },
+        HostMount {
+            task_path: "/vol".to_owned(),
+            host_path: "/h".to_owned(),
+            readonly: true,
+            propagation: String::new(),
+        },
+        HostMount {
+            task_path: "csi".to_owned(),
+            host_path: "/csi".to_owned(),
+            readonly: false,
+            propagation: "host-to-task".to_owned(),
+        },
     ];
     assert_eq!(
         lines(&task),
@@ -60,13 +86,22 @@ fn mounts_come_in_the_documented_order() {
     );
     let built = build(&task).unwrap();
     assert_eq!(built.propagation, Some("rslave"));
-    assert_eq!(built.beneath, [(PathBuf::from("/a/web"), PathBuf::from("/a/web/local/x.conf"))]);
+    assert_eq!(
+        built.beneath,
+        [(PathBuf::from("/a/web"), PathBuf::from("/a/web/local/x.conf"))]
+    );
 }
 
 #[test]
 fn without_an_allocation_directory_files_are_in_the_run_directory() {
     let task = TaskSpec::default();
-    assert_eq!(lines(&task), ["/etc/resolv.conf=/etc/resolv.conf:rbind,rprivate,ro", "/etc/hosts=/run/containerd-driver/c/hosts:rbind,rprivate,rw"]);
+    assert_eq!(
+        lines(&task),
+        [
+            "/etc/resolv.conf=/etc/resolv.conf:rbind,rprivate,ro",
+            "/etc/hosts=/run/containerd-driver/c/hosts:rbind,rprivate,rw"
+        ]
+    );
 }
 
 #[test]
@@ -74,21 +109,42 @@ fn task_directories_go_where_the_environment_says() {
     let mut task = task();
     task.env.insert("NOMAD_ALLOC_DIR".to_owned(), "/x/alloc".to_owned());
     let lines = lines(&task);
-    assert!(lines.contains(&"/x/alloc/logs=/a/alloc/logs:rbind,rprivate,ro".to_owned()), "{lines:?}");
+    assert!(
+        lines.contains(&"/x/alloc/logs=/a/alloc/logs:rbind,rprivate,ro".to_owned()),
+        "{lines:?}"
+    );
 }
 
 #[test]
 fn dns_block_host_dns_and_host_network_decide_resolv_conf() {
-    let mut task = TaskSpec { dns: Some(Dns { servers: vec!["1.1.1.1".to_owned()], ..Dns::default() }), ..TaskSpec::default() };
-    assert_eq!(lines(&task)[0], "/etc/resolv.conf=/run/containerd-driver/c/resolv.conf:bind,rprivate,ro");
+    let mut task = TaskSpec {
+        dns: Some(Dns {
+            servers: vec!["1.1.1.1".to_owned()],
+            ..Dns::default()
+        }),
+        ..TaskSpec::default()
+    };
+    assert_eq!(
+        lines(&task)[0],
+        "/etc/resolv.conf=/run/containerd-driver/c/resolv.conf:bind,rprivate,ro"
+    );
     assert_eq!(build(&task).unwrap().files[0].content, "nameserver 1.1.1.1\n");
     task.dns = None;
     task.options.host_dns = false;
     assert_eq!(lines(&task).len(), 1);
     task.options.host_network = true;
-    assert_eq!(lines(&task), ["/etc/resolv.conf=/etc/resolv.conf:rbind,rprivate,ro", "/etc/hosts=/etc/hosts:rbind,rprivate,ro"]);
+    assert_eq!(
+        lines(&task),
+        [
+            "/etc/resolv.conf=/etc/resolv.conf:rbind,rprivate,ro",
+            "/etc/hosts=/etc/hosts:rbind,rprivate,ro"
+        ]
+    );
     task.options.extra_hosts = vec!["a:1.1.1.1".to_owned()];
-    assert_eq!(build(&task).unwrap().files[0].content, "1.2.3.4 node\n127.0.1.1\th\n1.1.1.1\ta\n");
+    assert_eq!(
+        build(&task).unwrap().files[0].content,
+        "1.2.3.4 node\n127.0.1.1\th\n1.1.1.1\ta\n"
+    );
 }
 
 #[test]
@@ -112,21 +168,36 @@ fn bad_mounts_are_refused() {
         task.options.mounts = vec![mount];
         build(&task).unwrap_err()
     };
-    assert_eq!(refuse(bind("/x", "/y", &[])), "Options cannot be empty for mount type: volume. You need to atleast pass rbind and ro.");
+    assert_eq!(
+        refuse(bind("/x", "/y", &[])),
+        "Options cannot be empty for mount type: volume. You need to atleast pass rbind and ro."
+    );
     assert!(refuse(bind("../../etc", "/y", &["rbind"])).contains("without '..'"));
     assert!(refuse(bind("", "/y", &["rbind"])).contains("a source is required"));
     for target in ["y", "/", "", "/a/../b"] {
-        assert!(refuse(bind("/x", target, &["rbind"])).contains("absolute target"), "{target}");
+        assert!(
+            refuse(bind("/x", target, &["rbind"])).contains("absolute target"),
+            "{target}"
+        );
     }
     let mut task = task();
-    task.mounts = vec![HostMount { task_path: "/v".to_owned(), host_path: "/h".to_owned(), propagation: "odd".to_owned(), readonly: false }];
+    task.mounts = vec![HostMount {
+        task_path: "/v".to_owned(),
+        host_path: "/h".to_owned(),
+        propagation: "odd".to_owned(),
+        readonly: false,
+    }];
     assert!(build(&task).is_err());
 }
 
 #[test]
 fn other_file_systems_need_no_source_and_no_options() {
     let mut task = TaskSpec::default();
-    task.options.mounts = vec![MountOption { r#type: "tmpfs".to_owned(), target: "/t".to_owned(), ..MountOption::default() }];
+    task.options.mounts = vec![MountOption {
+        r#type: "tmpfs".to_owned(),
+        target: "/t".to_owned(),
+        ..MountOption::default()
+    }];
     assert_eq!(lines(&task)[0], "/t=tmpfs:");
 }
 
@@ -145,6 +216,13 @@ fn shm_has_the_size_asked_for() {
 #[test]
 fn a_task_name_cannot_leave_the_allocation_directory() {
     for name in ["..", ".", "", "a/b"] {
-        assert!(build(&TaskSpec { name: name.to_owned(), ..task() }).is_err(), "{name:?}");
+        assert!(
+            build(&TaskSpec {
+                name: name.to_owned(),
+                ..task()
+            })
+            .is_err(),
+            "{name:?}"
+        );
     }
 }

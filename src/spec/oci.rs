@@ -19,8 +19,17 @@ const OCI_VERSION: &str = "1.0.2";
 
 /// containerd's masked paths.
 const MASKED: [&str; 11] = [
-    "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats",
-    "/proc/sched_debug", "/sys/firmware", "/sys/devices/virtual/powercap", "/proc/scsi",
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+    "/proc/scsi",
 ];
 
 /// containerd's read-only paths.
@@ -61,7 +70,12 @@ pub struct ContainerPlan {
 ///
 /// # Errors
 /// The option, its value and what is allowed; or the gate that is closed.
-pub fn build(task: &TaskSpec, image: &ImageFacts, node: &NodeFacts, settings: &Settings) -> Result<ContainerPlan, SpecError> {
+pub fn build(
+    task: &TaskSpec,
+    image: &ImageFacts,
+    node: &NodeFacts,
+    settings: &Settings,
+) -> Result<ContainerPlan, SpecError> {
     gates(task, settings)?;
     let o = &task.options;
     let container = ContainerId::of(&task.id);
@@ -109,13 +123,26 @@ pub fn build(task: &TaskSpec, image: &ImageFacts, node: &NodeFacts, settings: &S
     let spec_json = serde_json::to_vec(&spec).map_err(|e| SpecError::Decode(format!("OCI specification: {e}")))?;
     let hash = hash(&spec_json, &files, image, settings);
     let program = (argv.option, argv.argv.into_iter().next().unwrap_or_default());
-    Ok(ContainerPlan { container, spec_json, hash, hostname, files, beneath, program })
+    Ok(ContainerPlan {
+        container,
+        spec_json,
+        hash,
+        hostname,
+        files,
+        beneath,
+        program,
+    })
 }
 
 /// What the plugin configuration or this version does not allow.
 fn gates(task: &TaskSpec, settings: &Settings) -> Result<(), SpecError> {
     let o = &task.options;
-    let refuse = |option: &str, text: &str| Err(SpecError::Refused { option: option.to_owned(), text: text.to_owned() });
+    let refuse = |option: &str, text: &str| {
+        Err(SpecError::Refused {
+            option: option.to_owned(),
+            text: text.to_owned(),
+        })
+    };
     if o.privileged && !settings.allow_privileged {
         return refuse(
             "privileged",
@@ -123,14 +150,20 @@ fn gates(task: &TaskSpec, settings: &Settings) -> Result<(), SpecError> {
         );
     }
     match (o.seccomp, &o.seccomp_profile) {
-        (false, Some(_)) => refuse("seccomp_profile", "seccomp must be set to true, if using a custom seccomp_profile."),
+        (false, Some(_)) => refuse(
+            "seccomp_profile",
+            "seccomp must be set to true, if using a custom seccomp_profile.",
+        ),
         (true, Some(path)) => refuse(
             "seccomp_profile",
-            &format!("option seccomp_profile: {path:?}: this version of the driver has no seccomp support; leave out seccomp and seccomp_profile"),
+            &format!(
+                "option seccomp_profile: {path:?}: this version of the driver has no seccomp support; leave out seccomp and seccomp_profile"
+            ),
         ),
-        (true, None) if !o.privileged => {
-            refuse("seccomp", "option seccomp: true: this version of the driver has no default seccomp profile; leave the option out or set it to false")
-        }
+        (true, None) if !o.privileged => refuse(
+            "seccomp",
+            "option seccomp: true: this version of the driver has no default seccomp profile; leave the option out or set it to false",
+        ),
         // A privileged container runs without seccomp whatever is said, as under the Go driver.
         (true, None) | (false, None) => Ok(()),
     }
@@ -148,7 +181,14 @@ fn hash(spec_json: &[u8], files: &[GeneratedFile], image: &ImageFacts, settings:
         feed(file.path_on_host.to_string_lossy().as_bytes());
         feed(file.content.as_bytes());
     }
-    feed(image.chain_id.as_ref().map(Digest::as_str).unwrap_or_default().as_bytes());
+    feed(
+        image
+            .chain_id
+            .as_ref()
+            .map(Digest::as_str)
+            .unwrap_or_default()
+            .as_bytes(),
+    );
     feed(settings.containerd_runtime.as_bytes());
     feed(settings.snapshotter.as_bytes());
     Digest::sha256(&all).as_str().trim_start_matches("sha256:").to_owned()

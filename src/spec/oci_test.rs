@@ -14,17 +14,28 @@ fn task() -> TaskSpec {
         name: "web".to_owned(),
         alloc_id: "11111111-2222-3333-4444-555555555555".to_owned(),
         alloc_dir: "/a".into(),
-        resources: Resources { cpu_shares: 500, memory_mb: 64, ..Resources::default() },
+        resources: Resources {
+            cpu_shares: 500,
+            memory_mb: 64,
+            ..Resources::default()
+        },
         ..TaskSpec::default()
     }
 }
 
 fn image() -> ImageFacts {
-    ImageFacts { cmd: vec!["/bin/sh".to_owned()], chain_id: Some(Digest::sha256(b"layer")), ..ImageFacts::default() }
+    ImageFacts {
+        cmd: vec!["/bin/sh".to_owned()],
+        chain_id: Some(Digest::sha256(b"layer")),
+        ..ImageFacts::default()
+    }
 }
 
 fn spec_of(task: &TaskSpec) -> Value {
-    let node = NodeFacts { capabilities: vec!["CAP_SYS_ADMIN".to_owned()], ..NodeFacts::default() };
+    let node = NodeFacts {
+        capabilities: vec!["CAP_SYS_ADMIN".to_owned()],
+        ..NodeFacts::default()
+    };
     let plan = build(task, &image(), &node, &Settings::default()).unwrap();
     // What we write must be what the specification's own types can read.
     serde_json::from_slice::<oci_spec::runtime::Spec>(&plan.spec_json).unwrap();
@@ -40,7 +51,10 @@ fn an_ordinary_task_is_confined() {
     assert_eq!(s["process"]["cwd"], "/");
     assert_eq!(s["process"]["capabilities"]["bounding"].as_array().unwrap().len(), 14);
     assert_eq!(s["linux"]["maskedPaths"].as_array().unwrap().len(), 11);
-    assert_eq!(s["linux"]["cgroupsPath"], "/nomad.slice/web-11111111-2222-3333-4444-555555555555-0a1b2c3d");
+    assert_eq!(
+        s["linux"]["cgroupsPath"],
+        "/nomad.slice/web-11111111-2222-3333-4444-555555555555-0a1b2c3d"
+    );
     assert_eq!(s["linux"]["resources"]["memory"]["limit"], 64 << 20);
     assert_eq!(s["root"]["readonly"], false);
     assert!(s["linux"].get("seccomp").is_none());
@@ -55,7 +69,10 @@ fn a_privileged_task_is_not() {
     assert_eq!(s["process"]["noNewPrivileges"], false);
     assert_eq!(s["process"]["capabilities"]["effective"], json!(["CAP_SYS_ADMIN"]));
     assert!(s["linux"].get("maskedPaths").is_none() && s["linux"].get("readonlyPaths").is_none());
-    assert_eq!(s["linux"]["resources"]["devices"], json!([{"allow": true, "access": "rwm"}]));
+    assert_eq!(
+        s["linux"]["resources"]["devices"],
+        json!([{"allow": true, "access": "rwm"}])
+    );
     for i in [5, 7] {
         assert!(s["mounts"][i]["options"].as_array().unwrap().contains(&json!("rw")));
     }
@@ -71,7 +88,10 @@ fn gates_refuse_and_say_what_would_allow_it() {
             other => panic!("{other:?}"),
         }
     };
-    let closed = Settings { allow_privileged: false, ..Settings::default() };
+    let closed = Settings {
+        allow_privileged: false,
+        ..Settings::default()
+    };
     assert_eq!(
         refused(|o| o.privileged = true, &closed).1,
         "Running privileged jobs are not allowed. Set allow_privileged to true in plugin config to allow running privileged jobs."
@@ -82,7 +102,14 @@ fn gates_refuse_and_say_what_would_allow_it() {
         refused(|o| o.seccomp_profile = Some("/p".to_owned()), &open).1,
         "seccomp must be set to true, if using a custom seccomp_profile."
     );
-    assert_eq!(refused(|o| (o.seccomp, o.seccomp_profile) = (true, Some("/p".to_owned())), &open).0, "seccomp_profile");
+    assert_eq!(
+        refused(
+            |o| (o.seccomp, o.seccomp_profile) = (true, Some("/p".to_owned())),
+            &open
+        )
+        .0,
+        "seccomp_profile"
+    );
 }
 
 #[test]
@@ -99,11 +126,26 @@ fn the_same_task_has_the_same_bytes() {
 
 #[test]
 fn the_hash_changes_with_anything_that_makes_the_container() {
-    let hash = |task: &TaskSpec, image: &ImageFacts, settings: &Settings| build(task, image, &NodeFacts::default(), settings).unwrap().hash;
+    let hash = |task: &TaskSpec, image: &ImageFacts, settings: &Settings| {
+        build(task, image, &NodeFacts::default(), settings).unwrap().hash
+    };
     let base = hash(&task(), &image(), &Settings::default());
-    let other_image = ImageFacts { chain_id: Some(Digest::sha256(b"other")), ..image() };
+    let other_image = ImageFacts {
+        chain_id: Some(Digest::sha256(b"other")),
+        ..image()
+    };
     assert_ne!(base, hash(&task(), &other_image, &Settings::default()));
-    assert_ne!(base, hash(&task(), &image(), &Settings { containerd_runtime: "io.containerd.runsc.v1".to_owned(), ..Settings::default() }));
+    assert_ne!(
+        base,
+        hash(
+            &task(),
+            &image(),
+            &Settings {
+                containerd_runtime: "io.containerd.runsc.v1".to_owned(),
+                ..Settings::default()
+            }
+        )
+    );
     let mut changed = task();
     changed.options.extra_hosts = vec!["a:1.1.1.1".to_owned()];
     assert_ne!(base, hash(&changed, &image(), &Settings::default()));
@@ -112,7 +154,11 @@ fn the_hash_changes_with_anything_that_makes_the_container() {
 #[test]
 fn the_program_is_named_for_error_texts() {
     let mut task = task();
-    let program = |task: &TaskSpec| build(task, &image(), &NodeFacts::default(), &Settings::default()).unwrap().program;
+    let program = |task: &TaskSpec| {
+        build(task, &image(), &NodeFacts::default(), &Settings::default())
+            .unwrap()
+            .program
+    };
     assert_eq!(program(&task), ("image", "/bin/sh".to_owned()));
     task.options.command = Some("run".to_owned());
     assert_eq!(program(&task), ("command", "run".to_owned()));

@@ -31,8 +31,15 @@ pub(super) fn argv(task: &TaskSpec, image: &ImageFacts) -> Result<Argv, SpecErro
         }
         (None, false) => ("entrypoint", [&o.entrypoint[..], &o.args].concat()),
         (Some(command), true) => {
-            let named = if image.entrypoint.is_empty() { "command" } else { "image" };
-            (named, [&image.entrypoint[..], std::slice::from_ref(command), &o.args].concat())
+            let named = if image.entrypoint.is_empty() {
+                "command"
+            } else {
+                "image"
+            };
+            (
+                named,
+                [&image.entrypoint[..], std::slice::from_ref(command), &o.args].concat(),
+            )
         }
         (None, true) if o.args.is_empty() => ("image", [&image.entrypoint[..], &image.cmd].concat()),
         (None, true) => {
@@ -41,9 +48,17 @@ pub(super) fn argv(task: &TaskSpec, image: &ImageFacts) -> Result<Argv, SpecErro
         }
     };
     match argv.first() {
-        None => Err(SpecError::option("command", "", "nothing to run: the image has neither ENTRYPOINT nor CMD, set command or entrypoint")),
-        Some(program) if program.is_empty() => Err(SpecError::option(option, "", "the program to run has an empty name")),
-        Some(_) if argv.iter().any(|a| a.contains('\0')) => Err(SpecError::option(option, &argv, "arguments without NUL are expected")),
+        None => Err(SpecError::option(
+            "command",
+            "",
+            "nothing to run: the image has neither ENTRYPOINT nor CMD, set command or entrypoint",
+        )),
+        Some(program) if program.is_empty() => {
+            Err(SpecError::option(option, "", "the program to run has an empty name"))
+        }
+        Some(_) if argv.iter().any(|a| a.contains('\0')) => {
+            Err(SpecError::option(option, &argv, "arguments without NUL are expected"))
+        }
         Some(_) => Ok(Argv { option, argv }),
     }
 }
@@ -51,7 +66,9 @@ pub(super) fn argv(task: &TaskSpec, image: &ImageFacts) -> Result<Argv, SpecErro
 /// The working directory.
 pub(super) fn cwd(task: &TaskSpec, image: &ImageFacts) -> Result<String, SpecError> {
     match &task.options.cwd {
-        Some(cwd) if !cwd.starts_with('/') || cwd.contains('\0') => Err(SpecError::option("cwd", cwd, "an absolute path is expected")),
+        Some(cwd) if !cwd.starts_with('/') || cwd.contains('\0') => {
+            Err(SpecError::option("cwd", cwd, "an absolute path is expected"))
+        }
         Some(cwd) => Ok(cwd.clone()),
         None if image.working_dir.starts_with('/') => Ok(image.working_dir.clone()),
         None => Ok(format!("/{}", image.working_dir)),
@@ -60,7 +77,11 @@ pub(super) fn cwd(task: &TaskSpec, image: &ImageFacts) -> Result<String, SpecErr
 
 /// Limits of the process.
 pub(super) fn rlimits(node: &NodeFacts) -> Value {
-    let nofile = if node.nofile_limit == 0 { NOFILE } else { NOFILE.min(node.nofile_limit) };
+    let nofile = if node.nofile_limit == 0 {
+        NOFILE
+    } else {
+        NOFILE.min(node.nofile_limit)
+    };
     json!([{"type": "RLIMIT_NOFILE", "soft": nofile, "hard": nofile}])
 }
 
@@ -73,15 +94,44 @@ mod tests {
         list.iter().map(|t| (*t).to_owned()).collect()
     }
 
-    fn run(ep: &[&str], cmd: &[&str], command: Option<&str>, entrypoint: &[&str], args: &[&str]) -> Result<Argv, SpecError> {
-        let image = ImageFacts { entrypoint: s(ep), cmd: s(cmd), ..ImageFacts::default() };
-        let options = TaskOptions { command: command.map(ToOwned::to_owned), entrypoint: s(entrypoint), args: s(args), ..TaskOptions::default() };
-        argv(&TaskSpec { options, ..TaskSpec::default() }, &image)
+    fn run(
+        ep: &[&str],
+        cmd: &[&str],
+        command: Option<&str>,
+        entrypoint: &[&str],
+        args: &[&str],
+    ) -> Result<Argv, SpecError> {
+        let image = ImageFacts {
+            entrypoint: s(ep),
+            cmd: s(cmd),
+            ..ImageFacts::default()
+        };
+        let options = TaskOptions {
+            command: command.map(ToOwned::to_owned),
+            entrypoint: s(entrypoint),
+            args: s(args),
+            ..TaskOptions::default()
+        };
+        argv(
+            &TaskSpec {
+                options,
+                ..TaskSpec::default()
+            },
+            &image,
+        )
     }
 
     #[test]
     fn argv_follows_the_table() {
-        type Case<'a> = (&'a [&'a str], &'a [&'a str], Option<&'a str>, &'a [&'a str], &'a [&'a str], &'a str, &'a [&'a str]);
+        type Case<'a> = (
+            &'a [&'a str],
+            &'a [&'a str],
+            Option<&'a str>,
+            &'a [&'a str],
+            &'a [&'a str],
+            &'a str,
+            &'a [&'a str],
+        );
         let cases: [Case<'_>; 8] = [
             (&["E"], &["C"], None, &[], &[], "image", &["E", "C"]),
             (&[], &["C", "c"], None, &[], &[], "image", &["C", "c"]),
@@ -101,7 +151,10 @@ mod tests {
     #[test]
     fn command_with_entrypoint_is_refused_in_the_go_drivers_words() {
         let text = run(&[], &[], Some("x"), &["y"], &[]).unwrap_err().to_string();
-        assert_eq!(text, "Both command and entrypoint are set. Only one of them needs to be set.");
+        assert_eq!(
+            text,
+            "Both command and entrypoint are set. Only one of them needs to be set."
+        );
     }
 
     #[test]
@@ -119,8 +172,17 @@ mod tests {
             (None, "", Some("/")),
             (Some("rel"), "", None),
         ] {
-            let task = TaskSpec { options: TaskOptions { cwd: option.map(ToOwned::to_owned), ..TaskOptions::default() }, ..TaskSpec::default() };
-            let image = ImageFacts { working_dir: image.to_owned(), ..ImageFacts::default() };
+            let task = TaskSpec {
+                options: TaskOptions {
+                    cwd: option.map(ToOwned::to_owned),
+                    ..TaskOptions::default()
+                },
+                ..TaskSpec::default()
+            };
+            let image = ImageFacts {
+                working_dir: image.to_owned(),
+                ..ImageFacts::default()
+            };
             assert_eq!(cwd(&task, &image).ok().as_deref(), want);
         }
     }
@@ -128,7 +190,10 @@ mod tests {
     #[test]
     fn open_files_are_bounded_by_the_node() {
         for (node, want) in [(0, NOFILE), (4096, 4096), (u64::MAX, NOFILE)] {
-            let limits = rlimits(&NodeFacts { nofile_limit: node, ..NodeFacts::default() });
+            let limits = rlimits(&NodeFacts {
+                nofile_limit: node,
+                ..NodeFacts::default()
+            });
             assert_eq!(limits[0]["hard"], want);
             assert_eq!(limits[0]["soft"], want);
         }

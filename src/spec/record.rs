@@ -24,7 +24,11 @@ impl ExitRecord {
     /// The signal that ended it by the 128+n convention, 0 if none.
     #[must_use]
     pub fn signal(&self) -> i32 {
-        if (129..=192).contains(&self.code) { self.code - 128 } else { 0 }
+        if (129..=192).contains(&self.code) {
+            self.code - 128
+        } else {
+            0
+        }
     }
 }
 
@@ -59,7 +63,9 @@ impl HandleState {
     /// Names what is wrong with the bytes.
     pub fn decode(version: i32, bytes: &[u8]) -> Result<Self, String> {
         if version != HANDLE_VERSION {
-            return Err(format!("handle version {version}: this driver reads version {HANDLE_VERSION}"));
+            return Err(format!(
+                "handle version {version}: this driver reads version {HANDLE_VERSION}"
+            ));
         }
         serde_json::from_slice(bytes).map_err(|e| format!("driver_state: {e}"))
     }

@@ -59,7 +59,11 @@ impl Reference {
         }
         check_path(path)?;
         let official = registry == DEFAULT_REGISTRY && !path.contains('/');
-        let repository = if official { format!("library/{path}") } else { path.to_owned() };
+        let repository = if official {
+            format!("library/{path}")
+        } else {
+            path.to_owned()
+        };
         if registry.len() + 1 + repository.len() > NAME_MAX {
             return Err(format!("the name has more than {NAME_MAX} characters"));
         }
@@ -67,7 +71,11 @@ impl Reference {
             Some(digest) => Version::Digest(digest),
             None => Version::Tag(tag.unwrap_or("latest").to_owned()),
         };
-        Ok(Self { registry: registry.to_owned(), repository, version })
+        Ok(Self {
+            registry: registry.to_owned(),
+            repository,
+            version,
+        })
     }
 
     /// Registry host with port, e.g. `docker.io`.
@@ -111,7 +119,10 @@ impl Reference {
     pub fn is_loopback(&self) -> bool {
         let host = match self.registry.strip_prefix('[') {
             Some(v6) => v6.split_once(']').map_or(v6, |(host, _)| host),
-            None => self.registry.split_once(':').map_or(self.registry.as_str(), |(host, _)| host),
+            None => self
+                .registry
+                .split_once(':')
+                .map_or(self.registry.as_str(), |(host, _)| host),
         };
         host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
     }
@@ -130,9 +141,14 @@ impl fmt::Display for Reference {
 /// `localhost/x` is one and `library/x` is not.
 fn split_registry(text: &str) -> (&str, &str) {
     match text.split_once('/') {
-        Some((first, path)) if looks_like_host(first) => {
-            (if first == "index.docker.io" { DEFAULT_REGISTRY } else { first }, path)
-        }
+        Some((first, path)) if looks_like_host(first) => (
+            if first == "index.docker.io" {
+                DEFAULT_REGISTRY
+            } else {
+                first
+            },
+            path,
+        ),
         _ => (DEFAULT_REGISTRY, text),
     }
 }
@@ -145,9 +161,14 @@ fn check_registry(registry: &str) -> Result<(), String> {
     let wrong = || format!("{registry:?} is not a registry: host name or address, and a port after a colon");
     let (host_ok, port) = if let Some(v6) = registry.strip_prefix('[') {
         let (address, port) = v6.split_once(']').ok_or_else(wrong)?;
-        (address.parse::<std::net::Ipv6Addr>().is_ok(), port.strip_prefix(':').or((!port.is_empty()).then_some("")))
+        (
+            address.parse::<std::net::Ipv6Addr>().is_ok(),
+            port.strip_prefix(':').or((!port.is_empty()).then_some("")),
+        )
     } else {
-        let (host, port) = registry.split_once(':').map_or((registry, None), |(host, port)| (host, Some(port)));
+        let (host, port) = registry
+            .split_once(':')
+            .map_or((registry, None), |(host, port)| (host, Some(port)));
         (host.split('.').all(is_host_word), port)
     };
     let port_ok = port.is_none_or(|p| p.parse::<u16>().is_ok() && p.bytes().all(|b| b.is_ascii_digit()));
@@ -168,7 +189,9 @@ fn check_path(path: &str) -> Result<(), String> {
     if path.split('/').all(is_path_word) {
         Ok(())
     } else {
-        Err(format!("{path:?}: a name is words of a-z and 0-9 joined by one `.`, one or two `_`, or `-`, and `/` between them"))
+        Err(format!(
+            "{path:?}: a name is words of a-z and 0-9 joined by one `.`, one or two `_`, or `-`, and `/` between them"
+        ))
     }
 }
 
@@ -177,9 +200,9 @@ fn is_path_word(word: &str) -> bool {
     let ends = |b: Option<u8>| b.is_some_and(alphanumeric);
     ends(word.bytes().next())
         && ends(word.bytes().next_back())
-        && word.split(|c: char| c.is_ascii() && alphanumeric(c as u8)).all(|joint| {
-            matches!(joint, "" | "." | "_" | "__") || joint.bytes().all(|b| b == b'-')
-        })
+        && word
+            .split(|c: char| c.is_ascii() && alphanumeric(c as u8))
+            .all(|joint| matches!(joint, "" | "." | "_" | "__") || joint.bytes().all(|b| b == b'-'))
 }
 
 fn check_tag(tag: &str) -> Result<(), String> {
@@ -190,7 +213,9 @@ fn check_tag(tag: &str) -> Result<(), String> {
     if ok {
         Ok(())
     } else {
-        Err(format!("{tag:?} is not a tag: 1 to {TAG_MAX} of letters, digits, `_`, `.` and `-`, not beginning with the last two"))
+        Err(format!(
+            "{tag:?} is not a tag: 1 to {TAG_MAX} of letters, digits, `_`, `.` and `-`, not beginning with the last two"
+        ))
     }
 }
 
@@ -208,15 +233,24 @@ mod tests {
             ("busybox", "docker.io/library/busybox:latest".to_owned()),
             ("busybox:1.36", "docker.io/library/busybox:1.36".to_owned()),
             ("grafana/loki", "docker.io/grafana/loki:latest".to_owned()),
-            ("index.docker.io/library/redis:7", "docker.io/library/redis:7".to_owned()),
+            (
+                "index.docker.io/library/redis:7",
+                "docker.io/library/redis:7".to_owned(),
+            ),
             ("docker.io/redis", "docker.io/library/redis:latest".to_owned()),
             ("https://ghcr.io/a/b__c--d.e:X_1", "ghcr.io/a/b__c--d.e:X_1".to_owned()),
             ("127.0.0.1:5000/t/bb", "127.0.0.1:5000/t/bb:latest".to_owned()),
             ("[::1]:5000/t/bb:1", "[::1]:5000/t/bb:1".to_owned()),
             ("localhost/bb", "localhost/bb:latest".to_owned()),
             ("MyHost/bb", "MyHost/bb:latest".to_owned()),
-            (&format!("busybox@{digest}"), format!("docker.io/library/busybox@{digest}")),
-            (&format!("busybox:1.36@{digest}"), format!("docker.io/library/busybox@{digest}")),
+            (
+                &format!("busybox@{digest}"),
+                format!("docker.io/library/busybox@{digest}"),
+            ),
+            (
+                &format!("busybox:1.36@{digest}"),
+                format!("docker.io/library/busybox@{digest}"),
+            ),
         ];
         for (text, want) in cases {
             assert_eq!(Reference::parse(text).map(|r| r.name()), Ok(want), "{text}");
@@ -226,8 +260,29 @@ mod tests {
     #[test]
     fn what_docker_refuses_is_refused() {
         for text in [
-            "", "busybox:", "busybox@", "Busybox", "a/B", "busybox:-x", "a//b", "/a", "a/", "a b", "-a", "a-", "a___b", "a..b",
-            "http://x/y", "x@sha256:12", "localhost:port/a", "localhost:99999/a", "[::1/a", "ü", "a:b:c", HEX, "docker.io/",
+            "",
+            "busybox:",
+            "busybox@",
+            "Busybox",
+            "a/B",
+            "busybox:-x",
+            "a//b",
+            "/a",
+            "a/",
+            "a b",
+            "-a",
+            "a-",
+            "a___b",
+            "a..b",
+            "http://x/y",
+            "x@sha256:12",
+            "localhost:port/a",
+            "localhost:99999/a",
+            "[::1/a",
+            "ü",
+            "a:b:c",
+            HEX,
+            "docker.io/",
         ] {
             assert!(Reference::parse(text).is_err(), "{text:?}");
         }

@@ -17,7 +17,11 @@ const SHARES_MAX: u64 = 262_144;
 /// CPU shares: MHz, scaled where the whole node has more MHz than there are shares.
 fn shares(mhz: i64, total_mhz: u64) -> u64 {
     let mhz = u64::try_from(mhz).unwrap_or(0);
-    let scaled = if total_mhz >= SHARES_MAX { mhz.saturating_mul(SHARES_MAX) / total_mhz } else { mhz };
+    let scaled = if total_mhz >= SHARES_MAX {
+        mhz.saturating_mul(SHARES_MAX) / total_mhz
+    } else {
+        mhz
+    };
     scaled.clamp(SHARES_MIN, SHARES_MAX)
 }
 
@@ -59,7 +63,13 @@ pub(super) fn build(task: &TaskSpec, node: &NodeFacts) -> Result<serde_json::Map
     }
 
     match task.options.pids_limit {
-        ..-1 => return Err(SpecError::option("pids_limit", task.options.pids_limit, "a number above 0, or 0 for no limit, is expected")),
+        ..-1 => {
+            return Err(SpecError::option(
+                "pids_limit",
+                task.options.pids_limit,
+                "a number above 0, or 0 for no limit, is expected",
+            ));
+        }
         -1 | 0 => {}
         limit => {
             out.insert("pids".to_owned(), json!({"limit": limit}));
@@ -72,7 +82,9 @@ pub(super) fn build(task: &TaskSpec, node: &NodeFacts) -> Result<serde_json::Map
 pub(super) fn cgroups_path(task: &TaskSpec, container: &ContainerId, node: &NodeFacts) -> String {
     let given = task.resources.cpuset_cgroup.trim_end_matches('/');
     match (node.cgroup, given.strip_prefix("/sys/fs/cgroup/")) {
-        (CgroupMode::V2, Some(below)) if node.cpuset_cgroup_exists && !below.split('/').any(|p| p == "..") => format!("/{below}"),
+        (CgroupMode::V2, Some(below)) if node.cpuset_cgroup_exists && !below.split('/').any(|p| p == "..") => {
+            format!("/{below}")
+        }
         (CgroupMode::V2, _) => format!("/nomad.slice/{container}"),
         (CgroupMode::V1, _) => format!("/nomad/{container}"),
     }
@@ -123,8 +135,22 @@ mod tests {
     #[test]
     fn swap_is_off_only_with_a_hard_limit_and_accounting() {
         for (max, accounting, want) in [(0, true, true), (0, false, false), (-1, true, false)] {
-            let task = TaskSpec { resources: Resources { memory_mb: 64, memory_max_mb: max, ..Resources::default() }, ..TaskSpec::default() };
-            let built = build(&task, &NodeFacts { swap_accounting: accounting, ..NodeFacts::default() }).unwrap();
+            let task = TaskSpec {
+                resources: Resources {
+                    memory_mb: 64,
+                    memory_max_mb: max,
+                    ..Resources::default()
+                },
+                ..TaskSpec::default()
+            };
+            let built = build(
+                &task,
+                &NodeFacts {
+                    swap_accounting: accounting,
+                    ..NodeFacts::default()
+                },
+            )
+            .unwrap();
             assert_eq!(built["memory"].get("swap").is_some(), want);
         }
     }
@@ -135,9 +161,15 @@ mod tests {
         let built = build(&task, &NodeFacts::default()).unwrap();
         assert!(built["cpu"].get("cpus").is_none() && built.get("pids").is_none() && built.get("memory").is_none());
         task.resources.cpuset_cpus = "0,3".to_owned();
-        task.options = TaskOptions { pids_limit: 7, ..TaskOptions::default() };
+        task.options = TaskOptions {
+            pids_limit: 7,
+            ..TaskOptions::default()
+        };
         let built = build(&task, &NodeFacts::default()).unwrap();
-        assert_eq!((&built["cpu"]["cpus"], &built["pids"]["limit"]), (&json!("0,3"), &json!(7)));
+        assert_eq!(
+            (&built["cpu"]["cpus"], &built["pids"]["limit"]),
+            (&json!("0,3"), &json!(7))
+        );
         task.options.pids_limit = -2;
         assert!(build(&task, &NodeFacts::default()).is_err());
     }
@@ -153,8 +185,18 @@ mod tests {
             (CgroupMode::V2, "/sys/fs/cgroup/../x", true, "/nomad.slice/c"),
             (CgroupMode::V1, "/sys/fs/cgroup/cpuset/nomad/share", true, "/nomad/c"),
         ] {
-            let task = TaskSpec { resources: Resources { cpuset_cgroup: given.to_owned(), ..Resources::default() }, ..TaskSpec::default() };
-            let node = NodeFacts { cgroup: mode, cpuset_cgroup_exists: exists, ..NodeFacts::default() };
+            let task = TaskSpec {
+                resources: Resources {
+                    cpuset_cgroup: given.to_owned(),
+                    ..Resources::default()
+                },
+                ..TaskSpec::default()
+            };
+            let node = NodeFacts {
+                cgroup: mode,
+                cpuset_cgroup_exists: exists,
+                ..NodeFacts::default()
+            };
             assert_eq!(cgroups_path(&task, &id, &node), want);
         }
     }

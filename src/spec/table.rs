@@ -76,7 +76,10 @@ pub(super) fn declare<T: OptionValue>(name: &'static str, default: &T, required:
 
 /// The schema of a declared set.
 pub(super) fn schema_of<T: Options>() -> Vec<(String, Schema)> {
-    T::declared().into_iter().map(|d| (d.name.to_owned(), d.schema)).collect()
+    T::declared()
+        .into_iter()
+        .map(|d| (d.name.to_owned(), d.schema))
+        .collect()
 }
 
 /// Decodes a whole configuration.
@@ -96,9 +99,20 @@ pub(super) fn docs_of<T: Options>() -> Vec<OptionDoc> {
             let inner: Vec<OptionDoc> = d
                 .inner
                 .iter()
-                .map(|i| OptionDoc { name: format!("{block}.{}", i.name), ty: i.ty, default: i.default.clone(), doc: i.doc.clone() })
+                .map(|i| OptionDoc {
+                    name: format!("{block}.{}", i.name),
+                    ty: i.ty,
+                    default: i.default.clone(),
+                    doc: i.doc.clone(),
+                })
                 .collect();
-            std::iter::once(OptionDoc { name: block.to_owned(), ty: d.ty, default: d.default, doc: d.doc }).chain(inner)
+            std::iter::once(OptionDoc {
+                name: block.to_owned(),
+                ty: d.ty,
+                default: d.default,
+                doc: d.doc,
+            })
+            .chain(inner)
         })
         .collect()
 }

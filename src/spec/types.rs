@@ -19,7 +19,11 @@ fn attr(ty: AttrType, required: bool, default: Option<String>) -> Schema {
 
 /// HCL source of a text.
 fn quoted(text: &str) -> String {
-    let escaped = text.replace('\\', "\\\\").replace('"', "\\\"").replace("${", "$${").replace("%{", "%%{");
+    let escaped = text
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace("${", "$${")
+        .replace("%{", "%%{");
     format!("\"{escaped}\"")
 }
 
@@ -61,7 +65,11 @@ impl OptionValue for Secret {
         match text(value) {
             Some(t) => Ok(Some(Self::new(t))),
             // The value is not shown: it may be the secret in another shape.
-            None => Err(SpecError::Option { option: at.to_owned(), value: "[secret]".to_owned(), allowed: "text is expected".to_owned() }),
+            None => Err(SpecError::Option {
+                option: at.to_owned(),
+                value: "[secret]".to_owned(),
+                allowed: "text is expected".to_owned(),
+            }),
         }
     }
 }
@@ -104,7 +112,9 @@ impl OptionValue for i64 {
             },
             _ => None,
         };
-        whole.map(Some).ok_or_else(|| wrong(at, value, "a whole number is expected"))
+        whole
+            .map(Some)
+            .ok_or_else(|| wrong(at, value, "a whole number is expected"))
     }
 }
 
@@ -132,9 +142,10 @@ impl OptionValue for Duration {
         match go::parse_duration(&text) {
             Some(d) if !d.is_zero() => Ok(Some(d)),
             // The sentence of the Go driver, which scripts may look for.
-            _ if at == "image_pull_timeout" => {
-                Err(SpecError::Refused { option: at.to_owned(), text: format!("Failed to parse image_pull_timeout: {text:?}: {allowed}") })
-            }
+            _ if at == "image_pull_timeout" => Err(SpecError::Refused {
+                option: at.to_owned(),
+                text: format!("Failed to parse image_pull_timeout: {text:?}: {allowed}"),
+            }),
             _ => Err(wrong(at, value, allowed)),
         }
     }
@@ -163,8 +174,15 @@ impl OptionValue for Vec<String> {
         (!self.is_empty()).then(|| format!("[{}]", items.join(", ")))
     }
     fn read(at: &str, value: &Value) -> Result<Option<Self>, SpecError> {
-        let Value::Array(items) = value else { return Err(wrong(at, value, "a list of texts is expected")) };
-        items.iter().enumerate().map(|(i, v)| want_text(&format!("{at}[{i}]"), v)).collect::<Result<_, _>>().map(Some)
+        let Value::Array(items) = value else {
+            return Err(wrong(at, value, "a list of texts is expected"));
+        };
+        items
+            .iter()
+            .enumerate()
+            .map(|(i, v)| want_text(&format!("{at}[{i}]"), v))
+            .collect::<Result<_, _>>()
+            .map(Some)
     }
 }
 
@@ -202,9 +220,12 @@ impl OptionValue for Option<Auth> {
         Auth::declared()
     }
     fn read(at: &str, value: &Value) -> Result<Option<Self>, SpecError> {
-        let Some(block) = each(value).iter().find(|b| !b.is_nil()) else { return Ok(None) };
+        let Some(block) = each(value).iter().find(|b| !b.is_nil()) else {
+            return Ok(None);
+        };
         // The value is not shown: it may hold the password.
-        let fields = Fields::of(at, block).ok_or_else(|| SpecError::option(at, "[secret]", "a block with username and password is expected"))?;
+        let fields = Fields::of(at, block)
+            .ok_or_else(|| SpecError::option(at, "[secret]", "a block with username and password is expected"))?;
         let auth = Auth::read(&fields)?;
         // Blank fields are how the test harness encodes an absent block.
         Ok((!auth.username.is_empty() && !auth.password.is_empty()).then_some(Some(auth)))

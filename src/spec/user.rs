@@ -40,7 +40,11 @@ fn passwd(text: &str) -> impl Iterator<Item = Passwd<'_>> {
     text.lines().filter_map(|line| {
         let mut f = line.split(':');
         let (name, _, uid, gid) = (f.next()?, f.next()?, f.next()?, f.next()?);
-        Some(Passwd { name, uid: uid.trim().parse().ok()?, gid: gid.trim().parse().ok()? })
+        Some(Passwd {
+            name,
+            uid: uid.trim().parse().ok()?,
+            gid: gid.trim().parse().ok()?,
+        })
     })
 }
 
@@ -48,7 +52,11 @@ fn groups(text: &str) -> impl Iterator<Item = Group<'_>> {
     text.lines().filter_map(|line| {
         let mut f = line.split(':');
         let (name, _, gid) = (f.next()?, f.next()?, f.next()?);
-        Some(Group { name, gid: gid.trim().parse().ok()?, members: f.next().unwrap_or_default() })
+        Some(Group {
+            name,
+            gid: gid.trim().parse().ok()?,
+            members: f.next().unwrap_or_default(),
+        })
     })
 }
 
@@ -63,7 +71,11 @@ pub(super) fn resolve(task: &TaskSpec, image: &ImageFacts) -> Result<User, SpecE
         None => (wanted, None),
     };
     let known = passwd(&image.passwd).find(|p| p.name == user && !user.is_empty());
-    let number = if user.is_empty() { Some(0) } else { user.parse::<u32>().ok() };
+    let number = if user.is_empty() {
+        Some(0)
+    } else {
+        user.parse::<u32>().ok()
+    };
     let (name, uid, gid) = match (known, number) {
         (Some(p), _) => (p.name, p.uid, p.gid),
         (None, Some(uid)) => match passwd(&image.passwd).find(|p| p.uid == uid) {
@@ -73,7 +85,15 @@ pub(super) fn resolve(task: &TaskSpec, image: &ImageFacts) -> Result<User, SpecE
         (None, None) if user == "root" => ("root", 0, 0),
         (None, None) => match user.strip_prefix("nomad-").and_then(|n| n.parse().ok()) {
             Some(uid) => ("", uid, uid),
-            None => return Err(SpecError::option("user", wanted, format!("no user {user:?} in the image's /etc/passwd; {origin}; a name in that file or a number is expected"))),
+            None => {
+                return Err(SpecError::option(
+                    "user",
+                    wanted,
+                    format!(
+                        "no user {user:?} in the image's /etc/passwd; {origin}; a name in that file or a number is expected"
+                    ),
+                ));
+            }
         },
     };
     if let Some(group) = group {
@@ -82,7 +102,11 @@ pub(super) fn resolve(task: &TaskSpec, image: &ImageFacts) -> Result<User, SpecE
             .map(|g| g.gid)
             .or_else(|| group.parse().ok())
             .ok_or_else(|| SpecError::option("user", wanted, format!("no group {group:?} in the image's /etc/group; {origin}; a name in that file or a number is expected")))?;
-        return Ok(User { uid, gid, groups: vec![gid] });
+        return Ok(User {
+            uid,
+            gid,
+            groups: vec![gid],
+        });
     }
     let mut all = vec![gid];
     for g in groups(&image.group) {
@@ -104,8 +128,13 @@ mod tests {
             group: "root:x:0:\naudio:x:29:app,nobody\nvideo:x:44:nobody, app\nstaff:x:50:\n".to_owned(),
             ..ImageFacts::default()
         };
-        let task = TaskSpec { user: job.to_owned(), ..TaskSpec::default() };
-        resolve(&task, &facts).map(|u| (u.uid, u.gid, u.groups)).map_err(|e| e.to_string())
+        let task = TaskSpec {
+            user: job.to_owned(),
+            ..TaskSpec::default()
+        };
+        resolve(&task, &facts)
+            .map(|u| (u.uid, u.gid, u.groups))
+            .map_err(|e| e.to_string())
     }
 
     #[test]
@@ -137,7 +166,10 @@ mod tests {
 
     #[test]
     fn root_needs_no_passwd_file() {
-        let task = TaskSpec { user: "root".to_owned(), ..TaskSpec::default() };
+        let task = TaskSpec {
+            user: "root".to_owned(),
+            ..TaskSpec::default()
+        };
         assert_eq!(resolve(&task, &ImageFacts::default()).unwrap().uid, 0);
     }
 }

@@ -22,9 +22,13 @@ pub(super) fn parse(msgpack: &[u8]) -> Result<Option<Value>, SpecError> {
         return Err(SpecError::Decode("not msgpack: it begins with byte 0xc1".to_owned()));
     }
     let mut rest = msgpack;
-    let value = rmpv::decode::read_value_with_max_depth(&mut rest, DEPTH_MAX).map_err(|e| SpecError::Decode(format!("not msgpack: {e}")))?;
+    let value = rmpv::decode::read_value_with_max_depth(&mut rest, DEPTH_MAX)
+        .map_err(|e| SpecError::Decode(format!("not msgpack: {e}")))?;
     if !rest.is_empty() {
-        return Err(SpecError::Decode(format!("{} bytes after the end of the configuration", rest.len())));
+        return Err(SpecError::Decode(format!(
+            "{} bytes after the end of the configuration",
+            rest.len()
+        )));
     }
     Ok((!value.is_nil()).then_some(value))
 }
@@ -38,7 +42,8 @@ pub(super) struct Fields<'a> {
 impl<'a> Fields<'a> {
     /// The root map.
     pub(super) fn root(value: &'a Value) -> Result<Self, SpecError> {
-        Self::of("", value).ok_or_else(|| SpecError::Decode(format!("a map of options is expected, not {}", shown(value))))
+        Self::of("", value)
+            .ok_or_else(|| SpecError::Decode(format!("a map of options is expected, not {}", shown(value))))
     }
 
     pub(super) fn of(at: &str, value: &'a Value) -> Option<Self> {
@@ -50,7 +55,11 @@ impl<'a> Fields<'a> {
     /// Reads one option; `None` if it is not given.
     pub(super) fn get<T: OptionValue>(&self, name: &'static str) -> Result<Option<T>, SpecError> {
         let name = plain(name);
-        let at = if self.at.is_empty() { name.to_owned() } else { format!("{}.{name}", self.at) };
+        let at = if self.at.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{}.{name}", self.at)
+        };
         match self.map.get(name) {
             None | Some(Value::Nil) => Ok(None),
             Some(value) => T::read(&at, value),
@@ -73,7 +82,11 @@ pub(super) fn text(value: &Value) -> Option<String> {
 
 /// A value for an error text, cut to a readable length.
 fn shown(value: &Value) -> String {
-    text(value).unwrap_or_else(|| value.to_string()).chars().take(80).collect()
+    text(value)
+        .unwrap_or_else(|| value.to_string())
+        .chars()
+        .take(80)
+        .collect()
 }
 
 pub(super) fn wrong(at: &str, value: &Value, allowed: &str) -> SpecError {

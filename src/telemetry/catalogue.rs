@@ -50,6 +50,9 @@ mod tests {
             std::fs::write(path, &wanted).unwrap();
             return;
         }
-        assert!(found == wanted, "run UPDATE_CATALOGUE=1 cargo test the_catalogue_on_disk");
+        assert!(
+            found == wanted,
+            "run UPDATE_CATALOGUE=1 cargo test the_catalogue_on_disk"
+        );
     }
 }

@@ -89,7 +89,11 @@ mod tests {
     #[test]
     fn counters_are_named_by_the_rule_and_kept_apart() {
         for (i, c) in Counter::ALL.iter().enumerate() {
-            assert!(c.name().starts_with("containerd_driver_") && c.name().ends_with("_total"), "{}", c.name());
+            assert!(
+                c.name().starts_with("containerd_driver_") && c.name().ends_with("_total"),
+                "{}",
+                c.name()
+            );
             assert!(Counter::ALL.iter().skip(i + 1).all(|d| d.name() != c.name()));
         }
         let before = Counter::EventGaps.get();

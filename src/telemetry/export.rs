@@ -95,7 +95,10 @@ impl Telemetry {
         log: LogLayer,
         io: tokio::runtime::Handle,
         disabled: bool,
-    ) -> (Self, impl tracing::Subscriber + Send + Sync + for<'a> tracing_subscriber::registry::LookupSpan<'a>) {
+    ) -> (
+        Self,
+        impl tracing::Subscriber + Send + Sync + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
+    ) {
         propagate::install();
         let switch = Arc::new(Switch::default());
         let resource = resource();
@@ -115,7 +118,16 @@ impl Telemetry {
             !meta.is_span() && (lazy::is_ours(meta) || *meta.level() <= tracing::Level::WARN)
         }));
         let subscriber = Registry::default().with(events).with(spans);
-        (Self { switch, resource, io, disabled, endpoint: Mutex::new(None) }, subscriber)
+        (
+            Self {
+                switch,
+                resource,
+                io,
+                disabled,
+                endpoint: Mutex::new(None),
+            },
+            subscriber,
+        )
     }
 
     /// Exports spans to `endpoint` from now on. The same endpoint again is a no-op; another one takes over, and what
@@ -127,7 +139,11 @@ impl Telemetry {
         if self.disabled {
             return Ok(());
         }
-        let endpoint = if endpoint.contains("://") { endpoint.to_owned() } else { format!("http://{endpoint}") };
+        let endpoint = if endpoint.contains("://") {
+            endpoint.to_owned()
+        } else {
+            format!("http://{endpoint}")
+        };
         let mut current = self.endpoint.lock().unwrap_or_else(PoisonError::into_inner);
         if current.as_ref() == Some(&endpoint) {
             return Ok(());
@@ -135,10 +151,15 @@ impl Telemetry {
         let exporter = {
             // The channel's tasks are spawned where it is built.
             let _inside = self.io.enter();
-            SpanExporter::builder().with_tonic().with_endpoint(endpoint.clone()).build()
+            SpanExporter::builder()
+                .with_tonic()
+                .with_endpoint(endpoint.clone())
+                .build()
         };
-        let exporter = exporter
-            .map_err(|e| TelemetryError::Endpoint { endpoint: endpoint.clone(), reason: e.to_string() })?;
+        let exporter = exporter.map_err(|e| TelemetryError::Endpoint {
+            endpoint: endpoint.clone(),
+            reason: e.to_string(),
+        })?;
         let mut processor = BatchSpanProcessor::builder(Counted::new(exporter)).build();
         processor.set_resource(&self.resource);
         if let Some(old) = self.switch.put(processor) {
@@ -161,23 +182,35 @@ impl Telemetry {
     /// Sends what is queued; false if that was not done within `timeout` (at most [`END_MAX`]).
     #[must_use]
     pub fn flush(&self, timeout: Duration) -> bool {
-        self.switch.current().is_none_or(|p| lazy::flush(p, timeout.min(END_MAX)))
+        self.switch
+            .current()
+            .is_none_or(|p| lazy::flush(p, timeout.min(END_MAX)))
     }
 
     /// Sends what is queued and ends the export; false if that was not done within `timeout` (at most [`END_MAX`]).
     /// Blocks, so not on the only thread of `io`; at worst it then takes the whole time-out.
     pub fn shutdown(&self, timeout: Duration) -> bool {
         *self.endpoint.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        self.switch.take().is_none_or(|p| p.shutdown_with_timeout(timeout.min(END_MAX)).is_ok())
+        self.switch
+            .take()
+            .is_none_or(|p| p.shutdown_with_timeout(timeout.min(END_MAX)).is_ok())
     }
 }
 
 fn resource() -> Resource {
     let found = Resource::builder().build();
-    let named = found.get(&Key::from_static_str("service.name")).is_some_and(|v| !v.as_str().starts_with("unknown_service"));
-    let builder = Resource::builder()
-        .with_attribute(opentelemetry::KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
-    if named { builder.build() } else { builder.with_service_name(SERVICE).build() }
+    let named = found
+        .get(&Key::from_static_str("service.name"))
+        .is_some_and(|v| !v.as_str().starts_with("unknown_service"));
+    let builder = Resource::builder().with_attribute(opentelemetry::KeyValue::new(
+        "service.version",
+        env!("CARGO_PKG_VERSION"),
+    ));
+    if named {
+        builder.build()
+    } else {
+        builder.with_service_name(SERVICE).build()
+    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,11 @@ use tracing::info_span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap()
 }
 
 fn quiet() -> LogLayer {
@@ -62,8 +66,16 @@ fn the_environment_is_read_by_the_standard_names() {
         Options::read(move |n| pairs.iter().find(|(k, _)| *k == n).map(|(_, v)| (*v).to_owned()))
     };
     assert_eq!(read(&[]), Options::default());
-    assert_eq!(read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://a:1")]).endpoint.as_deref(), Some("http://a:1"));
-    let both = read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "a"), ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "b")]);
+    assert_eq!(
+        read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://a:1")])
+            .endpoint
+            .as_deref(),
+        Some("http://a:1")
+    );
+    let both = read(&[
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "a"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "b"),
+    ]);
     assert_eq!(both.endpoint.as_deref(), Some("b"));
     assert!(read(&[("OTEL_SDK_DISABLED", "True")]).disabled);
     assert!(read(&[("OTEL_TRACES_EXPORTER", "none")]).disabled);

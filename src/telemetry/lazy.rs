@@ -34,7 +34,11 @@ impl Switch {
 
     /// Puts a processor in place and turns spans on. Gives back the one that was there.
     pub fn put(&self, processor: BatchSpanProcessor) -> Option<Arc<BatchSpanProcessor>> {
-        let old = self.inner.write().unwrap_or_else(PoisonError::into_inner).replace(Arc::new(processor));
+        let old = self
+            .inner
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .replace(Arc::new(processor));
         self.on.store(true, Ordering::Relaxed);
         tracing::callsite::rebuild_interest_cache();
         old
@@ -72,14 +76,18 @@ impl SpanProcessor for LazyProcessor {
     }
 
     fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        self.0.take().map_or(Ok(()), |inner| inner.shutdown_with_timeout(timeout))
+        self.0
+            .take()
+            .map_or(Ok(()), |inner| inner.shutdown_with_timeout(timeout))
     }
 }
 
 /// True for what this crate's own modules say.
 #[must_use]
 pub fn is_ours(meta: &Metadata<'_>) -> bool {
-    meta.target().strip_prefix(TARGET).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+    meta.target()
+        .strip_prefix(TARGET)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
 }
 
 /// Per-layer filter of the OpenTelemetry layer: our spans at INFO, and warnings on them, while the switch is on.
@@ -117,7 +125,10 @@ pub struct Counted<E> {
 impl<E> Counted<E> {
     /// Wraps an exporter.
     pub fn new(inner: E) -> Self {
-        Self { inner, failing: AtomicBool::new(false) }
+        Self {
+            inner,
+            failing: AtomicBool::new(false),
+        }
     }
 }
 

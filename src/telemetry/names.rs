@@ -110,7 +110,11 @@ mod tests {
     #[test]
     fn names_are_lower_case_and_dotted() {
         for e in CATALOGUE {
-            assert!(e.name.bytes().all(|b| b.is_ascii_lowercase() || b == b'.' || b == b'_'), "{}", e.name);
+            assert!(
+                e.name.bytes().all(|b| b.is_ascii_lowercase() || b == b'.' || b == b'_'),
+                "{}",
+                e.name
+            );
             assert!(e.doc.ends_with('.'), "{}", e.name);
         }
     }
@@ -129,14 +133,24 @@ mod tests {
     #[test]
     fn no_span_is_named_outside_this_file() {
         let mut files = Vec::new();
-        sources(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
+        sources(
+            &std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
+            &mut files,
+        );
         assert!(files.len() > 50);
         for path in files {
             let text = std::fs::read_to_string(&path).unwrap();
             let product = text.split("#[cfg(test)]").next().unwrap_or_default();
             for (n, line) in product.lines().enumerate() {
-                let literal = ["_span!(\"", "_span!(parent: None, \""].iter().any(|l| line.contains(l));
-                assert!(!literal || path.ends_with("export_tests.rs"), "{}:{}: {line}", path.display(), n + 1);
+                let literal = ["_span!(\"", "_span!(parent: None, \""]
+                    .iter()
+                    .any(|l| line.contains(l));
+                assert!(
+                    !literal || path.ends_with("export_tests.rs"),
+                    "{}:{}: {line}",
+                    path.display(),
+                    n + 1
+                );
             }
         }
     }

@@ -72,7 +72,10 @@ struct Pairs<'a>(Vec<(&'a str, &'a str)>);
 
 impl Extractor for Pairs<'_> {
     fn get(&self, key: &str) -> Option<&str> {
-        self.0.iter().find(|(k, _)| k.eq_ignore_ascii_case(key)).map(|(_, v)| *v)
+        self.0
+            .iter()
+            .find(|(k, _)| k.eq_ignore_ascii_case(key))
+            .map(|(_, v)| *v)
     }
 
     fn keys(&self) -> Vec<&str> {
@@ -106,7 +109,10 @@ mod tests {
     #[test]
     fn a_bad_or_missing_header_gives_an_empty_context() {
         for value in ["", "00", "zz-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "ü"] {
-            assert!(!extract([("traceparent", value)]).span().span_context().is_valid(), "{value}");
+            assert!(
+                !extract([("traceparent", value)]).span().span_context().is_valid(),
+                "{value}"
+            );
         }
         assert!(!extract([]).span().span_context().is_valid());
         assert_eq!(inject(&Context::new()), vec![]);

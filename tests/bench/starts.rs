@@ -19,7 +19,10 @@ fn main() -> Result<()> {
     // cargo passes `--bench`; there is nothing to choose.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        for (name, kind) in [("containerd 1.6", ContainerdKind::Debian16), ("containerd 2.4", ContainerdKind::V24)] {
+        for (name, kind) in [
+            ("containerd 1.6", ContainerdKind::Debian16),
+            ("containerd 2.4", ContainerdKind::V24),
+        ] {
             if !ContainerdKind::available().contains(&kind) {
                 println!("{name}: not on this machine, left out");
                 continue;
@@ -37,7 +40,9 @@ async fn measure(name: &str, kind: ContainerdKind) -> Result<()> {
     // The first start pulls.
     start(&rig, spec()).await?.destroy(true).await?;
     let namespace = "bench";
-    rig.containerd.ctr(namespace, &["images", "pull", "--plain-http", &image]).await?;
+    rig.containerd
+        .ctr(namespace, &["images", "pull", "--plain-http", &image])
+        .await?;
 
     let mut ours = Vec::new();
     let mut running = Vec::new();
@@ -67,8 +72,14 @@ async fn measure(name: &str, kind: ContainerdKind) -> Result<()> {
     })
     .await?;
 
-    let (tasks, burst) = timed(futures_util::future::try_join_all((0..BURST).map(|_| start(&rig, spec())))).await?;
-    let (_, burst_removed) = timed(futures_util::future::try_join_all(tasks.iter().map(|t| async { anyhow::Ok(t.destroy(true).await?) }))).await?;
+    let (tasks, burst) = timed(futures_util::future::try_join_all(
+        (0..BURST).map(|_| start(&rig, spec())),
+    ))
+    .await?;
+    let (_, burst_removed) = timed(futures_util::future::try_join_all(
+        tasks.iter().map(|t| async { anyhow::Ok(t.destroy(true).await?) }),
+    ))
+    .await?;
     let ((), ctr_burst) = timed(ctr_each(|n| ctr_run_owned(&rig, namespace, &image, n))).await?;
     let ((), ctr_burst_removed) = timed(ctr_each(|n| ctr_remove_owned(&rig, namespace, n))).await?;
 
@@ -77,9 +88,21 @@ async fn measure(name: &str, kind: ContainerdKind) -> Result<()> {
     println!("  {:<44}{:>10}{:>10}{:>8}", "", "driver", "ctr", "ratio");
     row("start, one at a time, median", median(&mut ours), median(&mut theirs));
     row("start, one at a time, slowest", slowest(&ours), slowest(&theirs));
-    row(&format!("start, {BURST} at once (ctr: {CTR_PARALLEL} at a time), all"), burst, ctr_burst);
-    row(&format!("remove, {SEQUENTIAL} one after another, all"), removed, ctr_removed);
-    row(&format!("remove, {BURST} at once (ctr: {CTR_PARALLEL} at a time), all"), burst_removed, ctr_burst_removed);
+    row(
+        &format!("start, {BURST} at once (ctr: {CTR_PARALLEL} at a time), all"),
+        burst,
+        ctr_burst,
+    );
+    row(
+        &format!("remove, {SEQUENTIAL} one after another, all"),
+        removed,
+        ctr_removed,
+    );
+    row(
+        &format!("remove, {BURST} at once (ctr: {CTR_PARALLEL} at a time), all"),
+        burst_removed,
+        ctr_burst_removed,
+    );
     Ok(())
 }
 
@@ -94,7 +117,10 @@ async fn timed<T>(work: impl Future<Output = Result<T>>) -> Result<(T, Duration)
 }
 
 async fn ctr_run(rig: &Rig, namespace: &str, image: &str, id: &str) -> Result<()> {
-    rig.containerd.ctr(namespace, &["run", "-d", "--null-io", image, id, "sleep", "1000"]).await.map(drop)
+    rig.containerd
+        .ctr(namespace, &["run", "-d", "--null-io", image, id, "sleep", "1000"])
+        .await
+        .map(drop)
 }
 
 async fn ctr_run_owned(rig: &Rig, namespace: &str, image: &str, n: usize) -> Result<()> {
@@ -117,7 +143,11 @@ where
     Fut: Future<Output = Result<()>>,
 {
     use futures_util::{StreamExt as _, TryStreamExt as _};
-    futures_util::stream::iter((0..BURST).map(errand)).buffer_unordered(CTR_PARALLEL).try_collect::<Vec<()>>().await.map(drop)
+    futures_util::stream::iter((0..BURST).map(errand))
+        .buffer_unordered(CTR_PARALLEL)
+        .try_collect::<Vec<()>>()
+        .await
+        .map(drop)
 }
 
 fn median(times: &mut [Duration]) -> Duration {
@@ -131,5 +161,10 @@ fn slowest(times: &[Duration]) -> Duration {
 
 fn row(what: &str, ours: Duration, theirs: Duration) {
     let ms = |d: Duration| format!("{:.0} ms", d.as_secs_f64() * 1000.0);
-    println!("  {what:<44}{:>10}{:>10}{:>8.2}", ms(ours), ms(theirs), ours.as_secs_f64() / theirs.as_secs_f64());
+    println!(
+        "  {what:<44}{:>10}{:>10}{:>8.2}",
+        ms(ours),
+        ms(theirs),
+        ours.as_secs_f64() / theirs.as_secs_f64()
+    );
 }

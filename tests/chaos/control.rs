@@ -8,7 +8,14 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 
 /// The actors of which there is one.
-pub const SINGLETONS: [&str; 6] = ["root", "health_probe", "event_stream", "image_puller", "container_factory", "log_pump"];
+pub const SINGLETONS: [&str; 6] = [
+    "root",
+    "health_probe",
+    "event_stream",
+    "image_puller",
+    "container_factory",
+    "log_pump",
+];
 
 /// What is done to an actor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

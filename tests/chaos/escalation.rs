@@ -25,13 +25,24 @@ async fn hammer(field: &Field, actor: &str, fault: Fault, pause: Duration) {
 async fn ends_and_recovers(actor: &str, fault: Fault, pause: Duration) {
     let mut field = Field::new().await;
     let ends = [End::Exits, End::Obeys, End::Ignores, End::Destroyed];
-    let starts = ends.iter().enumerate().map(|(n, end)| field.rig.start(lives::spec(&field.image, n, *end)));
-    let tasks: Vec<_> = join_all(starts).await.into_iter().map(|task| task.expect("StartTask")).collect();
+    let starts = ends
+        .iter()
+        .enumerate()
+        .map(|(n, end)| field.rig.start(lives::spec(&field.image, n, *end)));
+    let tasks: Vec<_> = join_all(starts)
+        .await
+        .into_iter()
+        .map(|task| task.expect("StartTask"))
+        .collect();
     hammer(&field, actor, fault, pause).await;
     let status = field.rig.plugin().process().exited().expect("ended");
     assert_eq!(status.code(), Some(EXIT_SOFTWARE), "{status:?}\n{}", field.last_words());
     field.rig.relaunch().await.expect("RecoverTask");
-    let lives = tasks.iter().zip(ends).enumerate().map(|(n, (task, end))| lives::finish(task, n, end));
+    let lives = tasks
+        .iter()
+        .zip(ends)
+        .enumerate()
+        .map(|(n, (task, end))| lives::finish(task, n, end));
     for (n, life) in join_all(lives).await.into_iter().enumerate() {
         assert!(life.is_ok(), "task {n}: {life:?}\n{}", field.last_words());
     }

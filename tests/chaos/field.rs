@@ -31,10 +31,20 @@ pub struct Field {
 
 /// What the plugin holds, but for connections to the registry: those are pooled, and closed when idle for long.
 fn held(pid: u32) -> Holdings {
-    let tables = ["tcp", "tcp6"].map(|table| fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default());
-    let inodes: BTreeSet<&str> = tables.iter().flat_map(|table| table.lines().skip(1)).filter_map(|line| line.split_whitespace().nth(9)).collect();
+    let tables =
+        ["tcp", "tcp6"].map(|table| fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default());
+    let inodes: BTreeSet<&str> = tables
+        .iter()
+        .flat_map(|table| table.lines().skip(1))
+        .filter_map(|line| line.split_whitespace().nth(9))
+        .collect();
     let mut holdings = Holdings::of(pid);
-    let pooled = |target: &str| target.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']')).is_some_and(|inode| inodes.contains(inode));
+    let pooled = |target: &str| {
+        target
+            .strip_prefix("socket:[")
+            .and_then(|rest| rest.strip_suffix(']'))
+            .is_some_and(|inode| inodes.contains(inode))
+    };
     holdings.descriptors.retain(|_, target| !pooled(target));
     holdings
 }
@@ -49,7 +59,8 @@ pub fn kind() -> ContainerdKind {
 
 impl Field {
     pub async fn new() -> Field {
-        let bin = env::var_os("CD_DRIVER_CHAOS_BIN").expect("CD_DRIVER_CHAOS_BIN does not name a driver built with the feature chaos");
+        let bin = env::var_os("CD_DRIVER_CHAOS_BIN")
+            .expect("CD_DRIVER_CHAOS_BIN does not name a driver built with the feature chaos");
         let dir = PathBuf::from("/tmp").join(format!("cdt-{}", random_hex(4)));
         let socket = dir.join("chaos.sock");
         let mut opts = RigOpts::of(kind(), bin);
@@ -60,18 +71,31 @@ impl Field {
         let chaos = Chaos::at(socket);
         let before = rig.scope().take().await.expect("census");
         // Connections, the registry's pool and the threads for blocking calls are there after the first task.
-        let warm = rig.image("warm", &ImageConfig::default().salt("warm")).await.expect("image");
+        let warm = rig
+            .image("warm", &ImageConfig::default().salt("warm"))
+            .await
+            .expect("image");
         let task = rig.start(TaskSpec::new(warm).sh("exit 3")).await.expect("first task");
         assert_eq!(task.exit(PATIENCE).await.exit_code, 3);
         task.destroy(false).await.expect("DestroyTask");
         let pid = rig.plugin().pid();
         let held = held(pid);
-        Field { rig, chaos, image, before, held, pid }
+        Field {
+            rig,
+            chaos,
+            image,
+            before,
+            held,
+            pid,
+        }
     }
 
     /// The same process lives, and nothing is left of any task.
     pub async fn settled(&self) -> Result<()> {
-        ensure!(self.rig.plugin().pid() == self.pid && self.rig.plugin().process().exited().is_none(), "the plugin ended");
+        ensure!(
+            self.rig.plugin().pid() == self.pid && self.rig.plugin().process().exited().is_none(),
+            "the plugin ended"
+        );
         self.nothing_left().await?;
         let end = Instant::now() + SETTLE;
         loop {
@@ -94,7 +118,12 @@ impl Field {
             if now.threads <= self.held.threads {
                 return Ok(());
             }
-            ensure!(Instant::now() < end, "{} threads, {} before", now.threads, self.held.threads);
+            ensure!(
+                Instant::now() < end,
+                "{} threads, {} before",
+                now.threads,
+                self.held.threads
+            );
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
@@ -110,7 +139,10 @@ impl Field {
             if actors.is_empty() {
                 return Ok(());
             }
-            ensure!(Instant::now() < end, "supervisors of destroyed tasks are still known: {actors:?}");
+            ensure!(
+                Instant::now() < end,
+                "supervisors of destroyed tasks are still known: {actors:?}"
+            );
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }

@@ -60,20 +60,28 @@ fn script(n: usize, end: End) -> String {
 
 /// The wish for task `n`.
 pub fn spec(image: &str, n: usize, end: End) -> TaskSpec {
-    TaskSpec::new(image).name(format!("t{n}")).memory_mb(32).sh(&script(n, end))
+    TaskSpec::new(image)
+        .name(format!("t{n}"))
+        .memory_mb(32)
+        .sh(&script(n, end))
 }
 
 /// Lets twenty tasks live. Each failure is a line.
 pub async fn twenty(rig: &Rig, image: &str) -> Vec<String> {
     let lives = (0..TASKS).map(|n| async move {
         let end = End::of(n);
-        live(rig, image, n, end).await.err().map(|e| format!("task {n} ({end:?}): {e:#}"))
+        live(rig, image, n, end)
+            .await
+            .err()
+            .map(|e| format!("task {n} ({end:?}): {e:#}"))
     });
     join_all(lives).await.into_iter().flatten().collect()
 }
 
 async fn bounded<T>(what: &str, answer: impl Future<Output = Result<T, tonic::Status>>) -> Result<T> {
-    let answer = timeout(PATIENCE, answer).await.with_context(|| format!("{what}: no answer"))?;
+    let answer = timeout(PATIENCE, answer)
+        .await
+        .with_context(|| format!("{what}: no answer"))?;
     answer.map_err(|status| anyhow::anyhow!("{what}: {:?}: {}", status.code(), status.message()))
 }
 
@@ -88,7 +96,11 @@ pub async fn finish(task: &RunningTask, n: usize, end: End) -> Result<()> {
     let drive = async {
         if end != End::Exits {
             let last = format!("{n}-{LINES}");
-            ensure!(task.logs().stdout.wait_line(PATIENCE, &last).await.is_some(), "no line {last}: {:?}", task.lines());
+            ensure!(
+                task.logs().stdout.wait_line(PATIENCE, &last).await.is_some(),
+                "no line {last}: {:?}",
+                task.lines()
+            );
         }
         match end {
             End::Exits => Ok(()),
@@ -109,7 +121,11 @@ pub async fn finish(task: &RunningTask, n: usize, end: End) -> Result<()> {
         let late = bounded("WaitTask after the exit", task.wait()).await?;
         right("WaitTask after the exit", n, end, &late.result.unwrap_or_default())?;
         let status = bounded("InspectTask", task.status()).await?;
-        ensure!(status.state() == TaskState::Exited, "state {:?} after the exit", status.state());
+        ensure!(
+            status.state() == TaskState::Exited,
+            "state {:?} after the exit",
+            status.state()
+        );
         bounded("DestroyTask", task.destroy(false)).await?;
     }
     let logs = task.logs();
@@ -122,8 +138,15 @@ pub async fn finish(task: &RunningTask, n: usize, end: End) -> Result<()> {
 
 fn right(which: &str, n: usize, end: End, exit: &ExitResult) -> Result<()> {
     match end {
-        End::Exits | End::Obeys => ensure!(exit.exit_code == code(n) && exit.signal == 0 && !exit.oom_killed, "{which}: {exit:?}, not {}", code(n)),
-        End::Ignores => ensure!(exit.exit_code == 137 || exit.signal == 9, "{which}: {exit:?}, not killed"),
+        End::Exits | End::Obeys => ensure!(
+            exit.exit_code == code(n) && exit.signal == 0 && !exit.oom_killed,
+            "{which}: {exit:?}, not {}",
+            code(n)
+        ),
+        End::Ignores => ensure!(
+            exit.exit_code == 137 || exit.signal == 9,
+            "{which}: {exit:?}, not killed"
+        ),
         End::Destroyed => {}
     }
     Ok(())

@@ -33,7 +33,9 @@ impl Dice {
 
 fn seed() -> u64 {
     match env::var("CHAOS_SEED").as_deref() {
-        Ok("now") => SystemTime::now().duration_since(UNIX_EPOCH).map_or(SEED, |d| u64::try_from(d.as_nanos()).unwrap_or(SEED)),
+        Ok("now") => SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(SEED, |d| u64::try_from(d.as_nanos()).unwrap_or(SEED)),
         Ok(text) => text.parse().expect("CHAOS_SEED is a number or `now`"),
         Err(_) => SEED,
     }
@@ -54,7 +56,8 @@ async fn twenty_tasks_live_through_random_faults_of_all_actors() {
                 _ => Fault::Stall(100 + dice.below(1400)),
             };
             let all = field.chaos.list().await.unwrap_or_default();
-            let (singles, tasks): (Vec<_>, Vec<_>) = all.into_iter().partition(|name| SINGLETONS.contains(&name.as_str()));
+            let (singles, tasks): (Vec<_>, Vec<_>) =
+                all.into_iter().partition(|name| SINGLETONS.contains(&name.as_str()));
             // Each of twenty tasks as often as any other, also when few are left.
             let slot = usize::try_from(dice.below(2 * lives::TASKS as u64)).unwrap_or_default();
             if let Some(victim) = tasks.get(slot).or_else(|| dice.one_of(&singles)) {
@@ -68,7 +71,11 @@ async fn twenty_tasks_live_through_random_faults_of_all_actors() {
         () = faults => unreachable!("faults go on as long as the tasks"),
     };
     println!("{} faults", told.len());
-    assert!(failures.is_empty(), "seed {seed}: {failures:#?}\n{told:#?}\n{}", field.last_words());
+    assert!(
+        failures.is_empty(),
+        "seed {seed}: {failures:#?}\n{told:#?}\n{}",
+        field.last_words()
+    );
     let settled = async {
         field.settled().await?;
         field.no_thread_more().await

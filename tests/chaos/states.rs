@@ -17,7 +17,10 @@ const FAULTS: [Fault; 3] = [Fault::Kill, Fault::Abort, Fault::Stall(1500)];
 const MOMENTS: [u64; 5] = [5, 40, 80, 130, 220];
 
 fn verdict(failures: Vec<Result<()>>, field: &Field) {
-    let failures: Vec<String> = failures.into_iter().filter_map(|f| f.err().map(|e| format!("{e:#}"))).collect();
+    let failures: Vec<String> = failures
+        .into_iter()
+        .filter_map(|f| f.err().map(|e| format!("{e:#}")))
+        .collect();
     assert!(failures.is_empty(), "{failures:#?}\n{}", field.last_words());
 }
 
@@ -34,10 +37,16 @@ async fn struck_start(field: &Field, image: &str, n: usize, fault: Fault, after:
         sleep(after).await;
         field.chaos.inject_task(&id, fault).await
     };
-    let (task, struck) = tokio::join!(tokio::time::timeout(PATIENCE, field.rig.start_in(alloc.clone(), &spec)), strike);
+    let (task, struck) = tokio::join!(
+        tokio::time::timeout(PATIENCE, field.rig.start_in(alloc.clone(), &spec)),
+        strike
+    );
     struck?;
     let case = format!("task {n}: {fault} {after} ms after StartTask");
-    let task = task.context("StartTask: no answer").and_then(|t| Ok(t?)).with_context(|| case.clone())?;
+    let task = task
+        .context("StartTask: no answer")
+        .and_then(|t| Ok(t?))
+        .with_context(|| case.clone())?;
     lives::finish(&task, n, End::Exits).await.context(case)
 }
 
@@ -46,11 +55,16 @@ async fn a_start_survives_its_supervisor_while_it_pulls_and_while_it_creates() {
     let field = Field::new().await;
     let slow = ImageConfig::default().ballast(24 << 20).salt("slow");
     let slow = field.rig.image("slow", &slow).await.expect("image");
-    let pulling = FAULTS.iter().enumerate().map(|(n, fault)| struck_start(&field, &slow, n, *fault, 150));
+    let pulling = FAULTS
+        .iter()
+        .enumerate()
+        .map(|(n, fault)| struck_start(&field, &slow, n, *fault, 150));
     let failures = join_all(pulling).await;
     verdict(failures, &field);
     let cases = FAULTS.iter().flat_map(|fault| MOMENTS.map(|after| (*fault, after)));
-    let creating = cases.enumerate().map(|(n, (fault, after))| struck_start(&field, &slow, n, fault, after));
+    let creating = cases
+        .enumerate()
+        .map(|(n, (fault, after))| struck_start(&field, &slow, n, fault, after));
     let failures = join_all(creating).await;
     verdict(failures, &field);
     field.settled().await.expect("settled");
@@ -58,20 +72,37 @@ async fn a_start_survives_its_supervisor_while_it_pulls_and_while_it_creates() {
 
 /// A task that runs: struck while it runs, while it stops, after its exit, and while it is destroyed.
 async fn struck_life(field: &Field, n: usize, fault: Fault, end: End) -> Result<()> {
-    let task = field.rig.start(lives::spec(&field.image, n, end)).await.context("StartTask")?;
+    let task = field
+        .rig
+        .start(lives::spec(&field.image, n, end))
+        .await
+        .context("StartTask")?;
     let strike = async || -> Result<()> {
         ensure!(field.chaos.inject_task(task.id(), fault).await?, "no supervisor");
         Ok(())
     };
     strike().await.context("running")?;
-    let waiting = async { tokio::time::timeout(PATIENCE, task.wait()).await.context("WaitTask: no answer")?.context("WaitTask") };
+    let waiting = async {
+        tokio::time::timeout(PATIENCE, task.wait())
+            .await
+            .context("WaitTask: no answer")?
+            .context("WaitTask")
+    };
     let stopping = async {
         let last = format!("{n}-12");
         if end == End::Exits {
             return Ok(());
         }
-        ensure!(task.logs().stdout.wait_line(PATIENCE, &last).await.is_some(), "no line {last}");
-        let stop = async { tokio::time::timeout(PATIENCE, task.stop(Duration::from_millis(1500), "")).await.context("StopTask: no answer")?.context("StopTask") };
+        ensure!(
+            task.logs().stdout.wait_line(PATIENCE, &last).await.is_some(),
+            "no line {last}"
+        );
+        let stop = async {
+            tokio::time::timeout(PATIENCE, task.stop(Duration::from_millis(1500), ""))
+                .await
+                .context("StopTask: no answer")?
+                .context("StopTask")
+        };
         let strikes = async {
             sleep(20).await;
             strike().await.context("stopping")?;
@@ -86,11 +117,22 @@ async fn struck_life(field: &Field, n: usize, fault: Fault, end: End) -> Result<
     stopped?;
     let exit = exit?.result.unwrap_or_default();
     let wanted = if end == End::Exits { i32::try_from(n)? + 11 } else { 137 };
-    ensure!(exit.exit_code == wanted || (wanted == 137 && exit.signal == 9), "{exit:?}, not {wanted}");
+    ensure!(
+        exit.exit_code == wanted || (wanted == 137 && exit.signal == 9),
+        "{exit:?}, not {wanted}"
+    );
     strike().await.context("exited")?;
-    let again = tokio::time::timeout(PATIENCE, task.wait()).await.context("WaitTask after the exit: no answer")?.context("WaitTask after the exit")?;
+    let again = tokio::time::timeout(PATIENCE, task.wait())
+        .await
+        .context("WaitTask after the exit: no answer")?
+        .context("WaitTask after the exit")?;
     ensure!(again.result.unwrap_or_default() == exit, "another exit after the fault");
-    let destroy = async { tokio::time::timeout(PATIENCE, task.destroy(false)).await.context("DestroyTask: no answer")?.context("DestroyTask") };
+    let destroy = async {
+        tokio::time::timeout(PATIENCE, task.destroy(false))
+            .await
+            .context("DestroyTask: no answer")?
+            .context("DestroyTask")
+    };
     let strikes = async {
         for pause in [0, 15, 15, 30] {
             sleep(pause).await;
@@ -107,7 +149,9 @@ async fn struck_life(field: &Field, n: usize, fault: Fault, end: End) -> Result<
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_task_survives_its_supervisor_while_it_runs_stops_has_exited_and_is_destroyed() {
     let field = Field::new().await;
-    let cases = FAULTS.into_iter().flat_map(|fault| [(fault, End::Exits), (fault, End::Ignores)]);
+    let cases = FAULTS
+        .into_iter()
+        .flat_map(|fault| [(fault, End::Exits), (fault, End::Ignores)]);
     let lives = cases.enumerate().map(|(n, (fault, end))| {
         let life = struck_life(&field, n, fault, end);
         async move { life.await.with_context(|| format!("{fault} of task {n} ({end:?})")) }

@@ -3,7 +3,15 @@
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     let files = protox::compile(
-        ["base.proto", "driver.proto", "hclspec.proto", "structs.proto", "go_plugin.proto", "health.proto", "rpc_status.proto"],
+        [
+            "base.proto",
+            "driver.proto",
+            "hclspec.proto",
+            "structs.proto",
+            "go_plugin.proto",
+            "health.proto",
+            "rpc_status.proto",
+        ],
         ["proto"],
     )?;
     tonic_prost_build::configure()

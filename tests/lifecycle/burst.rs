@@ -5,7 +5,9 @@ use futures_util::future::join_all;
 use std::collections::BTreeMap;
 use testhost::within::within;
 
-group!(twenty_at_once, Bench::new(), { every_line_and_every_code_arrives_exactly_once });
+group!(twenty_at_once, Bench::new(), {
+    every_line_and_every_code_arrives_exactly_once
+});
 
 const TASKS: usize = 20;
 const LINES: usize = 200;
@@ -28,20 +30,49 @@ async fn every_line_and_every_code_arrives_exactly_once(b: &mut Bench) {
     for task in &tasks {
         std::fs::write(task.alloc.shared_dir().join("end"), "").expect("the sign to end");
     }
-    let exits = within(secs(120), "20 exits", join_all(tasks.iter().map(|task| async { (task.wait().await, task.wait().await) }))).await;
+    let exits = within(
+        secs(120),
+        "20 exits",
+        join_all(
+            tasks
+                .iter()
+                .map(|task| async { (task.wait().await, task.wait().await) }),
+        ),
+    )
+    .await;
     for (n, (task, (first, second))) in tasks.iter().zip(exits).enumerate() {
         let (first, second) = (first.expect("WaitTask"), second.expect("WaitTask"));
         assert_eq!(first, second);
-        assert_eq!(first.result.map(|result| result.exit_code), Some(100 + n as i32), "{first:?}");
+        assert_eq!(
+            first.result.map(|result| result.exit_code),
+            Some(100 + n as i32),
+            "{first:?}"
+        );
         assert_eq!(first.err, "");
         task.logs_end(patience()).await;
-        let expected = |stream: &str| (0..LINES).map(|line| format!("task {n} {stream} {line}")).collect::<Vec<_>>();
-        assert!(task.lines() == expected("out"), "stdout of task {n}: {} lines", task.lines().len());
-        assert!(task.stderr_lines() == expected("err"), "stderr of task {n}: {} lines", task.stderr_lines().len());
+        let expected = |stream: &str| {
+            (0..LINES)
+                .map(|line| format!("task {n} {stream} {line}"))
+                .collect::<Vec<_>>()
+        };
+        assert!(
+            task.lines() == expected("out"),
+            "stdout of task {n}: {} lines",
+            task.lines().len()
+        );
+        assert!(
+            task.stderr_lines() == expected("err"),
+            "stderr of task {n}: {} lines",
+            task.stderr_lines().len()
+        );
     }
     let exits = events
         .wait_for(secs(10), |all| {
-            let exits: Vec<_> = all.iter().filter(|event| event.message.contains("exited")).map(|event| event.task_id.clone()).collect();
+            let exits: Vec<_> = all
+                .iter()
+                .filter(|event| event.message.contains("exited"))
+                .map(|event| event.task_id.clone())
+                .collect();
             (exits.len() >= TASKS).then_some(exits)
         })
         .await

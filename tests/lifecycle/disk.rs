@@ -1,8 +1,9 @@
 //! A full disk: containerd's root on a small tmpfs.
 
-use crate::bench::{Bench, group, patience};
+use crate::bench::{Bench, group, patience, secs};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use std::path::PathBuf;
+use testhost::census::Census;
 use testhost::image::ImageConfig;
 use testhost::status::recoverable;
 use testhost::task::TaskSpec;
@@ -34,17 +35,25 @@ const MIB: usize = 1 << 20;
 async fn a_full_disk_is_named_and_another_try_may_help(b: &mut Bench) {
     b.rig.containerd.stop().await;
     let root = b.rig.containerd.root().join("root");
-    let small = Small::at(root, 16);
+    let small = Small::at(root, 8);
     b.rig.containerd.start_again().await.expect("containerd");
     // One does not fit as it comes from the registry, the other does and not once more when it is unpacked.
-    for (name, ballast) in [("disk/fetch", 24 * MIB), ("disk/unpack", 9 * MIB)] {
-        let image = b.rig.image(name, &ImageConfig::default().ballast(ballast).salt(name)).await.expect("image");
-        let error = within(patience(), "StartTask", b.rig.start(TaskSpec::new(&image).sh("true"))).await.err().expect("a full disk");
+    for (name, ballast) in [("disk/fetch", 10 * MIB), ("disk/unpack", 3 * MIB)] {
+        let image = b
+            .rig
+            .image(name, &ImageConfig::default().ballast(ballast).salt(name))
+            .await
+            .expect("image");
+        let error = within(patience(), "StartTask", b.rig.start(TaskSpec::new(&image).sh("true")))
+            .await
+            .err()
+            .expect("a full disk");
         assert!(error.message().contains("no space left on device"), "{error:?}");
         assert!(error.message().contains(&image), "{error:?}");
         assert_eq!(recoverable(&error), Some(true), "{error:?}");
-        let left = b.rig.scope().take().await.expect("census");
-        assert_eq!(left.summary(), "nothing", "{left:?}");
+        // A snapshot that cannot be removed on a full disk goes with its lease, when containerd collects.
+        let left = b.rig.scope().leaks(&Census::default(), secs(10)).await.expect("census");
+        assert_eq!(left, Vec::<String>::new());
     }
     // Another try helps when there is room.
     b.rig.containerd.stop().await;

@@ -16,9 +16,15 @@ const MIB: u64 = 1 << 20;
 fn setting(pid: u32, v1: &str, v2: &str) -> Option<String> {
     let dirs = procfs::cgroups(pid);
     let controller = v1.split('.').next().unwrap_or_default();
-    let old = dirs.iter().filter(|dir| dir.components().any(|part| part.as_os_str() == controller)).map(|dir| dir.join(v1));
+    let old = dirs
+        .iter()
+        .filter(|dir| dir.components().any(|part| part.as_os_str() == controller))
+        .map(|dir| dir.join(v1));
     let files: Vec<PathBuf> = old.chain(dirs.iter().map(|dir| dir.join(v2))).collect();
-    files.iter().find_map(|file| std::fs::read_to_string(file).ok()).map(|text| text.trim().to_owned())
+    files
+        .iter()
+        .find_map(|file| std::fs::read_to_string(file).ok())
+        .map(|text| text.trim().to_owned())
 }
 
 /// A limit in bytes; `None` for none.
@@ -44,7 +50,11 @@ async fn memory_and_shares_are_in_force_in_the_kernel(b: &mut Bench) {
     ];
     let b = &*b;
     let specs = table.iter().enumerate().map(|(n, row)| {
-        b.sleeper().name(format!("limit-{n}")).memory_mb(row.0).memory_max_mb(row.1).cpu_shares(row.2)
+        b.sleeper()
+            .name(format!("limit-{n}"))
+            .memory_mb(row.0)
+            .memory_max_mb(row.1)
+            .cpu_shares(row.2)
     });
     let tasks: Vec<RunningTask> = join_all(specs.map(|spec| b.start(spec))).await;
     for (task, row) in tasks.iter().zip(table) {
@@ -52,9 +62,16 @@ async fn memory_and_shares_are_in_force_in_the_kernel(b: &mut Bench) {
         let hard = setting(pid, "memory.limit_in_bytes", "memory.max").expect("a memory limit");
         assert_eq!(bytes(&hard), row.3.map(|mib| mib * MIB), "hard limit {hard} of {row:?}");
         let soft = setting(pid, "memory.soft_limit_in_bytes", "memory.low").expect("a reservation");
-        assert_eq!(bytes(&soft).filter(|bytes| *bytes > 0), row.4.map(|mib| mib * MIB), "reservation {soft} of {row:?}");
+        assert_eq!(
+            bytes(&soft).filter(|bytes| *bytes > 0),
+            row.4.map(|mib| mib * MIB),
+            "reservation {soft} of {row:?}"
+        );
         match setting(pid, "cpu.shares", "cpu.weight") {
-            Some(found) => assert!(found == row.5.to_string() || weights(row.5).contains(&found), "shares {found} of {row:?}"),
+            Some(found) => assert!(
+                found == row.5.to_string() || weights(row.5).contains(&found),
+                "shares {found} of {row:?}"
+            ),
             // Some kernels, such as that of user-mode Linux, are built without the controller.
             None => assert!(!cpu_controller(), "no shares of {row:?}"),
         }

@@ -49,7 +49,11 @@ async fn plain_files_take_the_output(b: &mut Bench) {
     for file in [&out, &err] {
         std::fs::write(file, "").unwrap();
     }
-    let task = b.rig.start_in(alloc, &b.sh("echo to out; echo to err >&2").log_paths(&out, &err)).await.expect("StartTask");
+    let task = b
+        .rig
+        .start_in(alloc, &b.sh("echo to out; echo to err >&2").log_paths(&out, &err))
+        .await
+        .expect("StartTask");
     assert_eq!(task.exit(patience()).await.exit_code, 0);
     task.destroy(false).await.expect("DestroyTask");
     assert_eq!(std::fs::read_to_string(out).unwrap(), "to out\n");
@@ -58,7 +62,14 @@ async fn plain_files_take_the_output(b: &mut Bench) {
 
 async fn dev_null_takes_nothing(b: &mut Bench) {
     let alloc = b.rig.alloc();
-    let task = b.rig.start_in(alloc, &b.sh("seq 50000; seq 50000 >&2").log_paths("/dev/null", "/dev/null")).await.expect("StartTask");
+    let task = b
+        .rig
+        .start_in(
+            alloc,
+            &b.sh("seq 50000; seq 50000 >&2").log_paths("/dev/null", "/dev/null"),
+        )
+        .await
+        .expect("StartTask");
     assert_eq!(task.exit(patience()).await.exit_code, 0);
     task.destroy(false).await.expect("DestroyTask");
     assert_eq!(std::fs::read_dir(task.alloc.logs_dir()).unwrap().count(), 0);
@@ -70,10 +81,15 @@ async fn a_link_in_place_of_a_pipe_is_refused_and_its_target_untouched(b: &mut B
     std::fs::write(&target, "precious").unwrap();
     std::os::unix::fs::symlink(&target, path(&alloc, "out")).unwrap();
     std::fs::write(path(&alloc, "err"), "").unwrap();
-    let spec = b.sh("echo overwritten").log_paths(path(&alloc, "out"), path(&alloc, "err"));
+    let spec = b
+        .sh("echo overwritten")
+        .log_paths(path(&alloc, "out"), path(&alloc, "err"));
     let link = path(&alloc, "out");
     let error = b.rig.start_in(alloc, &spec).await.err().expect("a link");
-    assert!(error.message().contains("stdout log") && error.message().contains(&link), "{error:?}");
+    assert!(
+        error.message().contains("stdout log") && error.message().contains(&link),
+        "{error:?}"
+    );
     assert_eq!(testhost::status::recoverable(&error), None);
     assert_eq!(std::fs::read_to_string(&target).unwrap(), "precious");
     std::fs::remove_file(target).unwrap();
@@ -84,11 +100,16 @@ async fn a_missing_pipe_is_named(b: &mut Bench) {
     let missing = path(&alloc, "nowhere");
     let spec = b.sh("true").log_paths("/dev/null", &missing);
     let error = b.rig.start_in(alloc, &spec).await.err().expect("a missing pipe");
-    assert!(error.message().contains("stderr log") && error.message().contains(&missing), "{error:?}");
+    assert!(
+        error.message().contains("stderr log") && error.message().contains(&missing),
+        "{error:?}"
+    );
 }
 
 async fn a_reader_that_pauses_loses_nothing(b: &mut Bench) {
-    let task = b.start(b.sh("seq 1000; while ! [ -e /alloc/paused ]; do sleep 0.1; done; touch /alloc/writing; seq 1001 60000")).await;
+    let task = b
+        .start(b.sh("seq 1000; while ! [ -e /alloc/paused ]; do sleep 0.1; done; touch /alloc/writing; seq 1001 60000"))
+        .await;
     task.wait_line(patience(), "1000").await;
     task.logs().stdout.pause();
     std::fs::write(task.alloc.shared_dir().join("paused"), "").unwrap();

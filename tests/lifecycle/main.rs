@@ -13,7 +13,11 @@
 //! A `#[test]` is a group of cases that share one containerd, registry and plugin. A case's name is its promise. After
 //! each case nothing may be left of it: in containerd, in the kernel, in the file system, in the plugin.
 
-#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a broken bench ends the test, which is what a test is for")]
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a broken bench ends the test, which is what a test is for"
+)]
 
 mod bench;
 mod burst;

@@ -20,7 +20,11 @@ struct Bound(PathBuf);
 impl Bound {
     fn new(path: PathBuf) -> Bound {
         std::fs::write(&path, "").expect("a file to bind to");
-        let made = Command::new("unshare").arg(format!("--net={}", path.display())).arg("true").status().expect("unshare of util-linux");
+        let made = Command::new("unshare")
+            .arg(format!("--net={}", path.display()))
+            .arg("true")
+            .status()
+            .expect("unshare of util-linux");
         assert!(made.success(), "unshare: {made}");
         Bound(path)
     }
@@ -32,7 +36,11 @@ impl Bound {
 
     fn spec(&self) -> NetworkIsolationSpec {
         let path = self.0.display().to_string();
-        NetworkIsolationSpec { mode: NetworkIsolationMode::Group.into(), path, ..Default::default() }
+        NetworkIsolationSpec {
+            mode: NetworkIsolationMode::Group.into(),
+            path,
+            ..Default::default()
+        }
     }
 }
 
@@ -52,7 +60,10 @@ async fn a_task_joins_the_groups_network_and_leaves_it_behind(b: &mut Bench) {
     let bound = Bound::new(b.rig.dir().join("netns"));
     let name = bound.name();
     assert_ne!(name, namespace("self", "net"));
-    let (one, two) = tokio::join!(b.start(b.sleeper().network(bound.spec())), b.start(b.sleeper().name("other").network(bound.spec())));
+    let (one, two) = tokio::join!(
+        b.start(b.sleeper().network(bound.spec())),
+        b.start(b.sleeper().name("other").network(bound.spec()))
+    );
     for task in [one, two] {
         let (_, pid) = container_of(&task).await;
         assert_eq!(namespace(pid, "net"), name);
@@ -63,7 +74,10 @@ async fn a_task_joins_the_groups_network_and_leaves_it_behind(b: &mut Bench) {
 
 async fn a_task_shares_the_hosts_network_only_if_it_asks_to(b: &mut Bench) {
     let host = namespace("self", "net");
-    let (own, shared) = tokio::join!(b.start(b.sleeper()), b.start(b.sleeper().option("host_network", json!(true))));
+    let (own, shared) = tokio::join!(
+        b.start(b.sleeper()),
+        b.start(b.sleeper().option("host_network", json!(true)))
+    );
     assert_ne!(namespace(container_of(&own).await.1, "net"), host);
     assert_eq!(namespace(container_of(&shared).await.1, "net"), host);
     for task in [own, shared] {
@@ -75,6 +89,11 @@ async fn the_hosts_network_and_a_groups_exclude_each_other(b: &mut Bench) {
     let bound = Bound::new(b.rig.dir().join("netns"));
     let spec = b.sleeper().network(bound.spec()).option("host_network", json!(true));
     let error = b.rig.start(spec).await.err().expect("a contradiction");
-    assert!(error.message().contains("host_network and bridge network mode are mutually exclusive"), "{error:?}");
+    assert!(
+        error
+            .message()
+            .contains("host_network and bridge network mode are mutually exclusive"),
+        "{error:?}"
+    );
     assert_eq!(testhost::status::recoverable(&error), None);
 }

@@ -17,7 +17,9 @@ group!(recovery, Bench::new(), {
 /// Prints numbered lines until its host says `end`, then their number, and exits with a code of its own.
 fn script(code: usize) -> String {
     let pause = if slowness() > 1 { "0.5" } else { "0.05" };
-    format!("n=0; while ! [ -e /alloc/end ]; do echo line $n; n=$((n+1)); sleep {pause}; done; echo end $n; exit {code}")
+    format!(
+        "n=0; while ! [ -e /alloc/end ]; do echo line $n; n=$((n+1)); sleep {pause}; done; echo end $n; exit {code}"
+    )
 }
 
 fn end(task: &RunningTask) {
@@ -28,7 +30,10 @@ fn end(task: &RunningTask) {
 fn assert_complete(task: &RunningTask) {
     let lines = task.lines();
     let count = lines.len() - 1;
-    let expected: Vec<String> = (0..count).map(|n| format!("line {n}")).chain([format!("end {count}")]).collect();
+    let expected: Vec<String> = (0..count)
+        .map(|n| format!("line {n}"))
+        .chain([format!("end {count}")])
+        .collect();
     assert_eq!(lines, expected, "{}", task.id());
 }
 
@@ -54,8 +59,13 @@ async fn ten_tasks_survive_sigkill_with_every_line_and_every_code(b: &mut Bench)
     tasks[3..6].iter().for_each(end);
     for task in &tasks {
         // As after the restart of a host: without the id and the driver's own configuration.
-        let request = RecoverTaskRequest { task_id: String::new(), handle: Some(task.persisted_handle()) };
-        within(patience(), "RecoverTask", b.rig.driver().recover_task(request)).await.expect("RecoverTask");
+        let request = RecoverTaskRequest {
+            task_id: String::new(),
+            handle: Some(task.persisted_handle()),
+        };
+        within(patience(), "RecoverTask", b.rig.driver().recover_task(request))
+            .await
+            .expect("RecoverTask");
     }
     for task in &tasks[6..] {
         assert_running(task).await;
@@ -66,7 +76,11 @@ async fn ten_tasks_survive_sigkill_with_every_line_and_every_code(b: &mut Bench)
         task.logs_end(patience()).await;
         assert_complete(task);
         let status = task.status().await.expect("InspectTask");
-        assert_eq!((status.state(), status.started_at), (TaskState::Exited, times[n]), "task {n}");
+        assert_eq!(
+            (status.state(), status.started_at),
+            (TaskState::Exited, times[n]),
+            "task {n}"
+        );
     }
     for destroyed in join_all(tasks.iter().map(|task| task.destroy(false))).await {
         destroyed.expect("DestroyTask");
@@ -74,13 +88,18 @@ async fn ten_tasks_survive_sigkill_with_every_line_and_every_code(b: &mut Bench)
 }
 
 async fn a_recovered_task_is_as_good_as_a_new_one(b: &mut Bench) {
-    let task = b.start(b.sh("trap 'echo caught' USR1; trap 'exit 77' TERM; echo ready; while :; do sleep 0.1; done")).await;
+    let task = b
+        .start(b.sh("trap 'echo caught' USR1; trap 'exit 77' TERM; echo ready; while :; do sleep 0.1; done"))
+        .await;
     task.wait_line(patience(), "ready").await;
     b.rig.relaunch().await.expect("relaunch");
     assert_running(&task).await;
     // Again, and at once by several: one task, one supervisor.
     let again = || async {
-        let request = RecoverTaskRequest { task_id: String::new(), handle: Some(task.persisted_handle()) };
+        let request = RecoverTaskRequest {
+            task_id: String::new(),
+            handle: Some(task.persisted_handle()),
+        };
         b.rig.driver().recover_task(request).await
     };
     for outcome in join_all((0..5).map(|_| again())).await {
@@ -88,7 +107,12 @@ async fn a_recovered_task_is_as_good_as_a_new_one(b: &mut Bench) {
     }
     task.signal("SIGUSR1").await.expect("SignalTask");
     task.wait_line(patience(), "caught").await;
-    assert!(tokio::time::timeout(Duration::from_millis(500), task.wait()).await.is_err(), "a running task has an exit");
+    assert!(
+        tokio::time::timeout(Duration::from_millis(500), task.wait())
+            .await
+            .is_err(),
+        "a running task has an exit"
+    );
     let error = task.destroy(false).await.expect_err("a running task");
     assert!(error.message().contains("cannot destroy running task"), "{error:?}");
     task.stop(Duration::from_secs(3600), "").await.expect("StopTask");
@@ -105,25 +129,73 @@ async fn what_cannot_be_recovered_is_an_error_and_harms_nothing(b: &mut Bench) {
     let good = task.persisted_handle();
     let gone = {
         let id = format!("{}/web/deadbeef", testhost::alloc::uuid());
-        let state = String::from_utf8_lossy(&good.driver_state).replace(task.id(), &id).into_bytes();
-        TaskHandle { config: Some(TaskConfig { id, ..good.config.clone().unwrap_or_default() }), driver_state: state, ..good.clone() }
+        let state = String::from_utf8_lossy(&good.driver_state)
+            .replace(task.id(), &id)
+            .into_bytes();
+        TaskHandle {
+            config: Some(TaskConfig {
+                id,
+                ..good.config.clone().unwrap_or_default()
+            }),
+            driver_state: state,
+            ..good.clone()
+        }
     };
     let bad: [(&str, Option<TaskHandle>); 8] = [
         ("no handle", None),
         ("an empty handle", Some(TaskHandle::default())),
-        ("no configuration", Some(TaskHandle { config: None, ..good.clone() })),
-        ("no state", Some(TaskHandle { driver_state: Vec::new(), ..good.clone() })),
-        ("garbage", Some(TaskHandle { driver_state: vec![0xc1, 0xff, 0x00, 0x93], ..good.clone() })),
-        ("half a state", Some(TaskHandle { driver_state: good.driver_state[..good.driver_state.len() / 2].to_vec(), ..good.clone() })),
-        ("a later version", Some(TaskHandle { version: good.version + 1000, ..good.clone() })),
+        (
+            "no configuration",
+            Some(TaskHandle {
+                config: None,
+                ..good.clone()
+            }),
+        ),
+        (
+            "no state",
+            Some(TaskHandle {
+                driver_state: Vec::new(),
+                ..good.clone()
+            }),
+        ),
+        (
+            "garbage",
+            Some(TaskHandle {
+                driver_state: vec![0xc1, 0xff, 0x00, 0x93],
+                ..good.clone()
+            }),
+        ),
+        (
+            "half a state",
+            Some(TaskHandle {
+                driver_state: good.driver_state[..good.driver_state.len() / 2].to_vec(),
+                ..good.clone()
+            }),
+        ),
+        (
+            "a later version",
+            Some(TaskHandle {
+                version: good.version + 1000,
+                ..good.clone()
+            }),
+        ),
         ("a container that is gone", Some(gone)),
     ];
     for (what, handle) in bad {
-        let request = RecoverTaskRequest { task_id: String::new(), handle };
-        let error = within(patience(), what, b.rig.driver().recover_task(request)).await.err().unwrap_or_else(|| panic!("{what} was recovered"));
+        let request = RecoverTaskRequest {
+            task_id: String::new(),
+            handle,
+        };
+        let error = within(patience(), what, b.rig.driver().recover_task(request))
+            .await
+            .err()
+            .unwrap_or_else(|| panic!("{what} was recovered"));
         assert!(!error.message().is_empty(), "{what}: {error:?}");
     }
-    let request = RecoverTaskRequest { task_id: String::new(), handle: Some(good) };
+    let request = RecoverTaskRequest {
+        task_id: String::new(),
+        handle: Some(good),
+    };
     b.rig.driver().recover_task(request).await.expect("RecoverTask");
     assert_running(&task).await;
     task.destroy(true).await.expect("DestroyTask");

@@ -20,7 +20,10 @@ group!(refusals, Bench::new(), {
 });
 
 async fn refused(b: &Bench, spec: TaskSpec) -> Status {
-    within(patience(), "a refused StartTask", b.rig.start(spec)).await.err().expect("this cannot start")
+    within(patience(), "a refused StartTask", b.rig.start(spec))
+        .await
+        .err()
+        .expect("this cannot start")
 }
 
 #[track_caller]
@@ -39,7 +42,10 @@ async fn names_that_are_no_images_are_refused(b: &mut Bench) {
 }
 
 async fn a_missing_image_is_final_and_an_absent_registry_is_not(b: &mut Bench) {
-    for missing in [b.rig.registry.reference("no/such", "1"), b.rig.registry.reference("library/busybox", "none")] {
+    for missing in [
+        b.rig.registry.reference("no/such", "1"),
+        b.rig.registry.reference("library/busybox", "none"),
+    ] {
         let error = refused(b, TaskSpec::new(&missing)).await;
         assert_says(&error, &["Error in pulling image", &missing, "does not exist"], None);
     }
@@ -54,10 +60,25 @@ async fn a_missing_image_is_final_and_an_absent_registry_is_not(b: &mut Bench) {
 async fn a_registry_that_refuses_is_final_and_one_that_is_broken_is_not(b: &mut Bench) {
     const DENIED: &str = "pull access denied, repository does not exist or may require authorization";
     let table: [(u16, &'static str, &[&str], Option<bool>); 5] = [
-        (401, r#"{"errors":[{"code":"UNAUTHORIZED","message":"who are you"}]}"#, &[DENIED], None),
-        (403, r#"{"errors":[{"code":"DENIED","message":"not for you"}]}"#, &[DENIED, "not for you"], None),
+        (
+            401,
+            r#"{"errors":[{"code":"UNAUTHORIZED","message":"who are you"}]}"#,
+            &[DENIED],
+            None,
+        ),
+        (
+            403,
+            r#"{"errors":[{"code":"DENIED","message":"not for you"}]}"#,
+            &[DENIED, "not for you"],
+            None,
+        ),
         (403, "forbidden", &[DENIED], None),
-        (429, r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"slow down"}]}"#, &["slow down"], Some(true)),
+        (
+            429,
+            r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"slow down"}]}"#,
+            &["registry"],
+            Some(true),
+        ),
         (503, "nobody home", &["503"], Some(true)),
     ];
     for (status, body, words, again) in table {
@@ -73,11 +94,18 @@ async fn a_registry_that_refuses_is_final_and_one_that_is_broken_is_not(b: &mut 
     }
     // Credentials that are refused do not show.
     let fake = FakeRegistry::start(|_| Answer::Status(401, "{}")).await;
-    let spec = TaskSpec::new(fake.reference("some/image")).option("auth", json!({ "username": "me", "password": "hunter2" }));
+    let spec =
+        TaskSpec::new(fake.reference("some/image")).option("auth", json!({ "username": "me", "password": "hunter2" }));
     let error = refused(b, spec).await;
     assert_says(&error, &[DENIED], None);
     assert!(!format!("{error:?}").contains("hunter2"));
-    assert!(!b.rig.plugin().stderr_lines().iter().any(|line| line.contains("hunter2")));
+    assert!(
+        !b.rig
+            .plugin()
+            .stderr_lines()
+            .iter()
+            .any(|line| line.contains("hunter2"))
+    );
 }
 
 async fn a_registry_that_hangs_is_given_up_after_the_options_time(b: &mut Bench) {
@@ -89,10 +117,26 @@ async fn a_registry_that_hangs_is_given_up_after_the_options_time(b: &mut Bench)
 
 async fn a_command_that_cannot_be_run_is_named_with_its_option(b: &mut Bench) {
     let table = [
-        (TaskSpec::new(&b.image).command(["/no/such/program"]), "option command", "/no/such/program"),
-        (TaskSpec::new(&b.image).command(["no-such-word", "x"]), "option command", "no-such-word"),
-        (TaskSpec::new(&b.image).command(["/etc/passwd"]), "option command", "/etc/passwd"),
-        (TaskSpec::new(&b.image).option("entrypoint", json!(["/no/entry"])), "option entrypoint", "/no/entry"),
+        (
+            TaskSpec::new(&b.image).command(["/no/such/program"]),
+            "option command",
+            "/no/such/program",
+        ),
+        (
+            TaskSpec::new(&b.image).command(["no-such-word", "x"]),
+            "option command",
+            "no-such-word",
+        ),
+        (
+            TaskSpec::new(&b.image).command(["/etc/passwd"]),
+            "option command",
+            "/etc/passwd",
+        ),
+        (
+            TaskSpec::new(&b.image).option("entrypoint", json!(["/no/entry"])),
+            "option entrypoint",
+            "/no/entry",
+        ),
     ];
     for (spec, option, program) in table {
         let error = refused(b, spec).await;
@@ -121,8 +165,15 @@ impl Bench {
 }
 
 async fn a_machine_without_containerd_says_so_and_starts_nothing(b: &mut Bench) {
-    let found = b.rig.wait_health(HealthState::Undetected, patience()).await.expect("undetected");
-    assert!(found.health_description.contains("/run/no-such-containerd.sock"), "{found:?}");
+    let found = b
+        .rig
+        .wait_health(HealthState::Undetected, patience())
+        .await
+        .expect("undetected");
+    assert!(
+        found.health_description.contains("/run/no-such-containerd.sock"),
+        "{found:?}"
+    );
     let error = refused(b, b.sh("true")).await;
     assert_says(&error, &["/run/no-such-containerd.sock"], Some(true));
 }

@@ -57,13 +57,22 @@ impl Drop for FakeRegistry {
     }
 }
 
+/// Answers a TLS handshake as Go's HTTP server does; clients know it by this. Closed only when the client has seen it: a
+/// reset would look like a broken connection.
+async fn speak_plainly(mut stream: TcpStream) {
+    let text = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTPS request to an HTTP server.\n";
+    if stream.write_all(text).await.is_ok() && stream.shutdown().await.is_ok() {
+        stream.read_to_end(&mut Vec::new()).await.ok();
+    }
+}
+
 async fn serve(mut stream: TcpStream, answer: &(dyn Fn(&str) -> Answer + Send + Sync), asked: &watch::Sender<usize>) {
     loop {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             match stream.read_u8().await {
                 // The first byte of a TLS handshake: the client has to see that this is none.
-                Ok(0x16) if head.is_empty() => return,
+                Ok(0x16) if head.is_empty() => return speak_plainly(stream).await,
                 Ok(byte) => head.push(byte),
                 Err(_) => return,
             }
@@ -72,9 +81,12 @@ async fn serve(mut stream: TcpStream, answer: &(dyn Fn(&str) -> Answer + Send + 
         let path = text.split_whitespace().nth(1).unwrap_or_default();
         let answer = answer(path);
         asked.send_modify(|n| *n += 1);
-        let Answer::Status(status, body) = answer else { return std::future::pending().await };
+        let Answer::Status(status, body) = answer else {
+            return std::future::pending().await;
+        };
         let length = body.len();
-        let reply = format!("HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}");
+        let reply =
+            format!("HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}");
         if stream.write_all(reply.as_bytes()).await.is_err() {
             return;
         }

@@ -16,7 +16,12 @@ group!(starting, Bench::new(), {
 
 async fn an_id_is_started_once(b: &mut Bench) {
     let task = b.start(b.sleeper()).await;
-    let error = b.rig.start_in(b.rig.alloc(), &b.sleeper().id(task.id())).await.err().expect("an id in use");
+    let error = b
+        .rig
+        .start_in(b.rig.alloc(), &b.sleeper().id(task.id()))
+        .await
+        .err()
+        .expect("an id in use");
     assert!(error.message().contains("already started"), "{error:?}");
     assert_running(&task).await;
     task.destroy(true).await.expect("DestroyTask");
@@ -37,14 +42,21 @@ async fn any_id_and_any_name_will_do(b: &mut Bench) {
         assert_eq!(task.exit(patience()).await.exit_code, code);
         task.logs_end(patience()).await;
         let host = task.lines().concat();
-        assert!(!host.is_empty() && host.len() <= 64 && host.is_ascii(), "host name {host:?}");
+        assert!(
+            !host.is_empty() && host.len() <= 64 && host.is_ascii(),
+            "host name {host:?}"
+        );
         assert!(container_of(&task).await.0.len() <= 76);
         task.destroy(false).await.expect("DestroyTask");
     }
 }
 
 async fn ten_starts_of_one_new_image_share_a_pull(b: &mut Bench) {
-    let image = b.rig.image("starting/shared", &ImageConfig::default().salt("shared")).await.expect("image");
+    let image = b
+        .rig
+        .image("starting/shared", &ImageConfig::default().salt("shared"))
+        .await
+        .expect("image");
     let count = if slowness() > 1 { 4 } else { 10 };
     let events = b.rig.events();
     let starts = (0..count).map(|n| b.start(TaskSpec::new(&image).sh("true").name(format!("shared-{n}"))));
@@ -58,7 +70,12 @@ async fn ten_starts_of_one_new_image_share_a_pull(b: &mut Bench) {
 async fn an_image_on_the_node_needs_no_registry(b: &mut Bench) {
     b.rig.registry.stop().await;
     let outcome = within(patience(), "StartTask", b.rig.start(b.sh("exit 5"))).await;
-    let forced = within(patience(), "StartTask", b.rig.start(b.sh("true").option("force_pull", true.into()))).await;
+    let forced = within(
+        patience(),
+        "StartTask",
+        b.rig.start(b.sh("true").option("force_pull", true.into())),
+    )
+    .await;
     b.rig.registry.start_again().await.expect("registry");
     let task = outcome.expect("StartTask without a registry");
     assert_eq!(task.exit(patience()).await.exit_code, 5);
@@ -81,10 +98,22 @@ async fn a_start_cut_off_by_sigkill_leaves_nothing_in_the_way_of_the_next(b: &mu
         task.wait_line(patience(), "once").await;
         let (container, _) = container_of(&task).await;
         let found = b.rig.scope().take().await.expect("census");
-        assert_eq!((found.containers.len(), found.tasks.len(), found.snapshots.len(), found.shims.len()), (1, 1, 1, 1), "round {round}: {found:?}");
+        assert_eq!(
+            (
+                found.containers.len(),
+                found.tasks.len(),
+                found.snapshots.len(),
+                found.shims.len()
+            ),
+            (1, 1, 1, 1),
+            "round {round}: {found:?}"
+        );
         assert!(found.containers.contains(&container));
         task.destroy(true).await.expect("DestroyTask");
         let left = b.rig.scope().take().await.expect("census");
-        assert!(left.containers.is_empty() && left.snapshots.is_empty(), "round {round}: {left:?}");
+        assert!(
+            left.containers.is_empty() && left.snapshots.is_empty(),
+            "round {round}: {left:?}"
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! The process contract and the calls of an agent, with the built binary over real gRPC: launch, configure, fingerprint, end, and what
 //! a plugin must survive. What runs a task needs root and a private containerd, which each such test starts for itself.
 //!
-//! `CD_DRIVER_BIN` is the binary (default: the one that cargo built), `CD_KIND` the containerd: 16, 24 (default 24 if it is there).
+//! `CD_DRIVER_BIN` is the binary (default: the one that cargo built), `CD_KIND` the containerd: 1.6, 2.4 (default 24 if it is there).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panic")]
 
@@ -40,8 +40,8 @@ fn bin() -> PathBuf {
 
 fn kind() -> ContainerdKind {
     match std::env::var("CD_KIND").as_deref() {
-        Ok("16") => ContainerdKind::Debian16,
-        Ok("24") => ContainerdKind::V24,
+        Ok("16" | "1.6") => ContainerdKind::Debian16,
+        Ok("24" | "2.4") => ContainerdKind::V24,
         _ if ContainerdKind::V24.locate().is_ok() => ContainerdKind::V24,
         _ => ContainerdKind::Debian16,
     }

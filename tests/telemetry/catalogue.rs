@@ -18,9 +18,20 @@ fn table(title: &str) -> BTreeSet<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_span_and_field_of_a_full_life_is_in_the_catalogue() {
     let scene = Scene::new(By::Environment).await;
-    let failed = scene.rig.start(scene.task("true").option("command", serde_json::json!("/does/not/exist"))).await;
+    let failed = scene
+        .rig
+        .start(
+            scene
+                .task("true")
+                .option("command", serde_json::json!("/does/not/exist")),
+        )
+        .await;
     assert!(failed.is_err(), "a command that does not exist");
-    let task = scene.rig.start(scene.task("trap 'exit 3' USR1; echo up; while :; do sleep 0.1; done")).await.expect("StartTask");
+    let task = scene
+        .rig
+        .start(scene.task("trap 'exit 3' USR1; echo up; while :; do sleep 0.1; done"))
+        .await
+        .expect("StartTask");
     task.wait_line(PATIENCE, "up").await;
     task.status().await.expect("InspectTask");
     task.signal("SIGUSR1").await.expect("SignalTask");
@@ -32,26 +43,38 @@ async fn every_span_and_field_of_a_full_life_is_in_the_catalogue() {
     second.stop(Duration::from_millis(200), "").await.expect("StopTask");
     second.destroy(true).await.expect("DestroyTask");
     for name in ["task.sweep", "task.destroy", "task.signal", "health.probe"] {
-        assert!(scene.collector.wait_named(PATIENCE, name).await.is_some(), "no span {name}");
+        assert!(
+            scene.collector.wait_named(PATIENCE, name).await.is_some(),
+            "no span {name}"
+        );
     }
     let (spans, fields) = (table("Spans"), table("Fields"));
     assert!(spans.len() > 10 && fields.len() > 10);
     let mut strangers = BTreeSet::new();
     let mut seen = BTreeSet::new();
     for span in scene.collector.spans() {
-        let name = if span.name.starts_with("nomad.") { "nomad.rpc" } else { span.name.as_str() };
+        let name = if span.name.starts_with("nomad.") {
+            "nomad.rpc"
+        } else {
+            span.name.as_str()
+        };
         seen.insert(name.to_owned());
         if !spans.contains(name) {
             strangers.insert(format!("span {name}"));
         }
         for key in span.attributes.iter().map(|a| a.key.as_str()) {
             // Written by the libraries about the place in the source and about time.
-            let foreign = ["code.", "thread.", "otel.", "busy_ns", "idle_ns", "target", "level"].iter().any(|f| key.starts_with(f));
+            let foreign = ["code.", "thread.", "otel.", "busy_ns", "idle_ns", "target", "level"]
+                .iter()
+                .any(|f| key.starts_with(f));
             if !foreign && !fields.contains(key) {
                 strangers.insert(format!("field {key} of span {name}"));
             }
         }
     }
-    println!("seen: {seen:?}\nnot seen: {:?}", spans.difference(&seen).collect::<Vec<_>>());
+    println!(
+        "seen: {seen:?}\nnot seen: {:?}",
+        spans.difference(&seen).collect::<Vec<_>>()
+    );
     assert!(strangers.is_empty(), "not in the catalogue: {strangers:#?}");
 }

@@ -19,14 +19,28 @@ fn deaf(socket: &std::path::Path, heard: &Headers) -> tokio::task::JoinHandle<()
     let listener = UnixListener::bind(socket).expect("socket");
     let heard = heard.clone();
     let note = move |request: Request<()>| -> Result<Request<()>, Status> {
-        let text = |key| request.metadata().get(key).and_then(|v| v.to_str().ok()).map(str::to_owned);
-        heard.lock().unwrap_or_else(PoisonError::into_inner).push((text("traceparent"), text("containerd-namespace")));
+        let text = |key| {
+            request
+                .metadata()
+                .get(key)
+                .and_then(|v| v.to_str().ok())
+                .map(str::to_owned)
+        };
+        heard
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push((text("traceparent"), text("containerd-namespace")));
         Ok(request)
     };
     tokio::spawn(async move {
         let (_, health) = tonic_health::server::health_reporter();
-        let server = tonic::transport::Server::builder().layer(InterceptorLayer::new(note)).add_service(health);
-        server.serve_with_incoming(UnixListenerStream::new(listener)).await.expect("server");
+        let server = tonic::transport::Server::builder()
+            .layer(InterceptorLayer::new(note))
+            .add_service(health);
+        server
+            .serve_with_incoming(UnixListenerStream::new(listener))
+            .await
+            .expect("server");
     })
 }
 
@@ -46,7 +60,11 @@ async fn calls_to_containerd_carry_the_trace_of_the_start() {
     let root = collector.wait_named(PATIENCE, "nomad.StartTask").await.expect("span");
     let trace: String = root.trace_id.iter().map(|b| format!("{b:02x}")).collect();
     let calls = collector.wait_for(PATIENCE, |spans| {
-        let calls: Vec<_> = spans.iter().filter(|s| s.trace_id == root.trace_id && s.name == "containerd.call").cloned().collect();
+        let calls: Vec<_> = spans
+            .iter()
+            .filter(|s| s.trace_id == root.trace_id && s.name == "containerd.call")
+            .cloned()
+            .collect();
         (!calls.is_empty()).then_some(calls)
     });
     let calls = calls.await.expect("spans of calls");
@@ -54,7 +72,9 @@ async fn calls_to_containerd_carry_the_trace_of_the_start() {
     for call in &calls {
         let id: String = call.span_id.iter().map(|b| format!("{b:02x}")).collect();
         let wanted = format!("00-{trace}-{id}-01");
-        let found = heard.iter().find(|(parent, _)| parent.as_deref() == Some(wanted.as_str()));
+        let found = heard
+            .iter()
+            .find(|(parent, _)| parent.as_deref() == Some(wanted.as_str()));
         let (_, namespace) = found.unwrap_or_else(|| panic!("no call with traceparent {wanted}: {heard:?}"));
         assert_eq!(namespace.as_deref(), Some(rig.namespace()));
     }

@@ -31,7 +31,10 @@ pub fn opts() -> RigOpts {
     };
     let mut opts = RigOpts::new(kind).expect("CD_DRIVER_BIN");
     // Batches leave soon; the default is 5 s.
-    opts.launch = opts.launch.env("OTEL_BSP_SCHEDULE_DELAY", "100").without_env("OTEL_EXPORTER_OTLP_ENDPOINT");
+    opts.launch = opts
+        .launch
+        .env("OTEL_BSP_SCHEDULE_DELAY", "100")
+        .without_env("OTEL_EXPORTER_OTLP_ENDPOINT");
     opts
 }
 
@@ -55,8 +58,17 @@ impl Scene {
     /// The whole trace of a call of this method for this task.
     pub async fn trace_of(&self, method: &str, task: &str) -> Vec<Span> {
         let name = format!("nomad.{method}");
-        let of_task = |spans: &[Span]| spans.iter().find(|s| s.name == name && attribute(s, "task.id").as_deref() == Some(task)).cloned();
-        let root = self.collector.wait_for(PATIENCE, of_task).await.unwrap_or_else(|| panic!("no span {name} of {task}"));
+        let of_task = |spans: &[Span]| {
+            spans
+                .iter()
+                .find(|s| s.name == name && attribute(s, "task.id").as_deref() == Some(task))
+                .cloned()
+        };
+        let root = self
+            .collector
+            .wait_for(PATIENCE, of_task)
+            .await
+            .unwrap_or_else(|| panic!("no span {name} of {task}"));
         // The call's own span is the last to end, but batches are not sent in order of that.
         let complete = |spans: &[Span]| {
             let trace: Vec<Span> = spans.iter().filter(|s| s.trace_id == root.trace_id).cloned().collect();
@@ -69,7 +81,10 @@ impl Scene {
 
 /// The first span of that name among `spans`.
 pub fn named<'a>(spans: &'a [Span], name: &str) -> &'a Span {
-    spans.iter().find(|s| s.name == name).unwrap_or_else(|| panic!("no span {name}:\n{}", otlp::render(spans)))
+    spans
+        .iter()
+        .find(|s| s.name == name)
+        .unwrap_or_else(|| panic!("no span {name}:\n{}", otlp::render(spans)))
 }
 
 /// Whether `below` hangs under `above`, at any depth.

@@ -16,8 +16,8 @@ use crate::messages::logs::CheckLogPaths;
 use crate::messages::runtime::{ContainerdFault, FaultKind, TaskView};
 use crate::spec::SpecError;
 use crate::spec::identity::ContainerId;
-use crate::spec::oci::{self, ContainerPlan};
 use crate::spec::labels::{self, Marks};
+use crate::spec::oci::{self, ContainerPlan};
 use crate::spec::settings::Settings;
 use crate::spec::signal;
 use crate::telemetry::names;
@@ -52,7 +52,11 @@ enum Attempt {
 }
 
 /// See the module. On an error all that was made is removed.
-pub(super) async fn create(shared: &Shared, links: &Arc<Links>, req: CreateContainer) -> Result<Created, ContainerError> {
+pub(super) async fn create(
+    shared: &Shared,
+    links: &Arc<Links>,
+    req: CreateContainer,
+) -> Result<Created, ContainerError> {
     let configured = shared.configured().map_err(at("creating container"))?;
     let gateway = &configured.gateway;
     let id = ContainerId::of(&req.task.id);
@@ -61,14 +65,24 @@ pub(super) async fn create(shared: &Shared, links: &Arc<Links>, req: CreateConta
     let plan = oci::build(&req.task, &req.image.facts, &node, &configured.settings)?;
     let stop_signal = stop_signal(&req)?;
     let logs = check_logs(links, &req).await?;
-    let start = Beginning { gateway, settings: &configured.settings, id: &id, req: &req, plan: &plan, stop_signal, logs: &logs };
+    let start = Beginning {
+        gateway,
+        settings: &configured.settings,
+        id: &id,
+        req: &req,
+        plan: &plan,
+        stop_signal,
+        logs: &logs,
+    };
     let (begun, mut rest, mut purges) = (Instant::now(), REST.0, 0);
     while purges < ATTEMPTS {
         match start.attempt(purges > 0).await {
             Ok(Attempt::Started(created)) => return Ok(created),
             Ok(Attempt::InTheWay) => {
                 tracing::info!(container.id = %id, "removing what an earlier start left behind");
-                remove(shared, &id).instrument(tracing::info_span!(names::CONTAINER_STEP, { names::STEP } = "purge")).await?;
+                remove(shared, &id)
+                    .instrument(tracing::info_span!(names::CONTAINER_STEP, { names::STEP } = "purge"))
+                    .await?;
                 purges += 1;
             }
             Ok(Attempt::Unsettled(_)) if begun.elapsed() < AFTERMATH => {
@@ -81,22 +95,31 @@ pub(super) async fn create(shared: &Shared, links: &Arc<Links>, req: CreateConta
             }
         }
     }
-    Err(ContainerError::Interrupted(format!("{id}: leftovers of an earlier start came back {ATTEMPTS} times")))
+    Err(ContainerError::Interrupted(format!(
+        "{id}: leftovers of an earlier start came back {ATTEMPTS} times"
+    )))
 }
 
 /// Removes what a failed start made. A failure here is logged: the reason that the user needs is the first one.
 async fn undo(shared: &Shared, id: &ContainerId, why: &ContainerError) {
     // Without containerd nothing can be undone now, and the next start under this id finds the record.
-    let unreachable = matches!(why, ContainerError::Containerd { source, .. } if matches!(source.kind, FaultKind::Unreachable));
+    let unreachable =
+        matches!(why, ContainerError::Containerd { source, .. } if matches!(source.kind, FaultKind::Unreachable));
     if unreachable {
         return;
     }
-    if let Err(e) = remove(shared, id).instrument(tracing::info_span!(names::CONTAINER_STEP, { names::STEP } = "undo")).await {
+    if let Err(e) = remove(shared, id)
+        .instrument(tracing::info_span!(names::CONTAINER_STEP, { names::STEP } = "undo"))
+        .await
+    {
         tracing::warn!(container.id = %id, error = %e, "could not undo a failed start");
     }
 }
 
-async fn check_logs(links: &Arc<Links>, req: &CreateContainer) -> Result<(Option<PathBuf>, Option<PathBuf>), ContainerError> {
+async fn check_logs(
+    links: &Arc<Links>,
+    req: &CreateContainer,
+) -> Result<(Option<PathBuf>, Option<PathBuf>), ContainerError> {
     let check = CheckLogPaths {
         alloc_dir: req.task.alloc_dir.clone(),
         stdout: req.task.stdout_path.clone(),
@@ -105,7 +128,15 @@ async fn check_logs(links: &Arc<Links>, req: &CreateContainer) -> Result<(Option
     ask_until(&*links.check_log_paths, check, Cx::current(), Some(LOG_CHECK))
         .await
         .map_err(|e| ContainerError::Interrupted(e.to_string()))?
-        .map_err(|e| ContainerError::Host { what: if e.stream == "stdout" { "stdout log" } else { "stderr log" }, path: e.path, reason: e.reason })
+        .map_err(|e| ContainerError::Host {
+            what: if e.stream == "stdout" {
+                "stdout log"
+            } else {
+                "stderr log"
+            },
+            path: e.path,
+            reason: e.reason,
+        })
 }
 
 /// What every attempt of one creation begins with.
@@ -122,7 +153,15 @@ struct Beginning<'a> {
 impl Beginning<'_> {
     /// `purged`: leftovers of an earlier start were removed by an attempt before this one.
     async fn attempt(&self, purged: bool) -> Result<Attempt, ContainerError> {
-        let Self { gateway, settings, id, req, plan, stop_signal, logs } = *self;
+        let Self {
+            gateway,
+            settings,
+            id,
+            req,
+            plan,
+            stop_signal,
+            logs,
+        } = *self;
         let (now, snapshotter) = (unix_nanos(), settings.snapshotter.as_str());
         let container = NewContainer {
             id: id.as_str().to_owned(),
@@ -140,7 +179,9 @@ impl Beginning<'_> {
                 let record = gateway.container(id.as_str()).await.map_err(at("reading container"))?;
                 match record {
                     Some(record) => match marks(&record) {
-                        Some(marks) if marks.fits(plan) => Some((marks.started_at.unwrap_or(now), marks.exit.is_some())),
+                        Some(marks) if marks.fits(plan) => {
+                            Some((marks.started_at.unwrap_or(now), marks.exit.is_some()))
+                        }
                         _ => return Ok(Attempt::InTheWay),
                     },
                     None => return Ok(Attempt::InTheWay),
@@ -149,7 +190,13 @@ impl Beginning<'_> {
             Err(fault) => return Err(at("creating container")(fault)),
         };
         let created = |view, started_at| {
-            Attempt::Started(Created { container: id.clone(), view, started_at, stop_signal, adopted: adopted.is_some() })
+            Attempt::Started(Created {
+                container: id.clone(),
+                view,
+                started_at,
+                stop_signal,
+                adopted: adopted.is_some(),
+            })
         };
         if let Some((started_at, has_ended)) = adopted {
             match gateway.task(id.as_str()).await.map_err(at("reading task"))? {
@@ -163,23 +210,38 @@ impl Beginning<'_> {
         }
         tokio::task::block_in_place(|| host_side(plan))?;
         let parent = req.image.facts.chain_id.as_ref().map_or("", |d| d.as_str());
-        let rootfs = match gateway.prepare_snapshot(snapshotter, id.as_str(), parent, &BTreeMap::new()).await {
+        let rootfs = match gateway
+            .prepare_snapshot(snapshotter, id.as_str(), parent, &BTreeMap::new())
+            .await
+        {
             Ok(mounts) => mounts,
             // Of an interrupted start: no process has ever run in it, or the task would be there.
-            Err(fault) if fault.kind == FaultKind::AlreadyExists && adopted.is_some() => {
-                gateway.snapshot_mounts(snapshotter, id.as_str()).await.map_err(at("reading snapshot"))?
-            }
+            Err(fault) if fault.kind == FaultKind::AlreadyExists && adopted.is_some() => gateway
+                .snapshot_mounts(snapshotter, id.as_str())
+                .await
+                .map_err(at("reading snapshot"))?,
             Err(fault) if fault.kind == FaultKind::AlreadyExists => return Ok(Attempt::InTheWay),
             Err(fault) => return Err(at("preparing snapshot")(fault)),
         };
-        let task = NewTask { container: id.as_str().to_owned(), rootfs, stdin: None, stdout: logs.0.clone(), stderr: logs.1.clone(), terminal: false };
+        let task = NewTask {
+            container: id.as_str().to_owned(),
+            rootfs,
+            stdin: None,
+            stdout: logs.0.clone(),
+            stderr: logs.1.clone(),
+            terminal: false,
+        };
         match gateway.create_task(task).await {
             Ok(_pid) => {}
             // A shim of an interrupted start that containerd is still taking down, or its bundle.
-            Err(fault) if fault.kind == FaultKind::AlreadyExists => return Ok(Attempt::InTheWay),
+            Err(fault) if fault.kind == FaultKind::AlreadyExists && !purged => return Ok(Attempt::InTheWay),
             Err(fault) => {
                 let error = command_fault(plan, fault, "creating task");
-                return if adopted.is_some() || purged { unsettled(error) } else { Err(error) };
+                return if adopted.is_some() || purged {
+                    unsettled(error)
+                } else {
+                    Err(error)
+                };
             }
         }
         let pid = start(gateway, id, plan).await?;
@@ -196,7 +258,10 @@ fn unsettled(error: ContainerError) -> Result<Attempt, ContainerError> {
             K::NotFound | K::AlreadyExists | K::FailedPrecondition | K::Failed => Ok(Attempt::Unsettled(error)),
             K::Unreachable | K::Deadline | K::Exhausted => Err(error),
         },
-        ContainerError::Spec(_) | ContainerError::Command { .. } | ContainerError::Host { .. } | ContainerError::Interrupted(_) => Err(error),
+        ContainerError::Spec(_)
+        | ContainerError::Command { .. }
+        | ContainerError::Host { .. }
+        | ContainerError::Interrupted(_) => Err(error),
     }
 }
 
@@ -204,11 +269,18 @@ fn unsettled(error: ContainerError) -> Result<Attempt, ContainerError> {
 /// runtime, which is root, would follow it: sources there must resolve beneath them.
 fn host_side(plan: &ContainerPlan) -> Result<(), ContainerError> {
     for (dir, source) in &plan.beneath {
-        paths::check_beneath(dir, source)
-            .map_err(|e| ContainerError::Host { what: "option mounts: source", path: source.display().to_string(), reason: e.reason })?;
+        paths::check_beneath(dir, source).map_err(|e| ContainerError::Host {
+            what: "option mounts: source",
+            path: source.display().to_string(),
+            reason: e.reason,
+        })?;
     }
     for file in &plan.files {
-        let fault = |e: HostError| ContainerError::Host { what: "generated file", path: file.path_on_host.display().to_string(), reason: e.reason };
+        let fault = |e: HostError| ContainerError::Host {
+            what: "generated file",
+            path: file.path_on_host.display().to_string(),
+            reason: e.reason,
+        };
         if let Some(dir) = file.path_on_host.parent()
             && !dir.exists()
         {
@@ -220,14 +292,23 @@ fn host_side(plan: &ContainerPlan) -> Result<(), ContainerError> {
 }
 
 async fn start(gateway: &Gateway, id: &ContainerId, plan: &ContainerPlan) -> Result<u32, ContainerError> {
-    gateway.start_task(id.as_str()).await.map_err(|fault| command_fault(plan, fault, "starting task"))
+    gateway
+        .start_task(id.as_str())
+        .await
+        .map_err(|fault| command_fault(plan, fault, "starting task"))
 }
 
 /// The runtime reports a program that cannot be run only in words. They decide nothing but which words we use.
 fn command_fault(plan: &ContainerPlan, fault: ContainerdFault, step: &'static str) -> ContainerError {
-    let about_program = ["executable file not found", "exec: \"", "exec format error"].iter().any(|w| fault.text.contains(w));
+    let about_program = ["executable file not found", "exec: \"", "exec format error"]
+        .iter()
+        .any(|w| fault.text.contains(w));
     if fault.kind == FaultKind::Failed && about_program {
-        ContainerError::Command { option: plan.program.0, command: plan.program.1.clone(), reason: fault.text }
+        ContainerError::Command {
+            option: plan.program.0,
+            command: plan.program.1.clone(),
+            reason: fault.text,
+        }
     } else {
         at(step)(fault)
     }
@@ -249,7 +330,13 @@ fn labels_of(req: &CreateContainer, plan: &ContainerPlan, stop_signal: i32, now:
 fn stop_signal(req: &CreateContainer) -> Result<i32, ContainerError> {
     match &req.image.facts.stop_signal {
         None => Ok(SIGTERM),
-        Some(text) => signal::parse(text)
-            .map_err(|e| SpecError::option("image", format!("{} with STOPSIGNAL {text}", req.image.name), e.to_string()).into()),
+        Some(text) => signal::parse(text).map_err(|e| {
+            SpecError::option(
+                "image",
+                format!("{} with STOPSIGNAL {text}", req.image.name),
+                e.to_string(),
+            )
+            .into()
+        }),
     }
 }

@@ -58,7 +58,10 @@ fn admission() -> tracing::Span {
 }
 
 /// Carries out work whose turn has come: to its end, whoever waits for it.
-async fn whole<T: Send + 'static>(turn: workshop::Turn, work: impl Future<Output = T> + Send + 'static) -> Result<T, JoinError> {
+async fn whole<T: Send + 'static>(
+    turn: workshop::Turn,
+    work: impl Future<Output = T> + Send + 'static,
+) -> Result<T, JoinError> {
     let work = async move {
         let done = work.await;
         drop(turn);
@@ -97,7 +100,12 @@ impl ContainerFactory {
     /// A factory without work.
     #[must_use]
     pub fn new(shared: Arc<Shared>, links: Arc<Links>, workshop: Arc<Workshop>) -> Self {
-        Self { shared, links, workshop, benches: HashMap::new() }
+        Self {
+            shared,
+            links,
+            workshop,
+            benches: HashMap::new(),
+        }
     }
 
     /// Takes up a job, joins the one in hand if it is the same, or queues behind another.
@@ -124,7 +132,12 @@ impl ContainerFactory {
                 bench.kind = Some(Kind::Create);
                 let span = owed.span().clone();
                 bench.creating = vec![owed];
-                let (shared, links, workshop, id_) = (Arc::clone(&self.shared), Arc::clone(&self.links), Arc::clone(&self.workshop), id.clone());
+                let (shared, links, workshop, id_) = (
+                    Arc::clone(&self.shared),
+                    Arc::clone(&self.links),
+                    Arc::clone(&self.workshop),
+                    id.clone(),
+                );
                 let work = async move {
                     let turn = workshop.create(&id_).instrument(admission()).await;
                     whole(turn, async move { create::create(&shared, &links, *req).await }).await
@@ -157,7 +170,13 @@ impl ContainerFactory {
 
     /// Hands the outcome to all who wait for it, then takes up the next piece. A panic in the work drops the replies,
     /// so that the askers ask again.
-    fn finish<T: Send + 'static>(&mut self, id: ContainerId, work: JoinHandle<Result<T, JoinError>>, ctx: &mut Context<Self>, answer: impl FnOnce(&mut Bench, T) + 'static) {
+    fn finish<T: Send + 'static>(
+        &mut self,
+        id: ContainerId,
+        work: JoinHandle<Result<T, JoinError>>,
+        ctx: &mut Context<Self>,
+        answer: impl FnOnce(&mut Bench, T) + 'static,
+    ) {
         if let Some(bench) = self.benches.get_mut(&id) {
             bench.work = Some(Abort(work.abort_handle()));
         }
@@ -185,7 +204,11 @@ impl Actor for ContainerFactory {
 
 impl Supervised for ContainerFactory {
     fn restarting(&mut self, _ctx: &mut Self::Context) {
-        *self = Self::new(Arc::clone(&self.shared), Arc::clone(&self.links), Arc::clone(&self.workshop));
+        *self = Self::new(
+            Arc::clone(&self.shared),
+            Arc::clone(&self.links),
+            Arc::clone(&self.workshop),
+        );
     }
 }
 

@@ -26,10 +26,19 @@ pub(super) fn facts(shared: &Shared, task: &TaskSpec) -> NodeFacts {
             .into_iter()
             .map(|path| {
                 let found = devices::device_nodes(Path::new(&path));
-                (path, found.map(|nodes| nodes.iter().map(device).collect()).map_err(|e| e.to_string()))
+                (
+                    path,
+                    found
+                        .map(|nodes| nodes.iter().map(device).collect())
+                        .map_err(|e| e.to_string()),
+                )
             })
             .collect(),
-        host_devices: if task.options.privileged { devices::host_devices().iter().map(device).collect() } else { Vec::new() },
+        host_devices: if task.options.privileged {
+            devices::host_devices().iter().map(device).collect()
+        } else {
+            Vec::new()
+        },
     }
 }
 

@@ -22,10 +22,18 @@ pub(super) async fn remove(shared: &Shared, id: &ContainerId) -> Result<(), Cont
     let gateway = &configured.gateway;
     remove_task(gateway, id).await?;
     let record = gateway.container(id.as_str()).await.map_err(at("reading container"))?;
-    let snapshotter = record.as_ref().map_or_else(|| configured.settings.snapshotter.clone(), |r| r.snapshotter.clone());
-    gateway.remove_snapshot(&snapshotter, id.as_str()).await.map_err(at("removing snapshot"))?;
+    let snapshotter = record
+        .as_ref()
+        .map_or_else(|| configured.settings.snapshotter.clone(), |r| r.snapshotter.clone());
+    gateway
+        .remove_snapshot(&snapshotter, id.as_str())
+        .await
+        .map_err(at("removing snapshot"))?;
     if record.is_some() {
-        gateway.delete_container(id.as_str()).await.map_err(at("deleting container"))?;
+        gateway
+            .delete_container(id.as_str())
+            .await
+            .map_err(at("deleting container"))?;
     }
     remove_files(shared, id).await
 }
@@ -71,9 +79,11 @@ async fn remove_task(gateway: &Gateway, id: &ContainerId) -> Result<(), Containe
 async fn remove_files(shared: &Shared, id: &ContainerId) -> Result<(), ContainerError> {
     let dir = shared.run_dir.join(id.as_str());
     match tokio::fs::remove_dir_all(&dir).await {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            Err(ContainerError::Host { what: "generated files", path: dir.display().to_string(), reason: e.to_string() })
-        }
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(ContainerError::Host {
+            what: "generated files",
+            path: dir.display().to_string(),
+            reason: e.to_string(),
+        }),
         _ => Ok(()),
     }
 }

@@ -60,7 +60,10 @@ impl Workshop {
         };
         let turn = turn.lock_owned().await;
         // Never closed; an error would mean no bound, not no work.
-        Turn { _turn: turn, _permit: Arc::clone(budget).acquire_owned().await }
+        Turn {
+            _turn: turn,
+            _permit: Arc::clone(budget).acquire_owned().await,
+        }
     }
 }
 
@@ -72,7 +75,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_container_is_worked_on_by_one_at_a_time() {
         let workshop = Workshop::new(1);
-        let (one, other) = (ContainerId::reported("one".to_owned()), ContainerId::reported("other".to_owned()));
+        let (one, other) = (
+            ContainerId::reported("one".to_owned()),
+            ContainerId::reported("other".to_owned()),
+        );
         let first = workshop.create(&one).await;
         let within = Duration::from_secs(1);
         assert!(tokio::time::timeout(within, workshop.remove(&one)).await.is_err());

@@ -3,7 +3,7 @@
 //! | owns | the one subscription to containerd, the roster of its tasks |
 //! | asked | `LookUpTask` |
 //! | told | `ForgetTask`; what the reader brings |
-//! | tells | `TaskExited`, `TaskOom` to supervisors, `ProbeNow` |
+//! | tells | `TaskExited`, `TaskOom`, `ContainerdAway` to supervisors, `ProbeNow` |
 //! | mailbox | 1,024 |
 //! | restart | in place; a new reader subscribes, **then** lists, so that nothing falls between |
 //!
@@ -14,12 +14,16 @@ mod reader;
 
 use crate::actors::shared::{Links, Shared};
 use crate::messages::health::{Health, ProbeNow, Verdict};
-use crate::messages::runtime::{ContainerdFault, ForgetTask, LookUpTask, TaskExited, TaskOom, TaskView};
+use crate::messages::runtime::{
+    ContainerdAway, ContainerdFault, ForgetTask, LookUpTask, TaskExited, TaskOom, TaskView,
+};
 use crate::messages::{Ask, Cx, Fact as _, Owed, Request as _, Tell};
 use crate::spec::identity::ContainerId;
 use crate::telemetry::propagate::handling;
 use crate::telemetry::{Counter, names};
-use actix::{Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, StreamHandler, Supervised, WrapFuture as _};
+use actix::{
+    Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, StreamHandler, Supervised, WrapFuture as _,
+};
 use reader::{Item, Reader};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -48,12 +52,21 @@ impl EventStream {
     /// An event stream that begins with the first configuration.
     #[must_use]
     pub fn new(shared: Arc<Shared>, links: Arc<Links>) -> Self {
-        Self { shared, links, reader: None, roster: None, waiting: Vec::new(), was_unhealthy: false }
+        Self {
+            shared,
+            links,
+            reader: None,
+            roster: None,
+            waiting: Vec::new(),
+            was_unhealthy: false,
+        }
     }
 
     fn subscribe(&mut self, ctx: &mut Context<Self>) {
         self.roster = None;
-        let Ok(configured) = self.shared.configured() else { return };
+        let Ok(configured) = self.shared.configured() else {
+            return;
+        };
         let (reader, items) = Reader::start(&self.shared.io, configured.gateway);
         self.reader = Some(reader);
         ctx.add_stream(items);
@@ -88,7 +101,10 @@ impl EventStream {
         let ours = self.links.tasks.containers();
         for container in ours {
             match roster.get(&container) {
-                Some(TaskView::Stopped(exit)) => self.deliver(TaskExited { container, exit: Some(exit.clone()) }),
+                Some(TaskView::Stopped(exit)) => self.deliver(TaskExited {
+                    container,
+                    exit: Some(exit.clone()),
+                }),
                 Some(TaskView::Running { .. } | TaskView::Created { .. }) => {}
                 None => self.deliver(TaskExited { container, exit: None }),
             }
@@ -113,8 +129,12 @@ impl Actor for EventStream {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.add_stream(tokio_stream::wrappers::WatchStream::from_changes(self.shared.configured.subscribe()));
-        ctx.add_stream(tokio_stream::wrappers::WatchStream::from_changes(self.shared.verdict.subscribe()));
+        ctx.add_stream(tokio_stream::wrappers::WatchStream::from_changes(
+            self.shared.configured.subscribe(),
+        ));
+        ctx.add_stream(tokio_stream::wrappers::WatchStream::from_changes(
+            self.shared.verdict.subscribe(),
+        ));
         self.subscribe(ctx);
     }
 }
@@ -155,7 +175,22 @@ impl StreamHandler<Item> for EventStream {
                 if let Some(roster) = self.roster.as_mut() {
                     roster.insert(container.clone(), TaskView::Stopped(exit.clone()));
                 }
-                self.deliver(TaskExited { container, exit: Some(exit) });
+                self.deliver(TaskExited {
+                    container,
+                    exit: Some(exit),
+                });
+            }
+            Item::Deleted { container } => {
+                if let Some(roster) = self.roster.as_mut() {
+                    roster.remove(&container);
+                }
+                // Its supervisor knows whether it is its own doing.
+                let span = handling!(Cx::default(), names::ACTOR_MESSAGE, "event_stream", TaskExited::NAME, { names::CONTAINER_ID } = %container);
+                span.in_scope(|| {
+                    self.links
+                        .tasks
+                        .exited(TaskExited { container, exit: None }, Cx::current())
+                });
             }
             Item::Oom { container } => {
                 let span = handling!(Cx::default(), names::ACTOR_MESSAGE, "event_stream", TaskOom::NAME, { names::CONTAINER_ID } = %container);
@@ -167,6 +202,9 @@ impl StreamHandler<Item> for EventStream {
                 self.roster = None;
                 Counter::EventGaps.bump();
                 self.links.probe_now.offer(ProbeNow, Cx::current());
+                for container in self.links.tasks.containers() {
+                    self.links.tasks.away(ContainerdAway { container }, Cx::current());
+                }
                 // Whoever asked is told now: waiting for containerd's return is the asker's decision.
                 for (_, answer) in std::mem::take(&mut self.waiting) {
                     answer.send(Err(fault.clone()));
@@ -193,17 +231,23 @@ impl Handler<Ask<LookUpTask>> for EventStream {
         let patience = req.patience;
         let container = req.container.clone();
         self.waiting.push((req, reply));
-        ctx.spawn(tokio::time::sleep(patience).into_actor(self).map(move |(), actor: &mut Self, _| {
-            let (late, waiting) = std::mem::take(&mut actor.waiting).into_iter().partition(|(w, _)| w.container == container);
-            actor.waiting = waiting;
-            for (_, answer) in late {
-                answer.send(Err(ContainerdFault {
-                    kind: crate::messages::runtime::FaultKind::Deadline,
-                    operation: "list tasks",
-                    text: format!("containerd did not answer within {patience:?}"),
-                }));
-            }
-        }));
+        ctx.spawn(
+            tokio::time::sleep(patience)
+                .into_actor(self)
+                .map(move |(), actor: &mut Self, _| {
+                    let (late, waiting) = std::mem::take(&mut actor.waiting)
+                        .into_iter()
+                        .partition(|(w, _)| w.container == container);
+                    actor.waiting = waiting;
+                    for (_, answer) in late {
+                        answer.send(Err(ContainerdFault {
+                            kind: crate::messages::runtime::FaultKind::Deadline,
+                            operation: "list tasks",
+                            text: format!("containerd did not answer within {patience:?}"),
+                        }));
+                    }
+                }),
+        );
     }
 }
 

@@ -49,6 +49,11 @@ pub enum Item {
         /// Which.
         container: ContainerId,
     },
+    /// A container's record was deleted, by us or by someone else.
+    Deleted {
+        /// Which.
+        container: ContainerId,
+    },
     /// The connection broke or could not be made.
     Gap {
         /// Of which reader.
@@ -107,8 +112,17 @@ async fn run(gateway: Gateway, generation: u64, tx: mpsc::Sender<Item>) {
 }
 
 /// Follows one subscription to its end. `None`: nobody listens any more.
-async fn follow(gateway: &Gateway, generation: u64, tx: &mpsc::Sender<Item>, live: &mut bool) -> Option<ContainerdFault> {
-    let nonce = format!("{}-{generation}-{}", std::process::id(), GENERATION.fetch_add(1, Ordering::Relaxed));
+async fn follow(
+    gateway: &Gateway,
+    generation: u64,
+    tx: &mpsc::Sender<Item>,
+    live: &mut bool,
+) -> Option<ContainerdFault> {
+    let nonce = format!(
+        "{}-{generation}-{}",
+        std::process::id(),
+        GENERATION.fetch_add(1, Ordering::Relaxed)
+    );
     let mut events = Box::pin(gateway.subscribe());
     let mut early = Vec::new();
     let mut marker = tokio::time::interval(MARKER_INTERVAL);
@@ -154,14 +168,24 @@ async fn follow(gateway: &Gateway, generation: u64, tx: &mpsc::Sender<Item>, liv
 }
 
 fn ended() -> ContainerdFault {
-    ContainerdFault { kind: FaultKind::Unreachable, operation: "receive events", text: "the stream ended".to_owned() }
+    ContainerdFault {
+        kind: FaultKind::Unreachable,
+        operation: "receive events",
+        text: "the stream ended".to_owned(),
+    }
 }
 
 async fn forward(event: RuntimeEvent, tx: &mpsc::Sender<Item>) -> Option<()> {
     let item = match event {
         // The first process of a container has no exec id of its own.
-        RuntimeEvent::Exited { container, exec_id, exit, .. } if exec_id.is_empty() => Item::Exited { container, exit },
+        RuntimeEvent::Exited {
+            container,
+            exec_id,
+            exit,
+            ..
+        } if exec_id.is_empty() => Item::Exited { container, exit },
         RuntimeEvent::Oom { container } => Item::Oom { container },
+        RuntimeEvent::Deleted { container } => Item::Deleted { container },
         RuntimeEvent::Exited { .. } | RuntimeEvent::Marker { .. } | RuntimeEvent::Other => return Some(()),
     };
     tx.send(item).await.ok()

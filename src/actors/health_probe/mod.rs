@@ -10,11 +10,13 @@
 pub mod verdict;
 
 use crate::actors::shared::{Configured, Shared};
-use crate::messages::{Cx, Fact as _, Tell};
 use crate::messages::health::{Health, ProbeNow};
+use crate::messages::{Cx, Fact as _, Tell};
 use crate::telemetry::names;
 use crate::telemetry::propagate::{self, handling};
-use actix::{Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, SpawnHandle, Supervised, WrapFuture as _};
+use actix::{
+    Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, SpawnHandle, Supervised, WrapFuture as _,
+};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -41,7 +43,12 @@ impl HealthProbe {
     #[must_use]
     pub fn new(shared: Arc<Shared>) -> Self {
         let memory = Memory::resume(shared.verdict.borrow().health);
-        Self { shared, memory, next: None, probing: false }
+        Self {
+            shared,
+            memory,
+            next: None,
+            probing: false,
+        }
     }
 
     /// `cause`: what called for it, if anything but the clock did.
@@ -49,7 +56,9 @@ impl HealthProbe {
         if self.probing {
             return;
         }
-        let Ok(configured) = self.shared.configured() else { return };
+        let Ok(configured) = self.shared.configured() else {
+            return;
+        };
         self.probing = true;
         if let Some(next) = self.next.take() {
             ctx.cancel_future(next);
@@ -71,13 +80,17 @@ impl HealthProbe {
 
     /// Publishes what was found; true if it calls for another look at once.
     fn publish(&mut self, finding: &Finding) -> bool {
-        let Some(verdict) = self.memory.judge(finding) else { return true };
+        let Some(verdict) = self.memory.judge(finding) else {
+            return true;
+        };
         self.shared.verdict.send_if_modified(|current| {
             if *current == verdict {
                 return false;
             }
             match verdict.health {
-                Health::Healthy => tracing::info!(health = ?verdict.health, description = verdict.description, "health changed"),
+                Health::Healthy => {
+                    tracing::info!(health = ?verdict.health, description = verdict.description, "health changed")
+                }
                 Health::Unhealthy | Health::Undetected => {
                     tracing::warn!(health = ?verdict.health, description = verdict.description, "health changed");
                 }
@@ -100,23 +113,33 @@ async fn look(configured: &Configured, shared: &Shared) -> Finding {
     let version = match configured.gateway.version().await {
         Ok(version) => version,
         Err(fault) => {
-            let present = tokio::fs::try_exists(configured.gateway.socket()).await.unwrap_or(false);
-            return Finding::Fault { fault, socket: configured.gateway.socket().to_owned(), present };
+            let present = tokio::fs::try_exists(configured.gateway.socket())
+                .await
+                .unwrap_or(false);
+            return Finding::Fault {
+                fault,
+                socket: configured.gateway.socket().to_owned(),
+                present,
+            };
         }
     };
     match configured.gateway.abilities().await {
         Ok(abilities) => {
             shared.transfer.store(abilities.transfer, Ordering::Relaxed);
             Finding::Serving {
-            version: version.version,
-            revision: version.revision,
-            snapshotters: abilities.snapshotters,
-            snapshotter: settings.snapshotter.clone(),
-            runtime: settings.containerd_runtime.clone(),
-            cgroup: shared.node.cgroups,
+                version: version.version,
+                revision: version.revision,
+                snapshotters: abilities.snapshotters,
+                snapshotter: settings.snapshotter.clone(),
+                runtime: settings.containerd_runtime.clone(),
+                cgroup: shared.node.cgroups,
             }
         }
-        Err(fault) => Finding::Fault { fault, socket: configured.gateway.socket().to_owned(), present: true },
+        Err(fault) => Finding::Fault {
+            fault,
+            socket: configured.gateway.socket().to_owned(),
+            present: true,
+        },
     }
 }
 

@@ -1,8 +1,8 @@
 //! From what a probe found to what the fingerprint says. Pure.
 
+use crate::host::node::CgroupVersion;
 use crate::messages::health::{Attribute, Health, Verdict};
 use crate::messages::runtime::{ContainerdFault, FaultKind};
-use crate::host::node::CgroupVersion;
 
 /// What one probe found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,14 +51,26 @@ impl Memory {
     /// What a restarted probe knows from the last verdict.
     #[must_use]
     pub fn resume(last: Health) -> Self {
-        Self { seen: last != Health::Undetected, deadlines: 0 }
+        Self {
+            seen: last != Health::Undetected,
+            deadlines: 0,
+        }
     }
 
     /// The verdict, or `None` if another look is needed first.
     pub fn judge(&mut self, finding: &Finding) -> Option<Verdict> {
-        let bad = |health, description: String| Some(Verdict { health, description, attributes: Vec::new() });
+        let bad = |health, description: String| {
+            Some(Verdict {
+                health,
+                description,
+                attributes: Vec::new(),
+            })
+        };
         match finding {
-            Finding::Disabled => bad(Health::Undetected, "disabled by plugin configuration (enabled = false)".to_owned()),
+            Finding::Disabled => bad(
+                Health::Undetected,
+                "disabled by plugin configuration (enabled = false)".to_owned(),
+            ),
             Finding::NotRoot => bad(Health::Unhealthy, "Driver must run as root".to_owned()),
             Finding::Fault { fault, socket, present } => {
                 if fault.kind == FaultKind::Deadline {
@@ -67,10 +79,16 @@ impl Memory {
                         return None;
                     }
                 }
-                let gone = if self.seen || *present { Health::Unhealthy } else { Health::Undetected };
+                let gone = if self.seen || *present {
+                    Health::Unhealthy
+                } else {
+                    Health::Undetected
+                };
                 match fault.kind {
                     FaultKind::Deadline => bad(Health::Unhealthy, format!("containerd does not answer at {socket}")),
-                    FaultKind::Unreachable if *present => bad(gone, format!("containerd cannot be reached at {socket}")),
+                    FaultKind::Unreachable if *present => {
+                        bad(gone, format!("containerd cannot be reached at {socket}"))
+                    }
                     FaultKind::Unreachable => bad(gone, format!("containerd is not running: no socket at {socket}")),
                     FaultKind::NotFound
                     | FaultKind::AlreadyExists
@@ -79,13 +97,23 @@ impl Memory {
                     | FaultKind::Failed => bad(gone, format!("containerd at {socket} cannot serve: {}", fault.text)),
                 }
             }
-            Finding::Serving { version, revision, snapshotters, snapshotter, runtime, cgroup } => {
+            Finding::Serving {
+                version,
+                revision,
+                snapshotters,
+                snapshotter,
+                runtime,
+                cgroup,
+            } => {
                 self.seen = true;
                 self.deadlines = 0;
                 if !snapshotters.iter().any(|s| s == snapshotter) {
                     return bad(
                         Health::Unhealthy,
-                        format!("option snapshotter: {snapshotter:?} is not among containerd's: {}", snapshotters.join(", ")),
+                        format!(
+                            "option snapshotter: {snapshotter:?} is not among containerd's: {}",
+                            snapshotters.join(", ")
+                        ),
                     );
                 }
                 let version = version.trim_start_matches('v').to_owned();
@@ -95,13 +123,23 @@ impl Memory {
                     text("driver.containerd-driver.driver_version", env!("CARGO_PKG_VERSION")),
                     text("driver.containerd-driver.runtime", runtime),
                     text("driver.containerd-driver.snapshotter", snapshotter),
-                    text("driver.containerd-driver.cgroup", match cgroup { CgroupVersion::V1 => "v1", CgroupVersion::V2 => "v2" }),
+                    text(
+                        "driver.containerd-driver.cgroup",
+                        match cgroup {
+                            CgroupVersion::V1 => "v1",
+                            CgroupVersion::V2 => "v2",
+                        },
+                    ),
                     // Names that the Go driver used: constraints in existing jobs name them.
                     text("driver.containerd.containerd_version", &version),
                     text("driver.containerd.containerd_revision", revision),
                 ];
                 attributes.sort_by(|a, b| a.0.cmp(&b.0));
-                Some(Verdict { health: Health::Healthy, description: "Healthy".to_owned(), attributes })
+                Some(Verdict {
+                    health: Health::Healthy,
+                    description: "Healthy".to_owned(),
+                    attributes,
+                })
             }
         }
     }
@@ -113,7 +151,11 @@ mod tests {
 
     fn fault(kind: FaultKind, present: bool) -> Finding {
         Finding::Fault {
-            fault: ContainerdFault { kind, operation: "version", text: "x".into() },
+            fault: ContainerdFault {
+                kind,
+                operation: "version",
+                text: "x".into(),
+            },
             socket: "/s".into(),
             present,
         }
@@ -133,21 +175,33 @@ mod tests {
     #[test]
     fn never_seen_is_undetected_and_lost_is_unhealthy() {
         let mut m = Memory::resume(Health::Undetected);
-        assert_eq!(m.judge(&fault(FaultKind::Unreachable, false)).map(|v| v.health), Some(Health::Undetected));
+        assert_eq!(
+            m.judge(&fault(FaultKind::Unreachable, false)).map(|v| v.health),
+            Some(Health::Undetected)
+        );
         assert_eq!(m.judge(&serving()).map(|v| v.health), Some(Health::Healthy));
-        assert_eq!(m.judge(&fault(FaultKind::Unreachable, false)).map(|v| v.health), Some(Health::Unhealthy));
+        assert_eq!(
+            m.judge(&fault(FaultKind::Unreachable, false)).map(|v| v.health),
+            Some(Health::Unhealthy)
+        );
     }
 
     #[test]
     fn one_missed_deadline_is_looked_at_again_two_are_unhealthy() {
         let mut m = Memory::resume(Health::Healthy);
         assert_eq!(m.judge(&fault(FaultKind::Deadline, true)), None);
-        assert_eq!(m.judge(&fault(FaultKind::Deadline, true)).map(|v| v.health), Some(Health::Unhealthy));
+        assert_eq!(
+            m.judge(&fault(FaultKind::Deadline, true)).map(|v| v.health),
+            Some(Health::Unhealthy)
+        );
     }
 
     #[test]
     fn versions_can_be_compared_by_constraints() {
         let v = Memory::resume(Health::Undetected).judge(&serving());
-        assert!(v.is_some_and(|v| v.attributes.contains(&("driver.containerd-driver.version".into(), Attribute::Text("1.6.20".into())))));
+        assert!(v.is_some_and(|v| v.attributes.contains(&(
+            "driver.containerd-driver.version".into(),
+            Attribute::Text("1.6.20".into())
+        ))));
     }
 }

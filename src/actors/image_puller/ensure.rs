@@ -12,11 +12,14 @@ use crate::spec::reference::Reference;
 use crate::telemetry::{Counter, names};
 use std::future::Future;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tracing::Instrument as _;
 
 /// How often a pull says how far it is.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a pull that was given up may take to tidy up.
+const TIDY: Duration = Duration::from_secs(10);
 
 /// What all pulls have in common. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -37,7 +40,10 @@ impl PullConfig {
     /// Nothing known yet.
     #[must_use]
     pub fn new(snapshotter: &str) -> Self {
-        Self { snapshotter: snapshotter.to_owned(), ..Self::default() }
+        Self {
+            snapshotter: snapshotter.to_owned(),
+            ..Self::default()
+        }
     }
 }
 
@@ -76,13 +82,28 @@ pub async fn ensure(
     request: &EnsureImage,
     progress: &(dyn Fn(PullEvent) + Send + Sync),
 ) -> Result<ImageReady, ImageError> {
-    let reference = Reference::parse(&request.image)
-        .map_err(|reason| ImageError::BadReference { reference: request.image.clone(), reason })?;
+    let reference = Reference::parse(&request.image).map_err(|reason| ImageError::BadReference {
+        reference: request.image.clone(),
+        reason,
+    })?;
     let work = ensure_reference(gateway, config, request, &reference, progress);
-    match tokio::time::timeout(request.timeout, work).await {
-        Ok(answer) => answer,
-        Err(_) => Err(ImageError::Timeout { image: reference.name(), after: request.timeout }),
-    }
+    // Pulls keep the bound themselves, since they have to give back a lease.
+    bounded(&reference, request.timeout, request.timeout.saturating_add(TIDY), work).await
+}
+
+/// Carries out work for an image within `limit`; the error says `timeout`, which is what the user has set.
+pub(super) async fn bounded<T>(
+    reference: &Reference,
+    timeout: Duration,
+    limit: Duration,
+    work: impl Future<Output = Result<T, ImageError>>,
+) -> Result<T, ImageError> {
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+        Err(ImageError::Timeout {
+            image: reference.name(),
+            after: timeout,
+        })
+    })
 }
 
 async fn ensure_reference(
@@ -92,11 +113,17 @@ async fn ensure_reference(
     reference: &Reference,
     progress: &(dyn Fn(PullEvent) + Send + Sync),
 ) -> Result<ImageReady, ImageError> {
+    let begun = Instant::now();
     let name = reference.name();
     if request.policy == PullPolicy::IfNotPresent
         && let Some((manifest, facts)) = image_facts(gateway, config, &name).await?
     {
-        return Ok(ImageReady { name, manifest, facts, pulled: false });
+        return Ok(ImageReady {
+            name,
+            manifest,
+            facts,
+            pulled: false,
+        });
     }
     progress(PullEvent::Resolving { image: name.clone() });
     let tally = Tally::default();
@@ -116,15 +143,21 @@ async fn ensure_reference(
         return ready(name, known, pulled);
     }
     let resolve = async {
-        let session = config.registries.session(reference, request.credentials.as_ref()).await?;
+        let session = config
+            .registries
+            .session(reference, request.credentials.as_ref())
+            .await?;
         let resolved = pull::resolve(&session).await?;
         Ok::<_, ImageError>((session, resolved))
     };
-    let (session, resolved) = resolve.instrument(tracing::info_span!(names::IMAGE_RESOLVE, { names::IMAGE_REF } = %name)).await?;
+    let resolve = resolve.instrument(tracing::info_span!(names::IMAGE_RESOLVE, { names::IMAGE_REF } = %name));
+    let (session, resolved) = bounded(reference, request.timeout, request.timeout, resolve).await?;
     if let Some(ready) = unchanged(gateway, config, &name, &resolved).await? {
         return Ok(ready);
     }
-    let work = pull::pull(gateway, config, &session, reference, &resolved, request.timeout, &tally);
+    let left = request.timeout.saturating_sub(begun.elapsed());
+    let limits = (request.timeout, left);
+    let work = pull::pull(gateway, config, &session, reference, &resolved, limits, &tally);
     let span = tracing::info_span!(names::IMAGE_PULL, { names::IMAGE_REF } = %name);
     ready(name, reported(work, &tally, progress).instrument(span).await?, true)
 }
@@ -134,15 +167,26 @@ fn ready(name: String, known: Option<Known>, pulled: bool) -> Result<ImageReady,
         Counter::ImagePulls.bump();
     }
     match known {
-        Some((manifest, facts)) => Ok(ImageReady { name, manifest, facts, pulled }),
-        None => Err(ImageError::Interrupted { image: name, reason: "it was removed while it was pulled".to_owned() }),
+        Some((manifest, facts)) => Ok(ImageReady {
+            name,
+            manifest,
+            facts,
+            pulled,
+        }),
+        None => Err(ImageError::Interrupted {
+            image: name,
+            reason: "it was removed while it was pulled".to_owned(),
+        }),
     }
 }
 
 /// Digest that the name stands for now.
 async fn target_of(gateway: &Gateway, name: &str) -> Result<Option<String>, ImageError> {
     let record = gateway.image(name).await;
-    let record = record.map_err(|source| ImageError::Containerd { image: name.to_owned(), source })?;
+    let record = record.map_err(|source| ImageError::Containerd {
+        image: name.to_owned(),
+        source,
+    })?;
     Ok(record.map(|record| record.target.digest))
 }
 
@@ -157,7 +201,12 @@ async fn unchanged(
         return Ok(None);
     }
     let known = facts::of_target(gateway, config, name, &resolved.target, None).await?;
-    Ok(known.map(|(manifest, facts)| ImageReady { name: name.to_owned(), manifest, facts, pulled: false }))
+    Ok(known.map(|(manifest, facts)| ImageReady {
+        name: name.to_owned(),
+        manifest,
+        facts,
+        pulled: false,
+    }))
 }
 
 /// Runs a pull and tells how far it is.

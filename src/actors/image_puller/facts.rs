@@ -1,8 +1,8 @@
 //! What a container needs to know of an image that is on this node: read from the content store and from its files.
 
 use super::ensure::PullConfig;
-use super::plan::{self, Config, DOCUMENT_MAX_BYTES, Document, Manifest};
 use super::lease::{LEASE_EXPIRES, Lease};
+use super::plan::{self, Config, DOCUMENT_MAX_BYTES, Document, Manifest};
 use super::pull::{self, whole};
 use super::unpack::{UnpackError, Unpacker, unique};
 use crate::containerd::{Descriptor, Gateway, Labels, Mount, expires_after};
@@ -33,7 +33,11 @@ pub type Known = (Digest, Arc<ImageFacts>);
 
 impl FactsMemory {
     fn get(&self, target: &str) -> Option<Known> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(target).cloned()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(target)
+            .cloned()
     }
 
     fn put(&self, target: &str, known: Known) {
@@ -50,7 +54,10 @@ impl FactsMemory {
 /// # Errors
 /// `Unusable` if the image is not for this machine or damaged, `Containerd` for faults.
 pub async fn image_facts(gateway: &Gateway, config: &PullConfig, name: &str) -> Result<Option<Known>, ImageError> {
-    let at = |source| ImageError::Containerd { image: name.to_owned(), source };
+    let at = |source| ImageError::Containerd {
+        image: name.to_owned(),
+        source,
+    };
     let Some(record) = gateway.image(name).await.map_err(at)? else {
         return Ok(None);
     };
@@ -65,10 +72,15 @@ pub(super) async fn of_target(
     target: &Descriptor,
     lease: Option<&str>,
 ) -> Result<Option<Known>, ImageError> {
-    let at = |source| ImageError::Containerd { image: name.to_owned(), source };
+    let at = |source| ImageError::Containerd {
+        image: name.to_owned(),
+        source,
+    };
     let snapshotter = config.snapshotter.as_str();
     if let Some(known) = config.facts.get(&target.digest)
-        && is_unpacked(gateway, snapshotter, known.1.chain_id.as_ref()).await.map_err(at)?
+        && is_unpacked(gateway, snapshotter, known.1.chain_id.as_ref())
+            .await
+            .map_err(at)?
     {
         return Ok(Some(known));
     }
@@ -79,7 +91,9 @@ pub(super) async fn of_target(
         // Seen for the first time by this puller: an earlier one may have died right after its pull.
         Lease::sweep(gateway, &config.living, name).await.map_err(at)?;
     }
-    if !is_unpacked(gateway, snapshotter, image.facts.chain_id.as_ref()).await.map_err(at)?
+    if !is_unpacked(gateway, snapshotter, image.facts.chain_id.as_ref())
+        .await
+        .map_err(at)?
         && !unpack_again(gateway, config, name, &manifest, &image).await?
     {
         return Ok(None);
@@ -113,8 +127,14 @@ async fn read(
     name: &str,
     target: &Descriptor,
 ) -> Result<Option<(Digest, Manifest, Config)>, ImageError> {
-    let at = |source| ImageError::Containerd { image: name.to_owned(), source };
-    let unusable = |reason| ImageError::Unusable { image: name.to_owned(), reason };
+    let at = |source| ImageError::Containerd {
+        image: name.to_owned(),
+        source,
+    };
+    let unusable = |reason| ImageError::Unusable {
+        image: name.to_owned(),
+        reason,
+    };
     let architecture = plan::architecture();
     let mut digest = target.digest.clone();
     for _ in 0..DEPTH_MAX {
@@ -122,9 +142,15 @@ async fn read(
             return Ok(None);
         };
         match plan::document(&json).map_err(unusable)?.0 {
-            Document::Index(entries) => digest = plan::choose(&entries, architecture).map_err(unusable)?.1.digest.clone(),
+            Document::Index(entries) => {
+                digest = plan::choose(&entries, architecture).map_err(unusable)?.1.digest.clone()
+            }
             Document::Manifest(manifest) => {
-                let Some(json) = gateway.read_blob(&manifest.config.digest, DOCUMENT_MAX_BYTES).await.map_err(at)? else {
+                let Some(json) = gateway
+                    .read_blob(&manifest.config.digest, DOCUMENT_MAX_BYTES)
+                    .await
+                    .map_err(at)?
+                else {
                     return Ok(None);
                 };
                 let image = plan::config(&json, architecture, manifest.layers.len()).map_err(unusable)?;
@@ -143,16 +169,25 @@ async fn unpack_again(
     manifest: &Manifest,
     image: &Config,
 ) -> Result<bool, ImageError> {
-    let at = |source| ImageError::Containerd { image: name.to_owned(), source };
+    let at = |source| ImageError::Containerd {
+        image: name.to_owned(),
+        source,
+    };
     let snapshotter = config.snapshotter.as_str();
     for layer in &manifest.layers {
         if gateway.blob_info(&layer.digest).await.map_err(at)?.is_none() {
             return Ok(false);
         }
     }
-    let lease = Lease::open(gateway, &config.living, name, LEASE_EXPIRES).await.map_err(at)?;
+    let lease = Lease::open(gateway, &config.living, name, LEASE_EXPIRES)
+        .await
+        .map_err(at)?;
     let leased = gateway.with_lease(&lease.id);
-    let unpacker = Unpacker { gateway: &leased, lease: &lease.id, snapshotter };
+    let unpacker = Unpacker {
+        gateway: &leased,
+        lease: &lease.id,
+        snapshotter,
+    };
     let answer = async {
         let mut parent = None;
         for (i, (layer, diff_id)) in manifest.layers.iter().zip(&image.diff_ids).enumerate() {
@@ -167,7 +202,10 @@ async fn unpack_again(
     lease.close(gateway).await;
     answer.map(|()| true).map_err(|e| match e {
         UnpackError::Containerd(source) => at(source),
-        UnpackError::Damaged(reason) => ImageError::Unusable { image: name.to_owned(), reason },
+        UnpackError::Damaged(reason) => ImageError::Unusable {
+            image: name.to_owned(),
+            reason,
+        },
     })
 }
 
@@ -183,7 +221,9 @@ async fn files(
         return look(&gateway.with_lease(lease), snapshotter, &key, chain).await;
     }
     // Held by a lease, so that even a look that is cut off by the end of the process leaves nothing for good.
-    gateway.create_lease(&key, &Labels::from([expires_after(LOOK_EXPIRES)])).await?;
+    gateway
+        .create_lease(&key, &Labels::from([expires_after(LOOK_EXPIRES)]))
+        .await?;
     let answer = look(&gateway.with_lease(&key), snapshotter, &key, chain).await;
     gateway.delete_lease(&key).await?;
     answer
@@ -198,16 +238,22 @@ async fn look(
     let mounts = leased.view_snapshot(snapshotter, key, chain.as_str()).await?;
     let read = tokio::task::spawn_blocking(move || read_files(&mounts)).await;
     leased.remove_snapshot(snapshotter, key).await?;
-    Ok(read.map_err(std::io::Error::other).and_then(|files| files).unwrap_or_else(|error| {
-        // Numeric users need no file; a named one will be refused with its name.
-        tracing::warn!(%error, image.digest = %chain, "users and groups of the image cannot be read");
-        Default::default()
-    }))
+    Ok(read
+        .map_err(std::io::Error::other)
+        .and_then(|files| files)
+        .unwrap_or_else(|error| {
+            // Numeric users need no file; a named one will be refused with its name.
+            tracing::warn!(%error, image.digest = %chain, "users and groups of the image cannot be read");
+            Default::default()
+        }))
 }
 
 fn read_files(mounts: &[Mount]) -> std::io::Result<(String, String)> {
     let [mount] = mounts else {
-        return Err(std::io::Error::other(format!("the snapshot consists of {} mounts", mounts.len())));
+        return Err(std::io::Error::other(format!(
+            "the snapshot consists of {} mounts",
+            mounts.len()
+        )));
     };
     let both = |layers: &[std::path::PathBuf]| {
         let text = |path| {
@@ -218,6 +264,8 @@ fn read_files(mounts: &[Mount]) -> std::io::Result<(String, String)> {
     };
     match rootfs::directories(&mount.kind, &mount.source, &mount.options) {
         Some(layers) => both(&layers),
-        None => rootfs::with_mounted(&mount.kind, &mount.source, &mount.options, |root| both(&[root.to_owned()])),
+        None => rootfs::with_mounted(&mount.kind, &mount.source, &mount.options, |root| {
+            both(&[root.to_owned()])
+        }),
     }
 }

@@ -113,8 +113,21 @@ impl Fetcher<'_> {
                     drop(writer);
                     tokio::time::sleep(BACKOFF * 2_u32.pow(failures)).await;
                 }
-                Err(e) => return Err(e),
+                Err(e) => {
+                    if e.is_out_of_room() {
+                        drop(writer);
+                        self.make_room(&reference).await;
+                    }
+                    return Err(e);
+                }
             }
+        }
+    }
+
+    /// Throws away what has come of a blob. A fault is logged: the full disk is what the user has to hear of.
+    async fn make_room(&self, reference: &str) {
+        if let Err(fault) = self.gateway.abort_ingest(reference).await {
+            tracing::debug!(%fault, ingest = reference, "a part of a blob is left on a full disk");
         }
     }
 
@@ -166,7 +179,11 @@ impl Fetcher<'_> {
             // What has come is kept, also before a broken connection is reported.
             let ended = !matches!(part, Some(Ok(_)));
             if chunk.len() >= CHUNK_BYTES || (ended && !chunk.is_empty()) {
-                self.containerd(writer.write(std::mem::replace(&mut chunk, Vec::with_capacity(CHUNK_BYTES))).await)?;
+                self.containerd(
+                    writer
+                        .write(std::mem::replace(&mut chunk, Vec::with_capacity(CHUNK_BYTES)))
+                        .await,
+                )?;
                 self.tally.correct(*counted, writer.offset());
                 *counted = writer.offset();
             }
@@ -181,16 +198,26 @@ impl Fetcher<'_> {
     }
 
     fn sourced(&self, mut labels: Labels, present: Option<&Labels>) -> Labels {
-        labels.extend(source_labels(self.reference.registry(), self.reference.repository(), present));
+        labels.extend(source_labels(
+            self.reference.registry(),
+            self.reference.repository(),
+            present,
+        ));
         labels
     }
 
     pub(super) fn containerd<T>(&self, answer: Result<T, ContainerdFault>) -> Result<T, ImageError> {
-        answer.map_err(|source| ImageError::Containerd { image: self.session.image().to_owned(), source })
+        answer.map_err(|source| ImageError::Containerd {
+            image: self.session.image().to_owned(),
+            source,
+        })
     }
 
     fn unusable(&self, reason: String) -> ImageError {
-        ImageError::Unusable { image: self.session.image().to_owned(), reason }
+        ImageError::Unusable {
+            image: self.session.image().to_owned(),
+            reason,
+        }
     }
 }
 

@@ -41,7 +41,10 @@ impl Lease {
         ]);
         let abandoned = Self::abandoned(gateway, living, image).await?;
         living.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
-        let lease = Self { id, living: Arc::clone(living) };
+        let lease = Self {
+            id,
+            living: Arc::clone(living),
+        };
         gateway.create_lease(&lease.id, &labels).await?;
         for old in abandoned {
             // One that has just expired has nothing to give.
@@ -69,7 +72,8 @@ impl Lease {
     /// Ends a pull: what a failed one has fetched is kept for the next, if there can be a next one and it has any.
     pub(super) async fn end<T>(self, gateway: &Gateway, answer: &Result<T, ImageError>, fetched_bytes: u64) {
         match answer {
-            Err(e) if e.is_transient() && fetched_bytes > 0 => {}
+            // Unless it is what fills the disk: then no try could ever succeed.
+            Err(e) if e.is_transient() && fetched_bytes > 0 && !e.is_out_of_room() => {}
             _ => self.close(gateway).await,
         }
     }
@@ -77,7 +81,8 @@ impl Lease {
     async fn abandoned(gateway: &Gateway, living: &Living, image: &str) -> Result<Vec<String>, ContainerdFault> {
         let mut leases = gateway.list_leases().await?;
         leases.retain(|lease| {
-            lease.labels.get(IMAGE_LABEL).map(String::as_str) == Some(image) && !is_living(living, &lease.id, &lease.labels)
+            lease.labels.get(IMAGE_LABEL).map(String::as_str) == Some(image)
+                && !is_living(living, &lease.id, &lease.labels)
         });
         Ok(leases.into_iter().map(|lease| lease.id).collect())
     }
@@ -94,7 +99,10 @@ fn is_living(living: &Living, id: &str, labels: &Labels) -> bool {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.living.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+        self.living
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.id);
     }
 }
 

@@ -12,12 +12,12 @@ mod facts;
 mod fetch;
 mod lease;
 mod plan;
+mod progress;
 mod pull;
 mod refusal;
 mod registry;
 mod transfer;
 mod unpack;
-mod progress;
 
 use crate::actors::shared::{Links, Shared};
 use crate::messages::image::{Credentials, EnsureImage, ImageError, ImageReady, PullPolicy};
@@ -71,22 +71,38 @@ impl ImagePuller {
     /// A puller without work.
     #[must_use]
     pub fn new(shared: Arc<Shared>, links: Arc<Links>) -> Self {
-        Self { shared, links, known: PullConfig::default(), pulls: HashMap::new() }
+        Self {
+            shared,
+            links,
+            known: PullConfig::default(),
+            pulls: HashMap::new(),
+        }
     }
 
-    fn begin(&mut self, key: PullKey, req: EnsureImage, owed: Owed<Result<ImageReady, ImageError>>, ctx: &mut Context<Self>) {
+    fn begin(
+        &mut self,
+        key: PullKey,
+        req: EnsureImage,
+        owed: Owed<Result<ImageReady, ImageError>>,
+        ctx: &mut Context<Self>,
+    ) {
         let configured = match self.shared.configured() {
             Ok(configured) => configured,
             Err(source) => {
-                owed.send(Err(ImageError::Containerd { image: req.image, source }));
+                owed.send(Err(ImageError::Containerd {
+                    image: req.image,
+                    source,
+                }));
                 return;
             }
         };
         let span = owed.span().clone();
         let cx = span.in_scope(Cx::current);
-        let watchers = Arc::new(Mutex::new(Vec::from_iter(req.observer.clone().map(|task| Watcher { task, cx: cx.clone() }))));
+        let watchers = Arc::new(Mutex::new(Vec::from_iter(
+            req.observer.clone().map(|task| Watcher { task, cx: cx.clone() }),
+        )));
         let progress = Progress::new(req.image.clone(), Arc::clone(&watchers), Arc::clone(&self.links));
-        let config = PullConfig { 
+        let config = PullConfig {
             snapshotter: configured.settings.snapshotter.clone(),
             transfer: self.shared.transfer.load(std::sync::atomic::Ordering::Relaxed),
             ..self.known.clone()
@@ -100,9 +116,19 @@ impl ImagePuller {
             }
             .instrument(span),
         );
-        self.pulls.insert(key.clone(), Pull { replies: vec![owed], cx, watchers, work: work.abort_handle() });
+        self.pulls.insert(
+            key.clone(),
+            Pull {
+                replies: vec![owed],
+                cx,
+                watchers,
+                work: work.abort_handle(),
+            },
+        );
         ctx.spawn(work.into_actor(self).map(move |done, actor: &mut Self, _| {
-            let Some(mut pull) = actor.pulls.remove(&key) else { return };
+            let Some(mut pull) = actor.pulls.remove(&key) else {
+                return;
+            };
             match done {
                 Ok(done) => {
                     for reply in pull.replies.drain(..) {
@@ -142,10 +168,20 @@ impl Handler<Ask<EnsureImage>> for ImagePuller {
     fn handle(&mut self, ask: Ask<EnsureImage>, ctx: &mut Self::Context) {
         let Ask { req, cx, reply, .. } = ask;
         let span = handling!(cx, names::IMAGE_ENSURE, "image_puller", EnsureImage::NAME, { names::IMAGE_REF } = %req.image, { names::JOINED } = field::Empty);
-        let key = PullKey { image: req.image.clone(), credentials: req.credentials.clone(), policy: req.policy };
+        let key = PullKey {
+            image: req.image.clone(),
+            credentials: req.credentials.clone(),
+            policy: req.policy,
+        };
         match self.pulls.get_mut(&key) {
             Some(pull) => {
-                pull.watchers.lock().unwrap_or_else(std::sync::PoisonError::into_inner).extend(req.observer.map(|task| Watcher { task, cx: span.in_scope(Cx::current) }));
+                pull.watchers
+                    .lock()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner)
+                    .extend(req.observer.map(|task| Watcher {
+                        task,
+                        cx: span.in_scope(Cx::current),
+                    }));
                 span.record(names::JOINED, true);
                 propagate::link(&span, &pull.cx.0);
                 Counter::ImagePullsShared.bump();

@@ -105,7 +105,11 @@ struct RawRootfs {
 impl RawDescriptor {
     fn check(self) -> Result<Descriptor, String> {
         let digest = Digest::parse(&self.digest)?;
-        Ok(Descriptor { media_type: self.media_type, digest: digest.as_str().to_owned(), size: self.size })
+        Ok(Descriptor {
+            media_type: self.media_type,
+            digest: digest.as_str().to_owned(),
+            size: self.size,
+        })
     }
 }
 
@@ -113,9 +117,15 @@ impl RawDescriptor {
 pub(super) fn document(json: &[u8]) -> Result<(Document, &'static str), String> {
     let raw: RawDocument = serde_json::from_slice(json).map_err(|e| format!("its manifest cannot be read: {e}"))?;
     if raw.schema_version != 2 {
-        return Err(format!("its manifest has schema version {}; only version 2 is supported", raw.schema_version));
+        return Err(format!(
+            "its manifest has schema version {}; only version 2 is supported",
+            raw.schema_version
+        ));
     }
-    let docker = raw.media_type.as_deref().is_some_and(|m| m.starts_with("application/vnd.docker."));
+    let docker = raw
+        .media_type
+        .as_deref()
+        .is_some_and(|m| m.starts_with("application/vnd.docker."));
     match (raw.manifests, raw.config, raw.layers) {
         (Some(manifests), None, None) => {
             let entries = manifests.into_iter().map(entry).collect::<Result<_, _>>()?;
@@ -123,8 +133,14 @@ pub(super) fn document(json: &[u8]) -> Result<(Document, &'static str), String> 
         }
         (None, Some(config), Some(layers)) => {
             let layers = layers.into_iter().map(RawDescriptor::check).collect::<Result<_, _>>()?;
-            let manifest = Manifest { config: config.check()?, layers };
-            Ok((Document::Manifest(manifest), if docker { DOCKER_MANIFEST } else { OCI_MANIFEST }))
+            let manifest = Manifest {
+                config: config.check()?,
+                layers,
+            };
+            Ok((
+                Document::Manifest(manifest),
+                if docker { DOCKER_MANIFEST } else { OCI_MANIFEST },
+            ))
         }
         // Both at once would mean different images to different readers (CVE-2021-41190).
         _ => Err("its manifest is neither an index nor an image".to_owned()),
@@ -132,9 +148,16 @@ pub(super) fn document(json: &[u8]) -> Result<(Document, &'static str), String> 
 }
 
 fn entry(raw: RawDescriptor) -> Result<Entry, String> {
-    let attestation = raw.annotations.as_ref().is_some_and(|a| a.contains_key("vnd.docker.reference.type"));
+    let attestation = raw
+        .annotations
+        .as_ref()
+        .is_some_and(|a| a.contains_key("vnd.docker.reference.type"));
     let platform = raw.platform.clone();
-    Ok(Entry { target: raw.check()?, platform, attestation })
+    Ok(Entry {
+        target: raw.check()?,
+        platform,
+        attestation,
+    })
 }
 
 /// The entry for this machine and its place in the index.
@@ -148,7 +171,10 @@ pub(super) fn choose<'a>(entries: &'a [Entry], architecture: &str) -> Result<(us
         .max_by_key(|(rank, i, _)| (*rank, std::cmp::Reverse(*i)));
     best.map(|(_, i, target)| (i, target)).ok_or_else(|| {
         let offered: Vec<String> = entries.iter().filter(|e| !e.attestation).map(offer).collect();
-        format!("it is not for this machine (linux/{architecture}) but for {}", offered.join(", "))
+        format!(
+            "it is not for this machine (linux/{architecture}) but for {}",
+            offered.join(", ")
+        )
     })
 }
 
@@ -188,9 +214,15 @@ pub(super) fn config(json: &[u8], architecture: &str, layers: usize) -> Result<C
         return Err(format!("it is for {os}/{arch}, this machine is linux/{architecture}"));
     }
     let diff_ids = raw.rootfs.and_then(|r| r.diff_ids).unwrap_or_default();
-    let diff_ids = diff_ids.iter().map(|d| Digest::parse(d)).collect::<Result<Vec<_>, _>>()?;
+    let diff_ids = diff_ids
+        .iter()
+        .map(|d| Digest::parse(d))
+        .collect::<Result<Vec<_>, _>>()?;
     if diff_ids.len() != layers {
-        return Err(format!("its config names {} layers, its manifest {layers}", diff_ids.len()));
+        return Err(format!(
+            "its config names {} layers, its manifest {layers}",
+            diff_ids.len()
+        ));
     }
     let run = raw.config.unwrap_or_default();
     let facts = ImageFacts {
@@ -227,16 +259,23 @@ pub(super) fn index_labels(place: usize, manifest: &str) -> Labels {
 /// What a manifest holds on to.
 pub(super) fn manifest_labels(manifest: &Manifest) -> Labels {
     let layers = manifest.layers.iter().enumerate();
-    let mut labels: Labels =
-        layers.map(|(i, layer)| (format!("containerd.io/gc.ref.content.l.{i}"), layer.digest.clone())).collect();
-    labels.insert("containerd.io/gc.ref.content.config".to_owned(), manifest.config.digest.clone());
+    let mut labels: Labels = layers
+        .map(|(i, layer)| (format!("containerd.io/gc.ref.content.l.{i}"), layer.digest.clone()))
+        .collect();
+    labels.insert(
+        "containerd.io/gc.ref.content.config".to_owned(),
+        manifest.config.digest.clone(),
+    );
     labels
 }
 
 /// What a config holds on to: the unpacked layers.
 pub(super) fn config_labels(snapshotter: &str, chain: Option<&Digest>) -> Labels {
     let key = format!("containerd.io/gc.ref.snapshot.{snapshotter}");
-    chain.map(|chain| (key, chain.as_str().to_owned())).into_iter().collect()
+    chain
+        .map(|chain| (key, chain.as_str().to_owned()))
+        .into_iter()
+        .collect()
 }
 
 /// The label that tells where a blob came from, added to what it already says.
@@ -244,13 +283,20 @@ pub(super) fn source_labels(registry: &str, repository: &str, present: Option<&L
     /// containerd's limit for key and value of a label together.
     const LABEL_MAX: usize = 4096;
     let key = format!("containerd.io/distribution.source.{registry}");
-    let old = present.and_then(|labels| labels.get(&key)).map(String::as_str).unwrap_or_default();
+    let old = present
+        .and_then(|labels| labels.get(&key))
+        .map(String::as_str)
+        .unwrap_or_default();
     let value = match old {
         "" => repository.to_owned(),
         old if old.split(',').any(|known| known == repository) => return Labels::new(),
         old => format!("{old},{repository}"),
     };
-    if key.len() + value.len() > LABEL_MAX { Labels::new() } else { Labels::from([(key, value)]) }
+    if key.len() + value.len() > LABEL_MAX {
+        Labels::new()
+    } else {
+        Labels::from([(key, value)])
+    }
 }
 
 #[cfg(test)]

@@ -23,11 +23,19 @@ fn index(platforms: &[(&str, &str, &str)]) -> Vec<Entry> {
 
 #[test]
 fn the_manifest_of_this_machine_is_chosen() {
-    let entries = index(&[("windows", "amd64", ""), ("linux", "amd64", "v3"), ("linux", "amd64", ""), ("linux", "arm64", "v8")]);
+    let entries = index(&[
+        ("windows", "amd64", ""),
+        ("linux", "amd64", "v3"),
+        ("linux", "amd64", ""),
+        ("linux", "arm64", "v8"),
+    ]);
     assert_eq!(choose(&entries, "amd64").map(|(i, _)| i), Ok(2));
     assert_eq!(choose(&entries, "arm64").map(|(i, _)| i), Ok(3));
     let error = choose(&entries, "riscv64").unwrap_err();
-    assert!(error.contains("linux/riscv64") && error.contains("windows/amd64"), "{error}");
+    assert!(
+        error.contains("linux/riscv64") && error.contains("windows/amd64"),
+        "{error}"
+    );
     let arm = index(&[("linux", "arm", "v6"), ("linux", "arm", "v7"), ("linux", "arm", "v5")]);
     assert_eq!(choose(&arm, "arm").map(|(i, _)| i), Ok(1));
 }
@@ -36,13 +44,19 @@ fn the_manifest_of_this_machine_is_chosen() {
 fn an_attestation_is_never_an_image() {
     let json = serde_json::json!({"schemaVersion": 2, "manifests": [{"mediaType": OCI_MANIFEST, "digest": digest("a"), "size": 1,
         "annotations": {"vnd.docker.reference.type": "attestation-manifest"}}]});
-    let Ok((Document::Index(entries), _)) = document(json.to_string().as_bytes()) else { panic!() };
+    let Ok((Document::Index(entries), _)) = document(json.to_string().as_bytes()) else {
+        panic!()
+    };
     assert!(choose(&entries, "amd64").is_err());
 }
 
 #[test]
 fn schema_one_and_ambiguous_documents_are_refused() {
-    assert!(document(br#"{"schemaVersion":1,"fsLayers":[]}"#).unwrap_err().contains("schema version 1"));
+    assert!(
+        document(br#"{"schemaVersion":1,"fsLayers":[]}"#)
+            .unwrap_err()
+            .contains("schema version 1")
+    );
     let both = serde_json::json!({"schemaVersion": 2, "manifests": [], "layers": [], "config": {"digest": digest("c"), "size": 1}});
     assert!(document(both.to_string().as_bytes()).is_err());
     assert!(document(b"[]").is_err());

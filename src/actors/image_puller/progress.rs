@@ -41,7 +41,17 @@ impl Progress {
     /// Nothing is told before the first byte is asked for: an image on disk makes no noise.
     pub fn new(image: String, watchers: Arc<Mutex<Vec<Watcher>>>, links: Arc<Links>) -> Self {
         let begun = Instant::now();
-        Self { image, watchers, links, begun, state: Mutex::new(State { announced: false, last: begun, latest: ensure::Progress::default() }) }
+        Self {
+            image,
+            watchers,
+            links,
+            begun,
+            state: Mutex::new(State {
+                announced: false,
+                last: begun,
+                latest: ensure::Progress::default(),
+            }),
+        }
     }
 
     /// News from the pull.
@@ -75,7 +85,12 @@ impl Progress {
     pub fn finish(&self, done: &Result<ImageReady, ImageError>) {
         let latest = self.state.lock().unwrap_or_else(PoisonError::into_inner).latest;
         if done.as_ref().is_ok_and(|ready| ready.pulled) {
-            let text = format!("Pulled image {} in {:.1} s ({} bytes)", self.image, self.begun.elapsed().as_secs_f64(), latest.total_bytes);
+            let text = format!(
+                "Pulled image {} in {:.1} s ({} bytes)",
+                self.image,
+                self.begun.elapsed().as_secs_f64(),
+                latest.total_bytes
+            );
             self.tell(&text, latest);
         }
     }

@@ -3,7 +3,7 @@
 //! Works on every containerd. Dropping the future cancels it at any point: what was fetched stays under its lease until
 //! the lease expires, and the next pull of it goes on from there.
 
-use super::ensure::PullConfig;
+use super::ensure::{PullConfig, bounded};
 use super::facts::{self, Known};
 use super::fetch::{Fetcher, Tally};
 use super::lease::{LEASE_EXPIRES, Lease};
@@ -38,27 +38,46 @@ pub(super) struct Resolved {
 pub(super) async fn resolve(session: &Session) -> Result<Resolved, ImageError> {
     let (json, digest) = session.top().await?;
     let (_, media_type) = plan::document(&json).map_err(|reason| unusable(session, reason))?;
-    let target = Descriptor { media_type: media_type.to_owned(), digest, size: json.len() as u64 };
+    let target = Descriptor {
+        media_type: media_type.to_owned(),
+        digest,
+        size: json.len() as u64,
+    };
     Ok(Resolved { json, target })
 }
 
-/// Fetches and unpacks the image, makes its record, and says what it is.
+/// Fetches and unpacks the image, makes its record, and says what it is. Of the user's time limit, `left` is left.
 pub(super) async fn pull(
     gateway: &Gateway,
     config: &PullConfig,
     session: &Session,
     reference: &Reference,
     resolved: &Resolved,
-    timeout: Duration,
+    (timeout, left): (Duration, Duration),
     tally: &Tally,
 ) -> Result<Option<Known>, ImageError> {
     let name = reference.name();
-    let at = |source| ImageError::Containerd { image: name.clone(), source };
-    let lease = Lease::open(gateway, &config.living, &name, LEASE_EXPIRES.max(timeout * 2)).await.map_err(at)?;
+    let at = |source| ImageError::Containerd {
+        image: name.clone(),
+        source,
+    };
+    let lease = Lease::open(gateway, &config.living, &name, LEASE_EXPIRES.max(timeout * 2))
+        .await
+        .map_err(at)?;
     let leased = gateway.with_lease(&lease.id);
-    let fetcher = Fetcher { gateway: &leased, lease: &lease.id, session, reference, tally };
-    let unpacker = Unpacker { gateway: &leased, lease: &lease.id, snapshotter: &config.snapshotter };
-    let filled = fill(&fetcher, &unpacker, resolved).await;
+    let fetcher = Fetcher {
+        gateway: &leased,
+        lease: &lease.id,
+        session,
+        reference,
+        tally,
+    };
+    let unpacker = Unpacker {
+        gateway: &leased,
+        lease: &lease.id,
+        snapshotter: &config.snapshotter,
+    };
+    let filled = bounded(reference, timeout, left, fill(&fetcher, &unpacker, resolved)).await;
     let fetched_bytes = tally.fetched_bytes.load(Ordering::Relaxed);
     if let Err(e) = filled {
         let answer = Err(e);
@@ -66,11 +85,18 @@ pub(super) async fn pull(
         return answer;
     }
     let (gateway, leased, config) = (gateway.clone(), leased.clone(), config.clone());
-    let record = ImageRecord { name: name.clone(), target: resolved.target.clone(), labels: Labels::new() };
+    let record = ImageRecord {
+        name: name.clone(),
+        target: resolved.target.clone(),
+        labels: Labels::new(),
+    };
     // In one go: once the image is there, nobody pulls it again and ends the lease.
     whole(&name.clone(), async move {
         let answer = async {
-            let at = |source| ImageError::Containerd { image: name.clone(), source };
+            let at = |source| ImageError::Containerd {
+                image: name.clone(),
+                source,
+            };
             leased.put_image(&record).await.map_err(at)?;
             // While the lease lasts: looking into the image needs one.
             facts::of_target(&leased, &config, &name, &record.target, Some(&lease.id)).await
@@ -88,19 +114,36 @@ pub(super) async fn whole<T: Send + 'static>(
     work: impl Future<Output = Result<T, ImageError>> + Send + 'static,
 ) -> Result<T, ImageError> {
     let ended = tokio::spawn(work.in_current_span()).await;
-    ended.unwrap_or_else(|e| Err(ImageError::Interrupted { image: image.to_owned(), reason: e.to_string() }))
+    ended.unwrap_or_else(|e| {
+        Err(ImageError::Interrupted {
+            image: image.to_owned(),
+            reason: e.to_string(),
+        })
+    })
 }
 
 async fn fill(fetcher: &Fetcher<'_>, unpacker: &Unpacker<'_>, resolved: &Resolved) -> Result<(), ImageError> {
     let manifest = documents(fetcher, resolved).await?;
     let session = fetcher.session;
-    let total = manifest.layers.iter().map(|l| l.size).fold(manifest.config.size, u64::saturating_add);
+    let total = manifest
+        .layers
+        .iter()
+        .map(|l| l.size)
+        .fold(manifest.config.size, u64::saturating_add);
     fetcher.tally.total_bytes.store(total, Ordering::Relaxed);
     fetcher.tally.layers.store(manifest.layers.len(), Ordering::Relaxed);
     if manifest.config.size > plan::DOCUMENT_MAX_BYTES {
-        return Err(unusable(session, format!("its config has {} bytes", manifest.config.size)));
+        return Err(unusable(
+            session,
+            format!("its config has {} bytes", manifest.config.size),
+        ));
     }
-    let json = match fetcher.containerd(fetcher.gateway.read_blob(&manifest.config.digest, plan::DOCUMENT_MAX_BYTES).await)? {
+    let json = match fetcher.containerd(
+        fetcher
+            .gateway
+            .read_blob(&manifest.config.digest, plan::DOCUMENT_MAX_BYTES)
+            .await,
+    )? {
         Some(json) => json,
         None => session.small_blob(&manifest.config).await?.into(),
     };
@@ -108,7 +151,10 @@ async fn fill(fetcher: &Fetcher<'_>, unpacker: &Unpacker<'_>, resolved: &Resolve
     // The label is there before the snapshot is: from its commit on, the config holds it.
     let labels = plan::config_labels(unpacker.snapshotter, image.facts.chain_id.as_ref());
     fetcher.store("config", &json, &manifest.config, labels).await?;
-    fetcher.tally.fetched_bytes.fetch_add(manifest.config.size, Ordering::Relaxed);
+    fetcher
+        .tally
+        .fetched_bytes
+        .fetch_add(manifest.config.size, Ordering::Relaxed);
     layers(fetcher, unpacker, &manifest, &image).await
 }
 
@@ -120,22 +166,32 @@ async fn documents(fetcher: &Fetcher<'_>, resolved: &Resolved) -> Result<Manifes
         let (document, _) = plan::document(&json).map_err(|e| unusable(session, e))?;
         match document {
             Document::Manifest(manifest) => {
-                fetcher.store("manifest", &json, &target, plan::manifest_labels(&manifest)).await?;
+                fetcher
+                    .store("manifest", &json, &target, plan::manifest_labels(&manifest))
+                    .await?;
                 return Ok(manifest);
             }
             Document::Index(entries) => {
                 let (place, next) = plan::choose(&entries, plan::architecture()).map_err(|e| unusable(session, e))?;
-                fetcher.store("index", &json, &target, plan::index_labels(place, &next.digest)).await?;
+                fetcher
+                    .store("index", &json, &target, plan::index_labels(place, &next.digest))
+                    .await?;
                 let here = fetcher.gateway.read_blob(&next.digest, plan::DOCUMENT_MAX_BYTES).await;
                 json = match fetcher.containerd(here)? {
                     Some(json) => json,
                     None => session.document(&next.digest).await?,
                 };
-                target = Descriptor { size: json.len() as u64, ..next.clone() };
+                target = Descriptor {
+                    size: json.len() as u64,
+                    ..next.clone()
+                };
             }
         }
     }
-    Err(unusable(session, format!("its indexes are nested more than {DEPTH_MAX} deep")))
+    Err(unusable(
+        session,
+        format!("its indexes are nested more than {DEPTH_MAX} deep"),
+    ))
 }
 
 /// Fetches layers, a few at once, and unpacks each as soon as it and those below it are there.
@@ -165,7 +221,9 @@ async fn layers(
             }
             let chain = chain_up_to(&image.diff_ids, i);
             let span = tracing::info_span!(names::IMAGE_UNPACK, { names::BLOB_DIGEST } = %layer.digest, { names::BYTES } = layer.size);
-            unpack_one(fetcher, unpacker, layer, diff_id, parent.as_ref(), &chain).instrument(span).await?;
+            unpack_one(fetcher, unpacker, layer, diff_id, parent.as_ref(), &chain)
+                .instrument(span)
+                .await?;
             fetcher.tally.layers_done.fetch_add(1, Ordering::Relaxed);
             parent = Some(chain);
         }
@@ -209,5 +267,8 @@ pub(super) fn chain_up_to(diff_ids: &[Digest], last: usize) -> Digest {
 }
 
 fn unusable(session: &Session, reason: String) -> ImageError {
-    ImageError::Unusable { image: session.image().to_owned(), reason }
+    ImageError::Unusable {
+        image: session.image().to_owned(),
+        reason,
+    }
 }

@@ -9,9 +9,19 @@ impl Session {
     pub(super) fn meaning(&self, error: OciDistributionError) -> ImageError {
         use OciDistributionError as E;
         let (image, registry) = (self.image().to_owned(), self.registry().to_owned());
-        let not_found = |reason| ImageError::NotFound { image: image.clone(), registry: registry.clone(), reason };
-        let denied = |reason| ImageError::Denied { image: image.clone(), reason };
-        let unusable = |reason| ImageError::Unusable { image: image.clone(), reason };
+        let not_found = |reason| ImageError::NotFound {
+            image: image.clone(),
+            registry: registry.clone(),
+            reason,
+        };
+        let denied = |reason| ImageError::Denied {
+            image: image.clone(),
+            reason,
+        };
+        let unusable = |reason| ImageError::Unusable {
+            image: image.clone(),
+            reason,
+        };
         match error {
             E::UnauthorizedError { .. } if self.is_anonymous() => {
                 denied(format!("{registry} wants credentials, none were given"))
@@ -38,10 +48,16 @@ impl Session {
                 }
             }
             E::ServerError { code: 404, message, .. } => not_found(short(&message)),
-            E::ServerError { code: 401 | 403, message, .. } => denied(short(&message)),
-            E::ServerError { code: code @ (400..=407 | 409..=428 | 430..=499), message, .. } => {
-                unusable(format!("{registry} answered {code}: {}", short(&message)))
-            }
+            E::ServerError {
+                code: 401 | 403,
+                message,
+                ..
+            } => denied(short(&message)),
+            E::ServerError {
+                code: code @ (400..=407 | 409..=428 | 430..=499),
+                message,
+                ..
+            } => unusable(format!("{registry} answered {code}: {}", short(&message))),
             E::ServerError { code, message, .. } => self.unavailable(format!("status {code}: {}", short(&message))),
             E::ImageManifestNotFoundError(text) => not_found(text),
             E::RequestError(e) => self.unavailable(chain(&e.without_url())),
@@ -111,10 +127,16 @@ mod tests {
 
     #[test]
     fn a_refused_login_is_told_from_a_broken_authorization_server() {
-        assert_eq!(token_refusal(r#"{"details":"incorrect username or password"}"#).as_deref(), Some("incorrect username or password"));
+        assert_eq!(
+            token_refusal(r#"{"details":"incorrect username or password"}"#).as_deref(),
+            Some("incorrect username or password")
+        );
         let denied = r#"{"errors":[{"code":"DENIED","message":"requested access is denied"}]}"#;
         assert_eq!(token_refusal(denied).as_deref(), Some("requested access is denied"));
-        assert_eq!(token_refusal(r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"slow down"}]}"#), None);
+        assert_eq!(
+            token_refusal(r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"slow down"}]}"#),
+            None
+        );
         assert_eq!(token_refusal("<html>502 Bad Gateway</html>"), None);
         assert_eq!(token_refusal(""), None);
     }

@@ -58,7 +58,9 @@ enum Manner {
 
 impl fmt::Debug for Registries {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Registries").field("plain", &self.plain).finish_non_exhaustive()
+        f.debug_struct("Registries")
+            .field("plain", &self.plain)
+            .finish_non_exhaustive()
     }
 }
 
@@ -73,11 +75,23 @@ pub(super) struct Session {
 
 impl Registries {
     /// Reaches the registry and shows it the credentials.
-    pub(super) async fn session(&self, of: &Reference, credentials: Option<&Credentials>) -> Result<Session, ImageError> {
+    pub(super) async fn session(
+        &self,
+        of: &Reference,
+        credentials: Option<&Credentials>,
+    ) -> Result<Session, ImageError> {
         let registry = of.registry().to_owned();
-        let known_plain = self.plain.lock().unwrap_or_else(PoisonError::into_inner).contains(&registry);
+        let known_plain = self
+            .plain
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(&registry);
         if !known_plain {
-            let manner = if of.is_loopback() { Manner::LoopbackTls } else { Manner::Tls };
+            let manner = if of.is_loopback() {
+                Manner::LoopbackTls
+            } else {
+                Manner::Tls
+            };
             let session = self.open(of, credentials, manner)?;
             match session.greet().await {
                 Ok(()) => return Ok(session),
@@ -111,16 +125,26 @@ impl Registries {
             }
             _ => RegistryAuth::Anonymous,
         };
-        let client = self.client(auth == RegistryAuth::Anonymous, manner).map_err(|e| ImageError::Registry {
-            image: of.name(),
-            registry: registry.clone(),
-            reason: chain(&e),
-        })?;
+        let client = self
+            .client(auth == RegistryAuth::Anonymous, manner)
+            .map_err(|e| ImageError::Registry {
+                image: of.name(),
+                registry: registry.clone(),
+                reason: chain(&e),
+            })?;
         let target = match of.digest() {
             Some(digest) => oci_client::Reference::with_digest(registry.clone(), repository, digest.to_string()),
-            None => oci_client::Reference::with_tag(registry.clone(), repository, of.tag().unwrap_or("latest").to_owned()),
+            None => {
+                oci_client::Reference::with_tag(registry.clone(), repository, of.tag().unwrap_or("latest").to_owned())
+            }
         };
-        Ok(Session { client, target, auth, image: of.name(), registry })
+        Ok(Session {
+            client,
+            target,
+            auth,
+            image: of.name(),
+            registry,
+        })
     }
 
     fn client(&self, anonymous: bool, manner: Manner) -> Result<Client, OciDistributionError> {
@@ -153,12 +177,18 @@ fn client(manner: Manner) -> Result<Client, OciDistributionError> {
 
 impl Session {
     async fn greet(&self) -> Result<(), OciDistributionError> {
-        self.client.auth(&self.target, &self.auth, RegistryOperation::Pull).await.map(drop)
+        self.client
+            .auth(&self.target, &self.auth, RegistryOperation::Pull)
+            .await
+            .map(drop)
     }
 
     /// The document that the reference names, verified against its digest, and that digest.
     pub(super) async fn top(&self) -> Result<(Bytes, String), ImageError> {
-        let answer = self.client.pull_manifest_raw(&self.target, &self.auth, &MANIFESTS).await;
+        let answer = self
+            .client
+            .pull_manifest_raw(&self.target, &self.auth, &MANIFESTS)
+            .await;
         answer.map_err(|e| self.meaning(e))
     }
 
@@ -182,7 +212,11 @@ impl Session {
             ..Default::default()
         };
         // A range from 0 on as well: oci-client hashes what it reads whole, and containerd hashes it anyway.
-        match self.client.pull_blob_stream_partial(&self.target, &layer, offset, None).await {
+        match self
+            .client
+            .pull_blob_stream_partial(&self.target, &layer, offset, None)
+            .await
+        {
             Ok(BlobResponse::Partial(rest)) => Ok(rest.stream),
             Ok(BlobResponse::Full(whole)) => Ok(skip(whole.stream, offset)),
             // A registry that cannot do ranges at all.
@@ -207,7 +241,12 @@ impl Session {
         if bytes.len() as u64 == blob.size {
             Ok(bytes)
         } else {
-            Err(self.unavailable(format!("{} bytes of {} came for {}", bytes.len(), blob.size, blob.digest)))
+            Err(self.unavailable(format!(
+                "{} bytes of {} came for {}",
+                bytes.len(),
+                blob.size,
+                blob.digest
+            )))
         }
     }
 
@@ -219,7 +258,11 @@ impl Session {
     }
 
     pub(super) fn unavailable(&self, reason: String) -> ImageError {
-        ImageError::Registry { image: self.image.clone(), registry: self.registry.clone(), reason }
+        ImageError::Registry {
+            image: self.image.clone(),
+            registry: self.registry.clone(),
+            reason,
+        }
     }
 
     pub(super) fn image(&self) -> &str {
@@ -256,9 +299,21 @@ mod tests {
     #[test]
     fn a_password_is_not_in_the_error() {
         let of = Reference::parse("127.0.0.1:1/a").unwrap();
-        let credentials = Credentials { username: "u".into(), password: crate::spec::secret::Secret::new("hunter2") };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let error = runtime.block_on(Registries::default().session(&of, Some(&credentials))).err().unwrap();
-        assert!(matches!(error, ImageError::Registry { .. }) && !format!("{error} {error:?}").contains("hunter2"), "{error}");
+        let credentials = Credentials {
+            username: "u".into(),
+            password: crate::spec::secret::Secret::new("hunter2"),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let error = runtime
+            .block_on(Registries::default().session(&of, Some(&credentials)))
+            .err()
+            .unwrap();
+        assert!(
+            matches!(error, ImageError::Registry { .. }) && !format!("{error} {error:?}").contains("hunter2"),
+            "{error}"
+        );
     }
 }

@@ -1,6 +1,6 @@
 //! A pull by containerd's transfer service: the same result, with containerd's own configuration for registries.
 
-use super::ensure::PullConfig;
+use super::ensure::{PullConfig, bounded};
 use super::facts::{self, Known};
 use super::fetch::Tally;
 use super::lease::{LEASE_EXPIRES, Lease};
@@ -23,9 +23,14 @@ pub(super) async fn pull(
     tally: &Tally,
 ) -> Result<Option<Known>, ImageError> {
     let name = reference.name();
-    let at = |source| ImageError::Containerd { image: name.clone(), source };
+    let at = |source| ImageError::Containerd {
+        image: name.clone(),
+        source,
+    };
     // Our lease, not the service's own: that one ends with the call, and with it what an interrupted pull has fetched.
-    let lease = Lease::open(gateway, &config.living, &name, LEASE_EXPIRES.max(timeout * 2)).await.map_err(at)?;
+    let lease = Lease::open(gateway, &config.living, &name, LEASE_EXPIRES.max(timeout * 2))
+        .await
+        .map_err(at)?;
     let leased = gateway.with_lease(&lease.id);
     let mut request = RemotePull {
         image: name.clone(),
@@ -36,7 +41,7 @@ pub(super) async fn pull(
         id: unique(),
     };
     let mut blobs = HashMap::new();
-    let answer = async {
+    let work = async {
         let mut pulled = leased.pull_image(&request, |blob| count(&mut blobs, blob, tally)).await;
         if pulled == Err(RemotePullFault::CannotUnpack) {
             // Which snapshotters it is configured for cannot be asked. We unpack below.
@@ -49,9 +54,11 @@ pub(super) async fn pull(
         let Some(record) = record else { return Ok(None) };
         // Also unpacks, where containerd did not.
         facts::of_target(&leased, config, &name, &record.target, Some(&lease.id)).await
-    }
-    .await;
-    lease.end(gateway, &answer, tally.fetched_bytes.load(Ordering::Relaxed)).await;
+    };
+    let answer = bounded(reference, timeout, timeout, work).await;
+    lease
+        .end(gateway, &answer, tally.fetched_bytes.load(Ordering::Relaxed))
+        .await;
     answer
 }
 
@@ -59,7 +66,9 @@ pub(super) async fn pull(
 fn hosts(reference: &Reference) -> Vec<String> {
     match reference.registry() {
         // Docker Hub's registry answers under other names than images have.
-        "docker.io" => ["docker.io", "registry-1.docker.io", "index.docker.io"].map(str::to_owned).into(),
+        "docker.io" => ["docker.io", "registry-1.docker.io", "index.docker.io"]
+            .map(str::to_owned)
+            .into(),
         other => vec![other.to_owned()],
     }
 }
@@ -69,20 +78,34 @@ fn count(blobs: &mut HashMap<String, BlobProgress>, blob: BlobProgress, tally: &
     let sum = |of: fn(&BlobProgress) -> u64| blobs.values().map(of).fold(0, u64::saturating_add);
     tally.fetched_bytes.store(sum(|b| b.fetched_bytes), Ordering::Relaxed);
     tally.total_bytes.store(sum(|b| b.total_bytes), Ordering::Relaxed);
-    tally.layers.store(blobs.values().filter(|b| b.layer).count(), Ordering::Relaxed);
-    tally.layers_done.store(blobs.values().filter(|b| b.layer && b.unpacked).count(), Ordering::Relaxed);
+    tally
+        .layers
+        .store(blobs.values().filter(|b| b.layer).count(), Ordering::Relaxed);
+    tally.layers_done.store(
+        blobs.values().filter(|b| b.layer && b.unpacked).count(),
+        Ordering::Relaxed,
+    );
 }
 
 fn meaning(reference: &Reference, fault: RemotePullFault) -> ImageError {
     let (image, registry) = (reference.name(), reference.registry().to_owned());
     match fault {
-        RemotePullFault::NotFound(reason) => ImageError::NotFound { image, registry, reason },
+        RemotePullFault::NotFound(reason) => ImageError::NotFound {
+            image,
+            registry,
+            reason,
+        },
         RemotePullFault::Denied(reason) => ImageError::Denied { image, reason },
-        RemotePullFault::CannotUnpack => {
-            ImageError::Unusable { image, reason: "containerd cannot unpack it".to_owned() }
-        }
+        RemotePullFault::CannotUnpack => ImageError::Unusable {
+            image,
+            reason: "containerd cannot unpack it".to_owned(),
+        },
         RemotePullFault::Unusable(reason) => ImageError::Unusable { image, reason },
-        RemotePullFault::Registry(reason) => ImageError::Registry { image, registry, reason },
+        RemotePullFault::Registry(reason) => ImageError::Registry {
+            image,
+            registry,
+            reason,
+        },
         RemotePullFault::Containerd(source) => ImageError::Containerd { image, source },
     }
 }

@@ -31,7 +31,9 @@ impl Unpacker<'_> {
     /// Whether this stack of layers is there; holds it if it is.
     pub(super) async fn has(&self, chain: &Digest) -> Result<bool, ContainerdFault> {
         if self.stat(chain).await? {
-            self.gateway.lease_snapshot(self.lease, self.snapshotter, chain.as_str()).await?;
+            self.gateway
+                .lease_snapshot(self.lease, self.snapshotter, chain.as_str())
+                .await?;
             // Again: it may have been collected before it was held.
             return self.stat(chain).await;
         }
@@ -39,7 +41,11 @@ impl Unpacker<'_> {
     }
 
     async fn stat(&self, chain: &Digest) -> Result<bool, ContainerdFault> {
-        Ok(self.gateway.stat_snapshot(self.snapshotter, chain.as_str()).await?.is_some())
+        Ok(self
+            .gateway
+            .stat_snapshot(self.snapshotter, chain.as_str())
+            .await?
+            .is_some())
     }
 
     /// Unpacks one layer on top of `parent` (`None`: nothing) as `chain`. False if it was there already.
@@ -57,7 +63,10 @@ impl Unpacker<'_> {
         // way, and goes with its lease.
         let key = format!("extract-{} {chain}", unique());
         let parent = parent.map_or("", Digest::as_str);
-        let mounts = self.gateway.prepare_snapshot(self.snapshotter, &key, parent, &Labels::new()).await?;
+        let mounts = self
+            .gateway
+            .prepare_snapshot(self.snapshotter, &key, parent, &Labels::new())
+            .await?;
         let answer = self.fill(layer, diff_id, &mounts, &key, chain).await;
         if !matches!(answer, Ok(Outcome::Committed)) {
             // The answer counts more than the tidying up, which the lease does too.
@@ -79,9 +88,16 @@ impl Unpacker<'_> {
         let applied = self.gateway.apply_diff(layer, mounts).await?;
         if applied.digest != diff_id.as_str() {
             let digest = &applied.digest;
-            return Err(UnpackError::Damaged(format!("layer {} unpacks to {digest}, not to {diff_id}", layer.digest)));
+            return Err(UnpackError::Damaged(format!(
+                "layer {} unpacks to {digest}, not to {diff_id}",
+                layer.digest
+            )));
         }
-        match self.gateway.commit_snapshot(self.snapshotter, chain.as_str(), key, &Labels::new()).await {
+        match self
+            .gateway
+            .commit_snapshot(self.snapshotter, chain.as_str(), key, &Labels::new())
+            .await
+        {
             Ok(()) => Ok(Outcome::Committed),
             Err(fault) if fault.kind == FaultKind::AlreadyExists => Ok(Outcome::SomeoneWasFaster),
             Err(fault) => Err(fault.into()),
@@ -96,7 +112,9 @@ enum Outcome {
 
 /// A text that no other attempt has: time, and chance for attempts at the same time.
 pub(super) fn unique() -> String {
-    let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+    let nanos = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |d| d.as_nanos());
     let chance = std::hash::RandomState::new().build_hasher().finish() & 0xffff_ffff;
     format!("{nanos}-{chance:08x}")
 }

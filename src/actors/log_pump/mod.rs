@@ -16,8 +16,8 @@ pub use pumps::Pumps;
 
 use crate::actors::shared::Shared;
 use crate::host::fifo::{LogTarget, check_log_path};
-use crate::messages::{Ask, Request as _};
 use crate::messages::logs::{Attach, CheckLogPaths, Drain, LogError, Stream};
+use crate::messages::{Ask, Request as _};
 use crate::telemetry::names;
 use crate::telemetry::propagate::handling;
 use actix::{Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, Supervised, WrapFuture as _};
@@ -82,7 +82,11 @@ fn check(alloc_dir: &Path, path: &Path, stream: Stream) -> Result<Option<PathBuf
             path: path.display().to_string(),
             reason: "does not exist: a FIFO, a regular file or /dev/null is expected".to_owned(),
         }),
-        Err(e) => Err(LogError { stream: stream.name(), path: path.display().to_string(), reason: e.to_string() }),
+        Err(e) => Err(LogError {
+            stream: stream.name(),
+            path: path.display().to_string(),
+            reason: e.to_string(),
+        }),
     }
 }
 
@@ -104,6 +108,10 @@ impl Handler<Ask<Drain>> for LogPump {
         let Ask { req, cx, reply, .. } = ask;
         let span = handling!(cx, names::LOG_DRAIN, "log_pump", Drain::NAME, { names::CONTAINER_ID } = %req.container);
         let pumps = Arc::clone(&self.pumps);
-        ctx.spawn(async move { reply.send(pumps.drained(&req.container).await) }.instrument(span).into_actor(self));
+        ctx.spawn(
+            async move { reply.send(pumps.drained(&req.container).await) }
+                .instrument(span)
+                .into_actor(self),
+        );
     }
 }

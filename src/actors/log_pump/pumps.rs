@@ -50,7 +50,13 @@ impl Pumps {
     /// Pumps without a thread: threads are started with the first attachment.
     #[must_use]
     pub fn new(threads: usize) -> Arc<Self> {
-        Arc::new_cyclic(|me| Self { threads, pool: Mutex::default(), table: Mutex::default(), ended: Notify::new(), me: me.clone() })
+        Arc::new_cyclic(|me| Self {
+            threads,
+            pool: Mutex::default(),
+            table: Mutex::default(),
+            ended: Notify::new(),
+            me: me.clone(),
+        })
     }
 
     fn pool(&self) -> Result<Arc<PumpPool>, String> {
@@ -77,7 +83,11 @@ impl Pumps {
         let Sink::Descriptor(sink) = &wanted.sink;
         let key = {
             let mut table = lock(&self.table);
-            if table.attachments.values().any(|a| !a.over && a.container == wanted.container && a.stream == wanted.stream) {
+            if table
+                .attachments
+                .values()
+                .any(|a| !a.over && a.container == wanted.container && a.stream == wanted.stream)
+            {
                 return Ok(());
             }
             let key = PumpKey(table.next);
@@ -98,7 +108,11 @@ impl Pumps {
         };
         self.hand_over(key).map_err(|reason| {
             lock(&self.table).attachments.remove(&key);
-            LogError { stream: wanted.stream.name(), path: wanted.fifo.display().to_string(), reason }
+            LogError {
+                stream: wanted.stream.name(),
+                path: wanted.fifo.display().to_string(),
+                reason,
+            }
         })
     }
 
@@ -106,7 +120,9 @@ impl Pumps {
     fn hand_over(&self, key: PumpKey) -> Result<(), String> {
         let (fifo, sink, finishing) = {
             let table = lock(&self.table);
-            let Some(a) = table.attachments.get(&key) else { return Ok(()) };
+            let Some(a) = table.attachments.get(&key) else {
+                return Ok(());
+            };
             (a.fifo.clone(), Arc::clone(&a.sink), a.finishing)
         };
         let source = open_reader(&fifo).map_err(|e| e.to_string())?;
@@ -167,14 +183,20 @@ impl Pumps {
             })
             .collect();
         for (key, stream, fifo) in open {
-            let refused = self.pool().and_then(|pool| loop {
-                match pool.finish(key) {
-                    // The thread is at work: it takes commands every turn.
-                    Err(PumpRefused::Busy) => std::thread::yield_now(),
-                    other => break other.map_err(|e| e.to_string()),
+            let refused = self.pool().and_then(|pool| {
+                loop {
+                    match pool.finish(key) {
+                        // The thread is at work: it takes commands every turn.
+                        Err(PumpRefused::Busy) => std::thread::yield_now(),
+                        other => break other.map_err(|e| e.to_string()),
+                    }
                 }
             });
-            refused.map_err(|reason| LogError { stream: stream.name(), path: fifo.display().to_string(), reason })?;
+            refused.map_err(|reason| LogError {
+                stream: stream.name(),
+                path: fifo.display().to_string(),
+                reason,
+            })?;
         }
         loop {
             let ended = self.ended.notified();

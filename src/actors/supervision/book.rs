@@ -46,7 +46,11 @@ where
     /// A door with nobody behind it yet.
     #[must_use]
     pub fn new(name: &'static str, capacity: usize) -> Self {
-        Self { name, seat: watch::Sender::new(Seat::Empty), places: Arc::new(Semaphore::new(capacity)) }
+        Self {
+            name,
+            seat: watch::Sender::new(Seat::Empty),
+            places: Arc::new(Semaphore::new(capacity)),
+        }
     }
 
     /// Puts an actor behind the door.
@@ -88,9 +92,16 @@ where
         A: Handler<Ask<R>>,
         Context<A>: ToEnvelope<A, Ask<R>>,
     {
-        let late = |_| AskError::Late { actor: self.name, message: R::NAME, after: within };
+        let late = |_| AskError::Late {
+            actor: self.name,
+            message: R::NAME,
+            after: within,
+        };
         let ended = AskError::Ended { actor: self.name };
-        let place = match timeout_at(deadline, Arc::clone(&self.places).acquire_owned()).await.map_err(late)? {
+        let place = match timeout_at(deadline, Arc::clone(&self.places).acquire_owned())
+            .await
+            .map_err(late)?
+        {
             Ok(place) => place,
             Err(_closed) => return Err(ended),
         };
@@ -99,10 +110,18 @@ where
         };
         let (reply, answer) = Reply::pair();
         // The place in hand is the bound, so this cannot grow the queue beyond the door's capacity.
-        addr.do_send(Ask { req, cx, reply, _place: place });
+        addr.do_send(Ask {
+            req,
+            cx,
+            reply,
+            _place: place,
+        });
         match timeout_at(deadline, answer).await.map_err(late)? {
             Ok(answer) => Ok(answer),
-            Err(_dropped) => Err(AskError::Died { actor: self.name, message: R::NAME }),
+            Err(_dropped) => Err(AskError::Died {
+                actor: self.name,
+                message: R::NAME,
+            }),
         }
     }
 }
@@ -110,7 +129,12 @@ where
 /// The verb `ask`: a request with a deadline and one typed answer.
 pub trait Asks<R: Request>: Send + Sync {
     /// Asks once. `AskError::Died` means: ask again if the request is idempotent.
-    fn ask(&self, req: R, cx: Cx, within: Option<Duration>) -> Pin<Box<dyn Future<Output = Result<R::Reply, AskError>> + Send + '_>>;
+    fn ask(
+        &self,
+        req: R,
+        cx: Cx,
+        within: Option<Duration>,
+    ) -> Pin<Box<dyn Future<Output = Result<R::Reply, AskError>> + Send + '_>>;
 }
 
 impl<A, R> Asks<R> for Door<A>
@@ -118,7 +142,12 @@ where
     A: Actor<Context = Context<A>> + Handler<Ask<R>>,
     R: Request,
 {
-    fn ask(&self, req: R, cx: Cx, within: Option<Duration>) -> Pin<Box<dyn Future<Output = Result<R::Reply, AskError>> + Send + '_>> {
+    fn ask(
+        &self,
+        req: R,
+        cx: Cx,
+        within: Option<Duration>,
+    ) -> Pin<Box<dyn Future<Output = Result<R::Reply, AskError>> + Send + '_>> {
         let within = within.unwrap_or(NEVER);
         Box::pin(self.ask_once(req, cx, Instant::now() + within, within))
     }
@@ -144,7 +173,10 @@ where
             other => return other,
         }
     }
-    Err(last.unwrap_or(AskError::Died { actor: "", message: R::NAME }))
+    Err(last.unwrap_or(AskError::Died {
+        actor: "",
+        message: R::NAME,
+    }))
 }
 
 /// The verbs for facts.

@@ -35,8 +35,16 @@ pub struct Front {
 impl Front {
     /// Doors over this nursery. `on_settings` is called with each new configuration.
     #[must_use]
-    pub fn new(nursery: Arc<Nursery>, shared: Arc<Shared>, on_settings: impl Fn(&Settings) + Send + Sync + 'static) -> Arc<Self> {
-        Arc::new(Self { nursery, shared, on_settings: Box::new(on_settings) })
+    pub fn new(
+        nursery: Arc<Nursery>,
+        shared: Arc<Shared>,
+        on_settings: impl Fn(&Settings) + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            nursery,
+            shared,
+            on_settings: Box::new(on_settings),
+        })
     }
 
     /// Moves the bytes of a FIFO into a descriptor.
@@ -45,9 +53,20 @@ impl Front {
     /// If the FIFO cannot be read or the actor does not answer.
     pub async fn attach(&self, attach: Attach) -> Result<(), LogError> {
         let (stream, path) = (attach.stream.name(), attach.fifo.display().to_string());
-        ask_until(&*self.nursery.doors().log_pump, attach, Cx::current(), Some(OPEN_WITHIN))
-            .await
-            .unwrap_or_else(|e| Err(LogError { stream, path, reason: e.to_string() }))
+        ask_until(
+            &*self.nursery.doors().log_pump,
+            attach,
+            Cx::current(),
+            Some(OPEN_WITHIN),
+        )
+        .await
+        .unwrap_or_else(|e| {
+            Err(LogError {
+                stream,
+                path,
+                reason: e.to_string(),
+            })
+        })
     }
 
     /// Waits until all bytes of a container that is gone have been moved.
@@ -58,7 +77,13 @@ impl Front {
         let drain = Drain { container };
         ask_until(&*self.nursery.doors().log_pump, drain, Cx::current(), None)
             .await
-            .unwrap_or_else(|e| Err(LogError { stream: "output", path: String::new(), reason: e.to_string() }))
+            .unwrap_or_else(|e| {
+                Err(LogError {
+                    stream: "output",
+                    path: String::new(),
+                    reason: e.to_string(),
+                })
+            })
     }
 }
 
@@ -67,10 +92,18 @@ where
     R: Request,
     TaskSupervisor: Handler<Ask<R>>,
 {
-    fn ask<'a>(&'a self, task: &'a TaskId, req: R, cx: Cx, within: Option<Duration>) -> Answer<'a, Result<R::Reply, AskError>> {
+    fn ask<'a>(
+        &'a self,
+        task: &'a TaskId,
+        req: R,
+        cx: Cx,
+        within: Option<Duration>,
+    ) -> Answer<'a, Result<R::Reply, AskError>> {
         Box::pin(async move {
             let Some(entry) = self.nursery.tasks().find(task) else {
-                return Err(AskError::Ended { actor: "task_supervisor" });
+                return Err(AskError::Ended {
+                    actor: "task_supervisor",
+                });
             };
             let door: &Door<TaskSupervisor> = &entry.door;
             door.ask(req, cx, within).await
@@ -84,7 +117,13 @@ impl TaskDoors for Front {
             if self.nursery.tasks().find(task).is_some() {
                 return Ok(());
             }
-            ask_until(&*self.nursery.doors().root, OpenTask { task: task.clone() }, cx, Some(OPEN_WITHIN)).await
+            ask_until(
+                &*self.nursery.doors().root,
+                OpenTask { task: task.clone() },
+                cx,
+                Some(OPEN_WITHIN),
+            )
+            .await
         })
     }
 
@@ -93,7 +132,9 @@ impl TaskDoors for Front {
         propagate::adopt(&span, &cx.0);
         let cx = span.in_scope(Cx::current);
         let work = async move {
-            let remove = RemoveContainer { container: ContainerId::of(task) };
+            let remove = RemoveContainer {
+                container: ContainerId::of(task),
+            };
             ask_until(&*self.nursery.links().remove_container, remove, cx, Some(SWEEP_WITHIN))
                 .await
                 .map_err(|e| TaskError::Driver(e.to_string()))?
@@ -112,7 +153,10 @@ impl SettingsDoor for Front {
         }
         // An open connection to the same containerd is kept.
         let kept = current
-            .filter(|c| c.gateway.socket() == settings.containerd_address && c.gateway.namespace() == settings.containerd_namespace)
+            .filter(|c| {
+                c.gateway.socket() == settings.containerd_address
+                    && c.gateway.namespace() == settings.containerd_namespace
+            })
             .map(|c| c.gateway);
         let gateway = match kept {
             Some(gateway) => Ok(gateway),
@@ -123,13 +167,21 @@ impl SettingsDoor for Front {
         };
         match gateway {
             Ok(gateway) => {
-                self.shared.configured.send_replace(Some(Configured { settings: Arc::new(settings), gateway }));
+                self.shared.configured.send_replace(Some(Configured {
+                    settings: Arc::new(settings),
+                    gateway,
+                }));
             }
             Err(fault) => tracing::error!(error = %fault, "settings are not usable"),
         }
     }
 
     fn current(&self) -> Arc<Settings> {
-        self.shared.configured.borrow().as_ref().map(|c| Arc::clone(&c.settings)).unwrap_or_default()
+        self.shared
+            .configured
+            .borrow()
+            .as_ref()
+            .map(|c| Arc::clone(&c.settings))
+            .unwrap_or_default()
     }
 }

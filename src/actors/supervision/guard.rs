@@ -119,7 +119,11 @@ where
 
     fn end(&mut self, end: ChildEnd) {
         if let Some(obituary) = self.obituary.take() {
-            obituary(ChildExit { child: self.identity.name.clone(), incarnation: self.identity.incarnation, end });
+            obituary(ChildExit {
+                child: self.identity.name.clone(),
+                incarnation: self.identity.incarnation,
+                end,
+            });
         }
     }
 }
@@ -171,13 +175,13 @@ where
             match polled {
                 Ok(Poll::Pending) => return Poll::Pending,
                 Ok(Poll::Ready(())) => {
-                        this.end(ChildEnd::Stopped);
-                        return Poll::Ready(());
-                    }
+                    this.end(ChildEnd::Stopped);
+                    return Poll::Ready(());
+                }
                 Err(panic) => {
                     if let Some(end) = this.on_panic(&*panic) {
                         this.end(end);
-                            return Poll::Ready(());
+                        return Poll::Ready(());
                     }
                 }
             }

@@ -60,7 +60,11 @@ pub struct FailureHistory(VecDeque<Instant>);
 impl FailureHistory {
     /// Records a failure at `now` and decides.
     pub fn record(&mut self, policy: &RestartPolicy, now: Instant) -> Decision {
-        while self.0.front().is_some_and(|t| now.saturating_duration_since(*t) >= policy.window) {
+        while self
+            .0
+            .front()
+            .is_some_and(|t| now.saturating_duration_since(*t) >= policy.window)
+        {
             self.0.pop_front();
         }
         self.0.push_back(now);
@@ -69,7 +73,12 @@ impl FailureHistory {
             return Decision::Escalate;
         }
         let doublings = u32::try_from(failures.saturating_sub(1)).unwrap_or(u32::MAX).min(16);
-        Decision::RestartAfter(policy.min_backoff.saturating_mul(1 << doublings).min(policy.max_backoff))
+        Decision::RestartAfter(
+            policy
+                .min_backoff
+                .saturating_mul(1 << doublings)
+                .min(policy.max_backoff),
+        )
     }
 
     /// Failures within the window as of the last record.

@@ -48,7 +48,10 @@ impl Root {
     /// A root over this nursery.
     #[must_use]
     pub fn new(nursery: Arc<Nursery>) -> Self {
-        Self { nursery, replacements: HashMap::new() }
+        Self {
+            nursery,
+            replacements: HashMap::new(),
+        }
     }
 
     fn on_exit(&mut self, exit: &ChildExit) {
@@ -127,7 +130,10 @@ mod tests {
         let (mut history, now) = (Replacements::default(), Instant::now());
         let escalated = ChildEnd::Escalated("again".to_owned());
         assert_eq!(history.record(&escalated, now), Decision::RestartAfter(Duration::ZERO));
-        assert_eq!(history.record(&escalated, now + Duration::from_secs(60)), Decision::Escalate);
+        assert_eq!(
+            history.record(&escalated, now + Duration::from_secs(60)),
+            Decision::Escalate
+        );
     }
 
     #[test]
@@ -135,7 +141,10 @@ mod tests {
         let (mut history, now) = (Replacements::default(), Instant::now());
         for hour in 0..10 {
             let end = ChildEnd::Escalated("again".to_owned());
-            assert_eq!(history.record(&end, now + Duration::from_secs(3600 * hour)), Decision::RestartAfter(Duration::ZERO));
+            assert_eq!(
+                history.record(&end, now + Duration::from_secs(3600 * hour)),
+                Decision::RestartAfter(Duration::ZERO)
+            );
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::actors::shared::TaskTells;
 use crate::actors::task_supervisor::TaskSupervisor;
 use crate::messages::Cx;
 use crate::messages::image::PullProgress;
-use crate::messages::runtime::{TaskExited, TaskOom};
+use crate::messages::runtime::{ContainerdAway, TaskExited, TaskOom};
 use crate::spec::identity::{ContainerId, TaskId};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -82,7 +82,8 @@ impl TaskTable {
     /// True once containerd has told that a process of this task was killed for want of memory.
     #[must_use]
     pub fn ran_out_of_memory(&self, task: &TaskId) -> bool {
-        self.find(task).is_some_and(|entry| entry.out_of_memory.load(Ordering::Relaxed))
+        self.find(task)
+            .is_some_and(|entry| entry.out_of_memory.load(Ordering::Relaxed))
     }
 
     /// All entries.
@@ -98,7 +99,14 @@ impl TaskTable {
 
 impl TaskTells for TaskTable {
     fn exited(&self, fact: TaskExited, cx: Cx) -> bool {
-        self.by_container(&fact.container).is_some_and(|entry| entry.door.must_deliver(fact, cx))
+        self.by_container(&fact.container)
+            .is_some_and(|entry| entry.door.must_deliver(fact, cx))
+    }
+
+    fn away(&self, fact: ContainerdAway, cx: Cx) {
+        if let Some(entry) = self.by_container(&fact.container) {
+            entry.door.must_deliver(fact, cx);
+        }
     }
 
     fn oom(&self, fact: TaskOom, cx: Cx) {

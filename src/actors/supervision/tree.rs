@@ -38,13 +38,41 @@ pub struct Child {
 /// The children of which there is one. All restart in place with [`RestartPolicy::ACTOR`] and are replaced by the
 /// root with [`RestartPolicy::REPLACEMENT`].
 pub const CHILDREN: [Child; 7] = [
-    Child { name: "root", mailbox: root::MAILBOX, rebuilt_from: "the address book" },
-    Child { name: "health_probe", mailbox: health_probe::MAILBOX, rebuilt_from: "a probe at once; the last verdict stands meanwhile" },
-    Child { name: "event_stream", mailbox: event_stream::MAILBOX, rebuilt_from: "a new subscription, then a listing" },
-    Child { name: "image_puller", mailbox: image_puller::MAILBOX, rebuilt_from: "containerd's images and ingests; askers ask again" },
-    Child { name: "container_factory", mailbox: container_factory::MAILBOX, rebuilt_from: "containerd's records and the work in progress; askers ask again" },
-    Child { name: "log_pump", mailbox: log_pump::MAILBOX, rebuilt_from: "the attachments of the pump threads" },
-    Child { name: "task_supervisor", mailbox: TASK_MAILBOX, rebuilt_from: "the container's labels and containerd's task state" },
+    Child {
+        name: "root",
+        mailbox: root::MAILBOX,
+        rebuilt_from: "the address book",
+    },
+    Child {
+        name: "health_probe",
+        mailbox: health_probe::MAILBOX,
+        rebuilt_from: "a probe at once; the last verdict stands meanwhile",
+    },
+    Child {
+        name: "event_stream",
+        mailbox: event_stream::MAILBOX,
+        rebuilt_from: "a new subscription, then a listing",
+    },
+    Child {
+        name: "image_puller",
+        mailbox: image_puller::MAILBOX,
+        rebuilt_from: "containerd's images and ingests; askers ask again",
+    },
+    Child {
+        name: "container_factory",
+        mailbox: container_factory::MAILBOX,
+        rebuilt_from: "containerd's records and the work in progress; askers ask again",
+    },
+    Child {
+        name: "log_pump",
+        mailbox: log_pump::MAILBOX,
+        rebuilt_from: "the attachments of the pump threads",
+    },
+    Child {
+        name: "task_supervisor",
+        mailbox: TASK_MAILBOX,
+        rebuilt_from: "the container's labels and containerd's task state",
+    },
 ];
 
 /// The doors of the children of which there is one.
@@ -207,7 +235,11 @@ impl Nursery {
     /// True if this exit is of the incarnation that is behind the door.
     #[must_use]
     pub fn is_current(&self, exit: &ChildExit) -> bool {
-        self.with_lives(|lives| lives.get(&exit.child).is_some_and(|l| l.incarnation == exit.incarnation && l.ended.is_some()))
+        self.with_lives(|lives| {
+            lives
+                .get(&exit.child)
+                .is_some_and(|l| l.incarnation == exit.incarnation && l.ended.is_some())
+        })
     }
 
     /// Children that have ended and were not replaced.
@@ -218,7 +250,11 @@ impl Nursery {
                 .iter()
                 .filter_map(|(child, life)| {
                     let end = life.ended.clone()?;
-                    Some(ChildExit { child: child.clone(), incarnation: life.incarnation, end })
+                    Some(ChildExit {
+                        child: child.clone(),
+                        incarnation: life.incarnation,
+                        end,
+                    })
                 })
                 .collect()
         })
@@ -238,40 +274,76 @@ impl Nursery {
                 let nursery = Arc::clone(self);
                 self.spawn(control, "root", &doors.root, root::MAILBOX, move || Root::new(nursery));
             }
-            "health_probe" => self.spawn(control, "health_probe", &doors.health_probe, health_probe::MAILBOX, move || HealthProbe::new(shared)),
-            "event_stream" => self.spawn(control, "event_stream", &doors.event_stream, event_stream::MAILBOX, move || EventStream::new(shared, links)),
-            "image_puller" => self.spawn(control, "image_puller", &doors.image_puller, image_puller::MAILBOX, move || ImagePuller::new(shared, links)),
+            "health_probe" => self.spawn(
+                control,
+                "health_probe",
+                &doors.health_probe,
+                health_probe::MAILBOX,
+                move || HealthProbe::new(shared),
+            ),
+            "event_stream" => self.spawn(
+                control,
+                "event_stream",
+                &doors.event_stream,
+                event_stream::MAILBOX,
+                move || EventStream::new(shared, links),
+            ),
+            "image_puller" => self.spawn(
+                control,
+                "image_puller",
+                &doors.image_puller,
+                image_puller::MAILBOX,
+                move || ImagePuller::new(shared, links),
+            ),
             "container_factory" => {
                 let workshop = Arc::clone(&self.workshop);
-                self.spawn(control, "container_factory", &doors.container_factory, container_factory::MAILBOX, move || {
-                    ContainerFactory::new(shared, links, workshop)
-                });
+                self.spawn(
+                    control,
+                    "container_factory",
+                    &doors.container_factory,
+                    container_factory::MAILBOX,
+                    move || ContainerFactory::new(shared, links, workshop),
+                );
             }
             "log_pump" => {
                 let pump = Arc::clone(&self.pump);
-                self.spawn(control, "log_pump", &doors.log_pump, log_pump::MAILBOX, move || LogPump::new(shared, pump));
+                self.spawn(control, "log_pump", &doors.log_pump, log_pump::MAILBOX, move || {
+                    LogPump::new(shared, pump)
+                });
             }
             _ => {}
         }
     }
 
-    fn spawn<A>(self: &Arc<Self>, arbiter: &ArbiterHandle, name: &'static str, door: &Door<A>, capacity: usize, make: impl FnOnce() -> A + Send + 'static)
-    where
+    fn spawn<A>(
+        self: &Arc<Self>,
+        arbiter: &ArbiterHandle,
+        name: &'static str,
+        door: &Door<A>,
+        capacity: usize,
+        make: impl FnOnce() -> A + Send + 'static,
+    ) where
         A: Supervised + Actor<Context = Context<A>>,
     {
         self.spawn_child(arbiter, ChildName::Singleton(name), door, capacity, make);
     }
 
     fn spawn_task(self: &Arc<Self>, task: &TaskId, rebuild: bool) {
-        let Some(entry) = self.tasks.find(task) else { return self.bury_task(task) };
+        let Some(entry) = self.tasks.find(task) else {
+            return self.bury_task(task);
+        };
         let shared = Arc::clone(&self.shared);
         let links = Arc::clone(&self.links);
         let tasks = Arc::clone(&self.tasks);
         let (id, container) = (task.clone(), entry.container.clone());
         let arbiter = self.task_arbiter(task);
-        self.spawn_child(&arbiter, ChildName::Task(task.clone()), &entry.door, TASK_MAILBOX, move || {
-            TaskSupervisor::new(id, container, shared, links, tasks, rebuild)
-        });
+        self.spawn_child(
+            &arbiter,
+            ChildName::Task(task.clone()),
+            &entry.door,
+            TASK_MAILBOX,
+            move || TaskSupervisor::new(id, container, shared, links, tasks, rebuild),
+        );
     }
 
     /// One task's messages stay on one thread; a stall there is confined to one share of the tasks.
@@ -283,18 +355,30 @@ impl Nursery {
         self.arbiters.tasks.get(index).unwrap_or(&self.arbiters.control).clone()
     }
 
-    fn spawn_child<A>(self: &Arc<Self>, arbiter: &ArbiterHandle, child: ChildName, door: &Door<A>, capacity: usize, make: impl FnOnce() -> A + Send + 'static)
-    where
+    fn spawn_child<A>(
+        self: &Arc<Self>,
+        arbiter: &ArbiterHandle,
+        child: ChildName,
+        door: &Door<A>,
+        capacity: usize,
+        make: impl FnOnce() -> A + Send + 'static,
+    ) where
         A: Supervised + Actor<Context = Context<A>>,
     {
         let incarnation = self.with_lives(|lives| {
-            let life = lives.entry(child.clone()).or_insert(Life { incarnation: 0, ended: None });
+            let life = lives.entry(child.clone()).or_insert(Life {
+                incarnation: 0,
+                ended: None,
+            });
             life.incarnation += 1;
             life.ended = None;
             life.incarnation
         });
         let (addr, mailbox) = mailbox::<A>(capacity);
-        let identity = Identity { name: child.clone(), incarnation };
+        let identity = Identity {
+            name: child.clone(),
+            incarnation,
+        };
         let obituary = self.obituary();
         #[cfg(feature = "chaos")]
         let injector = self.chaos.enrol(&child);
@@ -339,7 +423,11 @@ impl Nursery {
 
     /// Nobody is above the root: it is replaced from here, and when that happens too often the process ends.
     fn root_ended(self: &Arc<Self>, exit: &ChildExit) {
-        let decision = self.root_failures.lock().unwrap_or_else(PoisonError::into_inner).record(&exit.end, Instant::now());
+        let decision = self
+            .root_failures
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .record(&exit.end, Instant::now());
         match decision {
             // At process end the arbiters are gone and nothing can be spawned.
             Decision::RestartAfter(_) if self.arbiters.control.alive() => self.spawn_singleton("root"),

@@ -1,10 +1,10 @@
 //! The exit: seen by event or by listing, kept in a label, told to all who wait.
 
-use super::{ACTOR, TaskSupervisor};
 use super::state::{Event, State};
+use super::{ACTOR, TaskSupervisor};
 use crate::actors::shared::unix_nanos;
-use crate::messages::{Fact as _, Tell};
 use crate::messages::runtime::{TaskExited, TaskOom, TaskView};
+use crate::messages::{Fact as _, Tell};
 use crate::spec::labels::{self, Marks};
 use crate::spec::record::ExitRecord;
 use crate::telemetry::names;
@@ -25,12 +25,17 @@ impl Handler<Tell<TaskExited>> for TaskSupervisor {
     type Result = ();
 
     fn handle(&mut self, tell: Tell<TaskExited>, ctx: &mut Self::Context) {
-        let _in = handling!(tell.cx, names::ACTOR_MESSAGE, ACTOR, TaskExited::NAME, { names::TASK_ID } = %self.id).entered();
+        let _in =
+            handling!(tell.cx, names::ACTOR_MESSAGE, ACTOR, TaskExited::NAME, { names::TASK_ID } = %self.id).entered();
         if self.state == State::Absent || self.state.is_starting() {
             // Before the answer to a start or a recovery it is not known whether this is the task's own exit or the
             // end of something that an interrupted start had left behind.
             self.exit_told_early = true;
             return;
+        }
+        // Told while containerd was away, so that it could not be kept there.
+        if matches!(self.state, State::Exited(_)) && !self.recorded {
+            self.record_exit(ctx);
         }
         match tell.fact.exit {
             Some(exit) => self.exit_seen(exit, ctx),
@@ -43,12 +48,16 @@ impl Handler<Tell<TaskOom>> for TaskSupervisor {
     type Result = ();
 
     fn handle(&mut self, tell: Tell<TaskOom>, ctx: &mut Self::Context) {
-        let _in = handling!(tell.cx, names::ACTOR_MESSAGE, ACTOR, TaskOom::NAME, { names::TASK_ID } = %self.id).entered();
+        let _in =
+            handling!(tell.cx, names::ACTOR_MESSAGE, ACTOR, TaskOom::NAME, { names::TASK_ID } = %self.id).entered();
         if let Some((exit, timer)) = self.held_exit.take() {
             ctx.cancel_future(timer);
             self.exit_known(exit, ctx);
         } else if self.state.is_alive() {
-            self.emit("A process of the task was killed: out of memory".to_owned(), BTreeMap::new());
+            self.emit(
+                "A process of the task was killed: out of memory".to_owned(),
+                BTreeMap::new(),
+            );
         }
     }
 }
@@ -76,24 +85,32 @@ impl TaskSupervisor {
         // Only a killed process died of it; a child's death is told as an event.
         exit.oom |= exit.code == KILLED && self.tasks.ran_out_of_memory(&self.id);
         self.unsure = None;
+        self.leave_shim(ctx);
         self.note(&Event::Exited(exit), ctx);
     }
 
     /// Keeps the exit where it survives this process and the shim.
     pub(super) fn record_exit(&mut self, ctx: &mut Context<Self>) {
         let State::Exited(exit) = &self.state else { return };
-        let (Ok(configured), Ok(label)) = (self.shared.configured(), labels::exit_label(exit)) else { return };
+        let (Ok(configured), Ok(label)) = (self.shared.configured(), labels::exit_label(exit)) else {
+            return;
+        };
         let (container, task) = (self.container.clone(), self.id.clone());
-        ctx.spawn(
-            async move {
-                if let Err(fault) = configured.gateway.update_container_labels(container.as_str(), &BTreeMap::from([label])).await {
-                    // The shim still keeps it; only a reboot before DestroyTask would lose it.
-                    tracing::debug!(task.id = %task, error = %fault, "exit not recorded");
-                }
+        self.recorded = true;
+        let record = async move {
+            configured
+                .gateway
+                .update_container_labels(container.as_str(), &BTreeMap::from([label]))
+                .await
+        }
+        .in_current_span();
+        ctx.spawn(record.into_actor(self).map(move |recorded, actor, _| {
+            if let Err(fault) = recorded {
+                // Tried again after the next listing.
+                actor.recorded = false;
+                tracing::debug!(task.id = %task, error = %fault, "exit not recorded");
             }
-            .in_current_span()
-            .into_actor(self),
-        );
+        }));
     }
 
     /// Answers all who wait for the exit, and all who asked to stop. Without an exit (removed before one was seen)
@@ -108,7 +125,10 @@ impl TaskSupervisor {
         });
         if matches!(self.state, State::Exited(_)) && !self.exit_emitted {
             self.exit_emitted = true;
-            let annotations = BTreeMap::from([("exit_code".to_owned(), exit.code.to_string()), ("oom_killed".to_owned(), exit.oom.to_string())]);
+            let annotations = BTreeMap::from([
+                ("exit_code".to_owned(), exit.code.to_string()),
+                ("oom_killed".to_owned(), exit.oom.to_string()),
+            ]);
             self.emit(format!("Container exited with code {}", exit.code), annotations);
         }
         for reply in self.waiting.exit.drain(..) {
@@ -128,37 +148,49 @@ impl TaskSupervisor {
 
     /// Asks containerd itself: after a signal to a process that was gone, or when a listing lacked the task.
     pub(super) fn check_exit(&mut self, ctx: &mut Context<Self>) {
-        if !self.state.is_alive() {
+        // An exit that is held back is known: containerd has nothing to add.
+        if !self.state.is_alive() || self.held_exit.is_some() {
             return;
         }
-        let Ok(configured) = self.shared.configured() else { return };
+        let Ok(configured) = self.shared.configured() else {
+            return;
+        };
         let container = self.container.clone();
         let look = async move {
             let gateway = configured.gateway;
             match gateway.task(container.as_str()).await {
                 Ok(None) => {
                     let record = gateway.container(container.as_str()).await?;
-                    Ok((None, record.and_then(|r| Marks::read(&r.labels.into_iter().collect())?.exit)))
+                    Ok((
+                        None,
+                        record.and_then(|r| Marks::read(&r.labels.into_iter().collect())?.exit),
+                    ))
                 }
                 Ok(view) => Ok((view, None)),
                 Err(fault) => Err(fault),
             }
         };
-        ctx.spawn(look.in_current_span().into_actor(self).map(|found, actor: &mut Self, ctx| match found {
-            Ok((Some(TaskView::Stopped(exit)), _)) => actor.exit_seen(exit, ctx),
-            Ok((Some(TaskView::Running { .. } | TaskView::Created { .. }), _)) => {}
-            Ok((None, Some(exit))) => actor.exit_known(exit, ctx),
-            Ok((None, None)) => actor.exit_known(
-                ExitRecord {
-                    code: -1,
-                    oom: false,
-                    at: unix_nanos(),
-                    lost: "containerd no longer knows the task and its exit was not seen".to_owned(),
-                },
-                ctx,
-            ),
-            // Not known is not gone: the next listing tells.
-            Err(fault) => tracing::debug!(task.id = %actor.id, error = %fault, "cannot look at the task"),
-        }));
+        ctx.spawn(
+            look.in_current_span()
+                .into_actor(self)
+                .map(|found, actor: &mut Self, ctx| match found {
+                    Ok((Some(TaskView::Stopped(exit)), _)) => actor.exit_seen(exit, ctx),
+                    Ok((Some(TaskView::Running { .. } | TaskView::Created { .. }), _)) => {}
+                    Ok((None, Some(exit))) => actor.exit_known(exit, ctx),
+                    // The exit came by the event stream while containerd was asked.
+                    Ok((None, None)) if actor.held_exit.is_some() => {}
+                    Ok((None, None)) => actor.exit_known(
+                        ExitRecord {
+                            code: -1,
+                            oom: false,
+                            at: unix_nanos(),
+                            lost: "containerd no longer knows the task and its exit was not seen".to_owned(),
+                        },
+                        ctx,
+                    ),
+                    // Not known is not gone: the next listing tells.
+                    Err(fault) => tracing::debug!(task.id = %actor.id, error = %fault, "cannot look at the task"),
+                }),
+        );
     }
 }

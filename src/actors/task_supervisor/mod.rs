@@ -2,11 +2,12 @@
 //! |---|---|
 //! | owns | the task's state, who waits for it, the escalation from signal to SIGKILL |
 //! | asked | `Start`, `Recover`, `Wait`, `Stop`, `Signal`, `Destroy`, `Inspect` |
-//! | told | `TaskExited`, `TaskOom`, `PullProgress` |
+//! | told | `TaskExited`, `TaskOom`, `ContainerdAway`, `PullProgress` |
 //! | tells | `TaskEvent` |
 //! | mailbox | 32; waiters hold no place |
 //! | restart | in place; rebuilt from the container's labels and containerd's task state, askers ask again |
 
+mod away;
 mod exit;
 mod recover;
 mod remove;
@@ -80,6 +81,10 @@ pub struct TaskSupervisor {
     exit_emitted: bool,
     /// An exit that is held back for a moment, for news of the reason.
     held_exit: Option<(ExitRecord, SpawnHandle)>,
+    /// The wait at the task's shim, while containerd is away.
+    at_shim: Option<SpawnHandle>,
+    /// The exit is kept where it survives this process.
+    recorded: bool,
     /// True until a restarted supervisor has seen what containerd says.
     unsure: Option<ContainerdFault>,
     rebuild: bool,
@@ -88,12 +93,28 @@ pub struct TaskSupervisor {
 impl TaskSupervisor {
     /// A supervisor for this task. With `rebuild`, an earlier one has looked after it.
     #[must_use]
-    pub fn new(id: TaskId, container: ContainerId, shared: Arc<Shared>, links: Arc<Links>, tasks: Arc<TaskTable>, rebuild: bool) -> Self {
+    pub fn new(
+        id: TaskId,
+        container: ContainerId,
+        shared: Arc<Shared>,
+        links: Arc<Links>,
+        tasks: Arc<TaskTable>,
+        rebuild: bool,
+    ) -> Self {
         let mut parts = id.as_str().splitn(2, '/');
         let alloc_id = parts.next().unwrap_or_default().to_owned();
-        let name = parts.next().and_then(|rest| rest.rsplit_once('/')).map(|(name, _)| name.to_owned()).unwrap_or_default();
+        let name = parts
+            .next()
+            .and_then(|rest| rest.rsplit_once('/'))
+            .map(|(name, _)| name.to_owned())
+            .unwrap_or_default();
         Self {
-            about: About { alloc_id, name, stop_signal: stop::DEFAULT_SIGNAL, ..About::default() },
+            about: About {
+                alloc_id,
+                name,
+                stop_signal: stop::DEFAULT_SIGNAL,
+                ..About::default()
+            },
             id,
             container,
             shared,
@@ -106,6 +127,8 @@ impl TaskSupervisor {
             exit_told_early: false,
             exit_emitted: false,
             held_exit: None,
+            at_shim: None,
+            recorded: false,
             unsure: None,
             rebuild,
         }
@@ -155,7 +178,11 @@ impl TaskSupervisor {
     }
 
     fn handle_state(&self) -> HandleState {
-        let namespace = self.shared.configured().map(|c| c.settings.containerd_namespace.clone()).unwrap_or_default();
+        let namespace = self
+            .shared
+            .configured()
+            .map(|c| c.settings.containerd_namespace.clone())
+            .unwrap_or_default();
         HandleState {
             container: self.container.clone(),
             namespace,
@@ -211,7 +238,10 @@ impl Handler<Ask<Wait>> for TaskSupervisor {
 
     fn handle(&mut self, ask: Ask<Wait>, _ctx: &mut Self::Context) {
         let Ask { cx, reply, .. } = ask;
-        let reply = Owed::new(reply, handling!(cx, names::TASK_WAIT, ACTOR, Wait::NAME, { names::TASK_ID } = %self.id));
+        let reply = Owed::new(
+            reply,
+            handling!(cx, names::TASK_WAIT, ACTOR, Wait::NAME, { names::TASK_ID } = %self.id),
+        );
         self.waiting.exit.retain(|waiter| !waiter.is_abandoned());
         match (&self.state, self.unsure.is_some()) {
             (State::Exited(exit) | State::Removing(Some(exit)), _) => reply.send(Ok(exit.clone())),
@@ -233,7 +263,10 @@ impl Handler<Ask<Signal>> for TaskSupervisor {
             return;
         }
         if !self.state.is_alive() {
-            reply.send(Err(TaskError::WrongState { action: "send a signal", state: self.state.name() }));
+            reply.send(Err(TaskError::WrongState {
+                action: "send a signal",
+                state: self.state.name(),
+            }));
             return;
         }
         let kill = self.kill_call(req.signal, false, span);
@@ -246,7 +279,10 @@ impl Handler<Ask<Inspect>> for TaskSupervisor {
 
     fn handle(&mut self, ask: Ask<Inspect>, _ctx: &mut Self::Context) {
         let Ask { cx, reply, .. } = ask;
-        let reply = Owed::new(reply, handling!(cx, names::TASK_INSPECT, ACTOR, Inspect::NAME, { names::TASK_ID } = %self.id));
+        let reply = Owed::new(
+            reply,
+            handling!(cx, names::TASK_INSPECT, ACTOR, Inspect::NAME, { names::TASK_ID } = %self.id),
+        );
         let known = self.state.is_alive() || self.state.exit().is_some();
         reply.send(if known {
             Ok(Inspection {
@@ -274,7 +310,11 @@ impl Handler<Tell<PullProgress>> for TaskSupervisor {
 
 /// The fault of a driver that has no configuration, or whose own actors did not answer.
 fn interrupted(operation: &'static str, text: String) -> ContainerdFault {
-    ContainerdFault { kind: FaultKind::Unreachable, operation, text }
+    ContainerdFault {
+        kind: FaultKind::Unreachable,
+        operation,
+        text,
+    }
 }
 
 /// The context of a span, to send along with a message.

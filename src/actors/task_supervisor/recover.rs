@@ -1,7 +1,7 @@
 //! Recover: take up a task of an earlier plugin process; look back: take up one of an earlier self.
 
-use super::{ACTOR, TaskSupervisor};
 use super::state::{Event, State};
+use super::{ACTOR, TaskSupervisor};
 use crate::actors::shared::Configured;
 use crate::actors::supervision::book::ask_until;
 use crate::messages::runtime::{ContainerdFault, LookUpTask, TaskView};
@@ -12,7 +12,10 @@ use crate::spec::labels::Marks;
 use crate::spec::record::ExitRecord;
 use crate::telemetry::names;
 use crate::telemetry::propagate::handling;
-use actix::{ActorContext as _, ActorFutureExt as _, AsyncContext as _, Context, ContextFutureSpawner as _, Handler, WrapFuture as _};
+use actix::{
+    ActorContext as _, ActorFutureExt as _, AsyncContext as _, Context, ContextFutureSpawner as _, Handler,
+    WrapFuture as _,
+};
 use std::sync::Arc;
 use std::time::Duration;
 use tracing::Instrument as _;
@@ -32,6 +35,11 @@ impl Handler<Ask<Recover>> for TaskSupervisor {
 
     fn handle(&mut self, ask: Ask<Recover>, ctx: &mut Self::Context) {
         let Ask { req, cx, reply, .. } = ask;
+        // Also if the exit was told before this: a listing may be faster than the host.
+        if self.about.started_at == 0 && req.handle.container == self.container {
+            self.about.started_at = req.handle.started_at;
+            self.about.stop_signal = req.handle.stop_signal;
+        }
         let span = handling!(cx, names::TASK_RECOVER, ACTOR, Recover::NAME, { names::TASK_ID } = %self.id, { names::CONTAINER_ID } = %self.container);
         let reply = Owed::new(reply, span.clone());
         if self.state != State::Absent || self.starting.is_some() {
@@ -44,15 +52,25 @@ impl Handler<Ask<Recover>> for TaskSupervisor {
         }
         if req.handle.container != self.container {
             return self.not_recovered(
-                TaskError::Driver(format!("the handle names container {}, this task's is {}", req.handle.container, self.container)),
+                TaskError::Driver(format!(
+                    "the handle names container {}, this task's is {}",
+                    req.handle.container, self.container
+                )),
                 ctx,
             );
         }
         self.about.started_at = req.handle.started_at;
         self.about.stop_signal = req.handle.stop_signal;
-        let (links, shared, container) = (Arc::clone(&self.links), Arc::clone(&self.shared), self.container.clone());
+        let (links, shared, container) = (
+            Arc::clone(&self.links),
+            Arc::clone(&self.shared),
+            self.container.clone(),
+        );
         let look = async move {
-            let lookup = LookUpTask { container: container.clone(), patience: PATIENCE };
+            let lookup = LookUpTask {
+                container: container.clone(),
+                patience: PATIENCE,
+            };
             let view = ask_until(&*links.look_up_task, lookup, Cx::current(), Some(PATIENCE * 2))
                 .await
                 .map_err(|e| super::interrupted("look up task", e.to_string()))??;
@@ -62,13 +80,20 @@ impl Handler<Ask<Recover>> for TaskSupervisor {
             }
         }
         .instrument(span);
-        ctx.spawn(look.into_actor(self).map(|found, actor, ctx| actor.recovered(found, ctx)));
+        ctx.spawn(
+            look.into_actor(self)
+                .map(|found, actor, ctx| actor.recovered(found, ctx)),
+        );
     }
 }
 
 /// containerd has no task: the label tells whether it ended before the shim went.
 async fn found_without_task(configured: &Configured, container: &ContainerId) -> Result<Found, ContainerdFault> {
-    let marks = configured.gateway.container(container.as_str()).await?.and_then(|r| Marks::read(&r.labels.into_iter().collect()));
+    let marks = configured
+        .gateway
+        .container(container.as_str())
+        .await?
+        .and_then(|r| Marks::read(&r.labels.into_iter().collect()));
     Ok((None, marks.as_ref().and_then(|m| m.exit.clone()), marks))
 }
 
@@ -84,7 +109,13 @@ impl TaskSupervisor {
             Ok((Some(TaskView::Stopped(exit)), _, _)) => self.exit_known(exit, ctx),
             Ok((None, Some(exit), _)) => self.exit_known(exit, ctx),
             Ok((Some(TaskView::Created { .. }), _, _)) => {
-                return self.not_recovered(TaskError::WrongState { action: "recover", state: "created but was never started" }, ctx);
+                return self.not_recovered(
+                    TaskError::WrongState {
+                        action: "recover",
+                        state: "created but was never started",
+                    },
+                    ctx,
+                );
             }
             Ok((None, None, _)) => return self.not_recovered(TaskError::NotFound, ctx),
             // containerd is away. Nomad knows the task as running, and an error here would have it destroyed and
@@ -93,6 +124,7 @@ impl TaskSupervisor {
                 tracing::warn!(task.id = %self.id, error = %fault, "recovered without containerd: taken to run");
                 self.note(&Event::Started, ctx);
                 self.check_early_exit(ctx);
+                self.wait_at_shim(ctx);
             }
         }
         for reply in self.waiting.recover.drain(..) {
@@ -113,11 +145,16 @@ impl TaskSupervisor {
         let (shared, container) = (Arc::clone(&self.shared), self.container.clone());
         let look = async move {
             let configured = shared.configured()?;
-            let (view, record) = tokio::join!(configured.gateway.task(container.as_str()), configured.gateway.container(container.as_str()));
+            let (view, record) = tokio::join!(
+                configured.gateway.task(container.as_str()),
+                configured.gateway.container(container.as_str())
+            );
             let marks = record?.and_then(|r| Marks::read(&r.labels.into_iter().collect()));
             Ok((view?, marks.as_ref().and_then(|m| m.exit.clone()), marks))
         };
-        look.into_actor(self).map(|found, actor: &mut Self, ctx| actor.looked_back(found, ctx)).wait(ctx);
+        look.into_actor(self)
+            .map(|found, actor: &mut Self, ctx| actor.looked_back(found, ctx))
+            .wait(ctx);
     }
 
     fn looked_back(&mut self, found: Result<Found, ContainerdFault>, ctx: &mut Context<Self>) {

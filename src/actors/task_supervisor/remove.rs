@@ -1,7 +1,7 @@
 //! Destroy: kill if it runs, remove all that is the task's own, forget it.
 
-use super::{ACTOR, TaskSupervisor};
 use super::state::Event;
+use super::{ACTOR, TaskSupervisor};
 use crate::actors::supervision::book::ask_until;
 use crate::messages::container::RemoveContainer;
 use crate::messages::runtime::ForgetTask;
@@ -42,9 +42,21 @@ impl Handler<Ask<Destroy>> for TaskSupervisor {
 impl TaskSupervisor {
     pub(super) fn remove(&mut self, ctx: &mut Context<Self>) {
         self.disarm(ctx);
-        self.links.forget_task.must_deliver(ForgetTask { container: self.container.clone() }, Cx::current());
-        let (links, cx, req) = (Arc::clone(&self.links), Cx::current(), RemoveContainer { container: self.container.clone() });
-        let work = async move { ask_until(&*links.remove_container, req, cx, Some(REMOVE_WITHIN)).await }.in_current_span();
+        self.links.forget_task.must_deliver(
+            ForgetTask {
+                container: self.container.clone(),
+            },
+            Cx::current(),
+        );
+        let (links, cx, req) = (
+            Arc::clone(&self.links),
+            Cx::current(),
+            RemoveContainer {
+                container: self.container.clone(),
+            },
+        );
+        let work =
+            async move { ask_until(&*links.remove_container, req, cx, Some(REMOVE_WITHIN)).await }.in_current_span();
         ctx.spawn(work.into_actor(self).map(|answer, actor, ctx| {
             let error = match answer {
                 Ok(Ok(())) => return actor.note(&Event::Removed, ctx),

@@ -40,13 +40,20 @@ impl Handler<Ask<Start>> for TaskSupervisor {
         if self.state == State::Absent {
             self.about.name.clone_from(&req.task.name);
             self.about.alloc_id.clone_from(&req.task.alloc_id);
-            self.starting = Some(Starting { task: req.task, image: None, work: None, span });
+            self.starting = Some(Starting {
+                task: req.task,
+                image: None,
+                work: None,
+                span,
+            });
             self.waiting.start.push(reply);
             self.note(&Event::StartAsked, ctx);
         } else if starting && req.resume {
             self.waiting.start.push(reply);
         } else if req.resume && (self.state.is_alive() || matches!(self.state, State::Exited(_))) {
-            reply.send(Ok(Started { handle: self.handle_state() }));
+            reply.send(Ok(Started {
+                handle: self.handle_state(),
+            }));
         } else {
             reply.send(Err(TaskError::AlreadyStarted(self.id.to_string())));
         }
@@ -55,17 +62,25 @@ impl Handler<Ask<Start>> for TaskSupervisor {
 
 impl TaskSupervisor {
     fn starting_parts(&self) -> Option<(Arc<TaskSpec>, Option<ImageReady>, Span)> {
-        self.starting.as_ref().map(|s| (Arc::clone(&s.task), s.image.clone(), s.span.clone()))
+        self.starting
+            .as_ref()
+            .map(|s| (Arc::clone(&s.task), s.image.clone(), s.span.clone()))
     }
 
     pub(super) fn pull(&mut self, ctx: &mut Context<Self>) {
-        let Some((task, _, span)) = self.starting_parts() else { return };
+        let Some((task, _, span)) = self.starting_parts() else {
+            return;
+        };
         let settings = match self.shared.configured() {
             Ok(configured) => configured.settings,
             Err(fault) => return self.start_failed(TaskError::Containerd(fault), ctx),
         };
         let req = ensure_image(&task, &settings);
-        let (within, cx, links) = (req.timeout.saturating_add(PULL_SLACK), cx_of(&span), Arc::clone(&self.links));
+        let (within, cx, links) = (
+            req.timeout.saturating_add(PULL_SLACK),
+            cx_of(&span),
+            Arc::clone(&self.links),
+        );
         let work = async move { ask_until(&*links.ensure_image, req, cx, Some(within)).await }.instrument(span);
         let handle = ctx.spawn(work.into_actor(self).map(|answer, actor, ctx| match answer {
             Ok(Ok(ready)) => {
@@ -81,10 +96,13 @@ impl TaskSupervisor {
     }
 
     pub(super) fn create(&mut self, ctx: &mut Context<Self>) {
-        let Some((task, Some(image), span)) = self.starting_parts() else { return };
+        let Some((task, Some(image), span)) = self.starting_parts() else {
+            return;
+        };
         let (cx, links) = (cx_of(&span), Arc::clone(&self.links));
         let req = CreateContainer { task, image };
-        let work = async move { ask_until(&*links.create_container, req, cx, Some(CREATE_WITHIN)).await }.instrument(span);
+        let work =
+            async move { ask_until(&*links.create_container, req, cx, Some(CREATE_WITHIN)).await }.instrument(span);
         let handle = ctx.spawn(work.into_actor(self).map(|answer, actor, ctx| match answer {
             Ok(Ok(created)) => actor.created(created, ctx),
             Ok(Err(e)) => actor.start_failed(e.into(), ctx),
@@ -106,7 +124,10 @@ impl TaskSupervisor {
         let begun = self.starting.take().map(|s| s.task);
         let annotations = BTreeMap::from([
             ("container".to_owned(), self.container.to_string()),
-            ("image".to_owned(), begun.map(|t| t.options.image.clone()).unwrap_or_default()),
+            (
+                "image".to_owned(),
+                begun.map(|t| t.options.image.clone()).unwrap_or_default(),
+            ),
         ]);
         self.emit("Started container".to_owned(), annotations);
         match created.view {
@@ -125,6 +146,9 @@ impl TaskSupervisor {
         for reply in self.waiting.start.drain(..) {
             reply.send(Ok(Started { handle: handle.clone() }));
         }
+        if std::mem::take(&mut self.stop_wish.due) {
+            self.note(&Event::StopAsked, ctx);
+        }
     }
 
     /// Nothing is left of the start: answer, leave the address book, end.
@@ -135,6 +159,10 @@ impl TaskSupervisor {
         self.tasks.close(&self.id);
         for reply in self.waiting.start.drain(..) {
             reply.send(Err(error.clone()));
+        }
+        // Gone before it ran: that is what was asked for.
+        for reply in self.waiting.stop.drain(..) {
+            reply.send(Ok(()));
         }
         ctx.stop();
     }
@@ -156,8 +184,15 @@ fn ensure_image(task: &TaskSpec, settings: &Settings) -> EnsureImage {
     let auth = task.options.auth.as_ref().or(settings.auth.as_ref());
     EnsureImage {
         image: task.options.image.clone(),
-        credentials: auth.map(|a| Credentials { username: a.username.clone(), password: a.password.clone() }),
-        policy: if task.options.force_pull { PullPolicy::Always } else { PullPolicy::IfNotPresent },
+        credentials: auth.map(|a| Credentials {
+            username: a.username.clone(),
+            password: a.password.clone(),
+        }),
+        policy: if task.options.force_pull {
+            PullPolicy::Always
+        } else {
+            PullPolicy::IfNotPresent
+        },
         timeout: task.options.image_pull_timeout.unwrap_or(settings.image_pull_timeout),
         observer: Some(task.id.clone()),
     }

@@ -127,7 +127,9 @@ impl State {
     pub fn is_alive(&self) -> bool {
         match self {
             Self::Running | Self::Stopping | Self::Killing => true,
-            Self::Absent | Self::Pulling | Self::Creating | Self::Exited(_) | Self::Removing(_) | Self::Destroyed => false,
+            Self::Absent | Self::Pulling | Self::Creating | Self::Exited(_) | Self::Removing(_) | Self::Destroyed => {
+                false
+            }
         }
     }
 
@@ -165,7 +167,12 @@ pub fn step(state: &State, event: &Event) -> Result<(State, Vec<Effect>), Refuse
     use Effect as F;
     use Event as E;
     use State as S;
-    let refused = || Err(Refused { state: state.name(), event: event.name() });
+    let refused = || {
+        Err(Refused {
+            state: state.name(),
+            event: event.name(),
+        })
+    };
     let stay = || Ok((state.clone(), Vec::new()));
     match (state, event) {
         (S::Absent, E::StartAsked) => Ok((S::Pulling, vec![F::Pull])),
@@ -182,17 +189,24 @@ pub fn step(state: &State, event: &Event) -> Result<(State, Vec<Effect>), Refuse
         // The first exit that was seen is the one; it is told once.
         (S::Exited(_) | S::Removing(Some(_)) | S::Destroyed, E::Exited(_)) => stay(),
         (S::Removing(None), E::Exited(exit)) => Ok((S::Removing(Some(exit.clone())), vec![F::AnswerExit])),
-        (S::Pulling | S::Creating, E::StopAsked | E::KillAsked) => Ok((S::Removing(None), vec![F::CancelStart, F::Remove])),
+        (S::Pulling, E::StopAsked) | (S::Pulling | S::Creating, E::KillAsked) => {
+            Ok((S::Removing(None), vec![F::CancelStart, F::Remove]))
+        }
+        // Its process may run before the answer to the start says so: it is owed its signal, once it is known to run.
+        (S::Creating, E::StopAsked) => stay(),
         (S::Running, E::StopAsked) => Ok((S::Stopping, vec![F::Signal])),
         (S::Stopping | S::Killing, E::StopAsked) => stay(),
         (S::Running | S::Stopping | S::Killing, E::KillAsked) => Ok((S::Killing, vec![F::Kill])),
         // Gone already: that is what was asked for.
         (S::Exited(_) | S::Removing(_) | S::Destroyed, E::StopAsked | E::KillAsked) => stay(),
-        (S::Running | S::Stopping | S::Killing | S::Pulling | S::Creating, E::DestroyAsked { force: false }) => refused(),
-        (S::Pulling | S::Creating, E::DestroyAsked { force: true }) => Ok((S::Removing(None), vec![F::CancelStart, F::Remove])),
-        (S::Absent | S::Running | S::Stopping | S::Killing, E::DestroyAsked { force: true }) | (S::Absent, E::DestroyAsked { force: false }) => {
-            Ok((S::Removing(None), vec![F::Remove]))
+        (S::Running | S::Stopping | S::Killing | S::Pulling | S::Creating, E::DestroyAsked { force: false }) => {
+            refused()
         }
+        (S::Pulling | S::Creating, E::DestroyAsked { force: true }) => {
+            Ok((S::Removing(None), vec![F::CancelStart, F::Remove]))
+        }
+        (S::Absent | S::Running | S::Stopping | S::Killing, E::DestroyAsked { force: true })
+        | (S::Absent, E::DestroyAsked { force: false }) => Ok((S::Removing(None), vec![F::Remove])),
         (S::Exited(exit), E::DestroyAsked { .. }) => Ok((S::Removing(Some(exit.clone())), vec![F::Remove])),
         (S::Removing(_), E::DestroyAsked { .. }) => stay(),
         (S::Destroyed, E::DestroyAsked { .. }) => stay(),
@@ -200,9 +214,18 @@ pub fn step(state: &State, event: &Event) -> Result<(State, Vec<Effect>), Refuse
         // Tried again by whoever asks next; what was observed stays known.
         (S::Removing(Some(exit)), E::RemoveFailed) => Ok((S::Exited(exit.clone()), Vec::new())),
         (S::Removing(None), E::RemoveFailed) => Ok((S::Absent, Vec::new())),
-        (S::Running | S::Stopping | S::Killing | S::Exited(_) | S::Removing(_) | S::Destroyed, E::StartAsked) => refused(),
+        (S::Running | S::Stopping | S::Killing | S::Exited(_) | S::Removing(_) | S::Destroyed, E::StartAsked) => {
+            refused()
+        }
         (
-            S::Absent | S::Creating | S::Running | S::Stopping | S::Killing | S::Exited(_) | S::Removing(_) | S::Destroyed,
+            S::Absent
+            | S::Creating
+            | S::Running
+            | S::Stopping
+            | S::Killing
+            | S::Exited(_)
+            | S::Removing(_)
+            | S::Destroyed,
             E::ImageReady,
         ) => refused(),
         (
@@ -225,7 +248,12 @@ mod tests {
     use proptest::prelude::*;
 
     fn exit(code: i32) -> ExitRecord {
-        ExitRecord { code, oom: false, at: 1, lost: String::new() }
+        ExitRecord {
+            code,
+            oom: false,
+            at: 1,
+            lost: String::new(),
+        }
     }
 
     fn event() -> impl Strategy<Value = Event> {
@@ -309,6 +337,19 @@ mod tests {
         }
         assert_eq!(state, State::Destroyed);
         use Effect as F;
-        assert_eq!(done, [F::Pull, F::Create, F::Signal, F::Kill, F::RecordExit, F::AnswerExit, F::Remove, F::AnswerExit, F::Finish]);
+        assert_eq!(
+            done,
+            [
+                F::Pull,
+                F::Create,
+                F::Signal,
+                F::Kill,
+                F::RecordExit,
+                F::AnswerExit,
+                F::Remove,
+                F::AnswerExit,
+                F::Finish
+            ]
+        );
     }
 }

@@ -27,6 +27,8 @@ pub(super) struct Wish {
     timeout: Duration,
     timer: Option<SpawnHandle>,
     deadline: Option<tokio::time::Instant>,
+    /// Asked while the container was being made: the signal is sent when the process runs.
+    pub(super) due: bool,
 }
 
 impl Handler<Ask<Stop>> for TaskSupervisor {
@@ -41,7 +43,11 @@ impl Handler<Ask<Stop>> for TaskSupervisor {
             return;
         }
         let _entered = span.entered();
-        let event = if req.timeout.is_zero() || self.state == State::Killing { Event::KillAsked } else { Event::StopAsked };
+        let event = if req.timeout.is_zero() || self.state == State::Killing {
+            Event::KillAsked
+        } else {
+            Event::StopAsked
+        };
         match &self.state {
             State::Exited(_) | State::Destroyed => reply.send(Ok(())),
             State::Absent => reply.send(Err(TaskError::NotFound)),
@@ -49,7 +55,8 @@ impl Handler<Ask<Stop>> for TaskSupervisor {
                 self.waiting.stop.push(reply);
                 self.stop_wish.signal = req.signal;
                 self.stop_wish.timeout = req.timeout;
-                if self.state == State::Stopping && event == Event::StopAsked {
+                if matches!(self.state, State::Stopping | State::Creating) && event == Event::StopAsked {
+                    self.stop_wish.due = self.state == State::Creating;
                     self.arm(ctx);
                 }
                 self.note(&event, ctx);
@@ -61,16 +68,25 @@ impl Handler<Ask<Stop>> for TaskSupervisor {
 impl TaskSupervisor {
     /// The span of the first who asked to stop; the deadline passes in nobody's.
     fn stop_span(&self) -> Span {
-        self.waiting.stop.first().map_or_else(Span::current, |owed| owed.span().clone())
+        self.waiting
+            .stop
+            .first()
+            .map_or_else(Span::current, |owed| owed.span().clone())
     }
 
     /// A call to containerd that signals the task. A process that has just ended is no fault: its exit is on the way.
-    pub(super) fn kill_call(&self, signal: i32, all: bool, span: Span) -> impl Future<Output = Result<(), ContainerdFault>> + use<> {
+    pub(super) fn kill_call(
+        &self,
+        signal: i32,
+        all: bool,
+        span: Span,
+    ) -> impl Future<Output = Result<(), ContainerdFault>> + use<> {
         let configured = self.shared.configured();
         let container = self.container.clone();
         async move {
             let gateway = configured?.gateway;
-            let signal = u32::try_from(signal).map_err(|_| interrupted("kill task", format!("{signal} is not a signal")))?;
+            let signal =
+                u32::try_from(signal).map_err(|_| interrupted("kill task", format!("{signal} is not a signal")))?;
             match gateway.kill_task(container.as_str(), signal, all).await {
                 Err(fault) if fault.kind == FaultKind::NotFound => Ok(()),
                 other => other,
@@ -103,7 +119,8 @@ impl TaskSupervisor {
             ctx.cancel_future(timer);
         }
         self.stop_wish.deadline = Some(deadline);
-        self.stop_wish.timer = Some(ctx.run_later(self.stop_wish.timeout, |actor, ctx| actor.note(&Event::KillAsked, ctx)));
+        self.stop_wish.timer =
+            Some(ctx.run_later(self.stop_wish.timeout, |actor, ctx| actor.note(&Event::KillAsked, ctx)));
     }
 
     /// SIGKILL to all processes of the container.

@@ -59,7 +59,13 @@ impl Alloc {
     /// Makes a task's directories; existing ones are left alone.
     pub fn add_task(&self, task: &str) -> Result<PathBuf> {
         let root = self.task_dir(task);
-        for (sub, mode) in [("", 0o777), ("local", 0o777), ("secrets", 0o777), ("private", 0o777), ("tmp", 0o1777)] {
+        for (sub, mode) in [
+            ("", 0o777),
+            ("local", 0o777),
+            ("secrets", 0o777),
+            ("private", 0o777),
+            ("tmp", 0o1777),
+        ] {
             fs::create_dir_all(root.join(sub))?;
             fs::set_permissions(root.join(sub), Permissions::from_mode(mode))?;
         }
@@ -80,7 +86,10 @@ impl Alloc {
             }
             LogCollector::start(&fifo, &self.logs_dir().join(format!("{task}.{stream}.0")))
         };
-        Ok(Logs { stdout: start("stdout")?, stderr: start("stderr")? })
+        Ok(Logs {
+            stdout: start("stdout")?,
+            stderr: start("stderr")?,
+        })
     }
 
     /// Leave the directory on drop.
@@ -100,14 +109,23 @@ impl Drop for Alloc {
 /// Random bytes from the kernel, as lower-case hex.
 pub fn random_hex(bytes: usize) -> String {
     let mut raw = vec![0; bytes];
-    fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut raw)).expect("/dev/urandom");
+    fs::File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut raw))
+        .expect("/dev/urandom");
     raw.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// A random version 4 UUID.
 pub fn uuid() -> String {
     let hex = random_hex(16);
-    format!("{}-{}-4{}-a{}-{}", &hex[..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..32])
+    format!(
+        "{}-{}-4{}-a{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[13..16],
+        &hex[17..20],
+        &hex[20..32]
+    )
 }
 
 /// The cpuset cgroup a version 1 host shares among its tasks: `/sys/fs/cgroup/cpuset/<parent>/share`, with all CPUs of the machine.

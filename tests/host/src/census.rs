@@ -79,15 +79,30 @@ impl<'a> Scope<'a> {
         };
         let channel = self.containerd.in_namespace(&self.namespace)?;
         let mut containers = ContainersClient::new(channel.clone());
-        let listed = containers.list(ListContainersRequest::default()).await.context("list containers")?.into_inner();
+        let listed = containers
+            .list(ListContainersRequest::default())
+            .await
+            .context("list containers")?
+            .into_inner();
         census.containers = listed.containers.into_iter().map(|c| c.id).collect();
-        let listed = TasksClient::new(channel.clone()).list(ListTasksRequest::default()).await.context("list tasks")?.into_inner();
+        let listed = TasksClient::new(channel.clone())
+            .list(ListTasksRequest::default())
+            .await
+            .context("list tasks")?
+            .into_inner();
         census.tasks = listed.tasks.into_iter().map(|task| task.id).collect();
-        let listed = LeasesClient::new(channel.clone()).list(ListRequest::default()).await.context("list leases")?.into_inner();
+        let listed = LeasesClient::new(channel.clone())
+            .list(ListRequest::default())
+            .await
+            .context("list leases")?
+            .into_inner();
         census.leases = listed.leases.into_iter().map(|lease| lease.id).collect();
         let mut snapshots = SnapshotsClient::new(channel);
         for snapshotter in &self.snapshotters {
-            let request = ListSnapshotsRequest { snapshotter: snapshotter.clone(), filters: Vec::new() };
+            let request = ListSnapshotsRequest {
+                snapshotter: snapshotter.clone(),
+                filters: Vec::new(),
+            };
             let mut stream = match snapshots.list(request).await {
                 Ok(answer) => answer.into_inner(),
                 Err(status) if status.code() == Code::NotFound || status.code() == Code::InvalidArgument => continue,
@@ -95,7 +110,9 @@ impl<'a> Scope<'a> {
             };
             while let Some(page) = stream.message().await.context("list snapshots")? {
                 let live = page.info.into_iter().filter(|info| info.kind() != Kind::Committed);
-                census.snapshots.extend(live.map(|info| format!("{snapshotter}/{}", info.name)));
+                census
+                    .snapshots
+                    .extend(live.map(|info| format!("{snapshotter}/{}", info.name)));
             }
         }
         Ok(census)
@@ -116,7 +133,13 @@ impl<'a> Scope<'a> {
     fn shims(&self) -> BTreeSet<String> {
         let of = |pid: u32| {
             let args = procfs::cmdline(pid);
-            let after = |flag: &str| args.iter().position(|arg| arg == flag).and_then(|at| args.get(at + 1)).cloned().unwrap_or_default();
+            let after = |flag: &str| {
+                args.iter()
+                    .position(|arg| arg == flag)
+                    .and_then(|at| args.get(at + 1))
+                    .cloned()
+                    .unwrap_or_default()
+            };
             (after("-namespace") == self.namespace).then(|| format!("{pid} {}", after("-id")))
         };
         self.containerd.shims().into_iter().filter_map(of).collect()
@@ -132,14 +155,22 @@ impl Census {
     /// One line for each thing that is here but was not there `before`.
     pub fn diff(&self, before: &Census) -> Vec<String> {
         let pairs = self.kinds().into_iter().zip(before.kinds());
-        pairs.flat_map(|((kind, now), (_, then))| now.difference(then).map(move |name| format!("{kind} {name}"))).collect()
+        pairs
+            .flat_map(|((kind, now), (_, then))| now.difference(then).map(move |name| format!("{kind} {name}")))
+            .collect()
     }
 
     /// Counts, as in `2 containers, 1 task`; `nothing` if all are zero.
     pub fn summary(&self) -> String {
         let counted = self.kinds().into_iter().filter(|(_, set)| !set.is_empty());
-        let text: Vec<String> = counted.map(|(kind, set)| format!("{} {kind}{}", set.len(), if set.len() == 1 { "" } else { "s" })).collect();
-        if text.is_empty() { "nothing".to_owned() } else { text.join(", ") }
+        let text: Vec<String> = counted
+            .map(|(kind, set)| format!("{} {kind}{}", set.len(), if set.len() == 1 { "" } else { "s" }))
+            .collect();
+        if text.is_empty() {
+            "nothing".to_owned()
+        } else {
+            text.join(", ")
+        }
     }
 
     fn kinds(&self) -> [(&'static str, &BTreeSet<String>); 9] {
@@ -167,7 +198,11 @@ pub struct Holdings {
 
 impl Holdings {
     pub fn of(pid: u32) -> Holdings {
-        Holdings { descriptors: procfs::descriptors(pid), threads: procfs::threads(pid), pss_kib: procfs::pss_kib(pid).unwrap_or(0) }
+        Holdings {
+            descriptors: procfs::descriptors(pid),
+            threads: procfs::threads(pid),
+            pss_kib: procfs::pss_kib(pid).unwrap_or(0),
+        }
     }
 
     /// Descriptors by what they point at (numbers in brackets blanked), and threads, that are more than `before`.
@@ -202,13 +237,20 @@ fn text(paths: impl IntoIterator<Item = PathBuf>) -> BTreeSet<String> {
 }
 
 fn names(dir: &Path) -> BTreeSet<String> {
-    let Ok(entries) = fs::read_dir(dir) else { return BTreeSet::new() };
-    entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    let Ok(entries) = fs::read_dir(dir) else {
+        return BTreeSet::new();
+    };
+    entries
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
 }
 
 /// Named pipes anywhere below `dir`.
 pub fn fifos_below(dir: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
+    let Ok(entries) = fs::read_dir(dir) else {
+        return Vec::new();
+    };
     let mut found = Vec::new();
     for entry in entries.flatten() {
         match entry.file_type() {

@@ -109,8 +109,16 @@ fn plain_decimal(text: &str) -> Option<String> {
     let whole = whole.trim_start_matches('0');
     let fraction = fraction.trim_end_matches('0');
     let whole = if whole.is_empty() { "0" } else { whole };
-    let sign = if negative && !(whole == "0" && fraction.is_empty()) { "-" } else { "" };
-    Some(if fraction.is_empty() { format!("{sign}{whole}") } else { format!("{sign}{whole}.{fraction}") })
+    let sign = if negative && !(whole == "0" && fraction.is_empty()) {
+        "-"
+    } else {
+        ""
+    };
+    Some(if fraction.is_empty() {
+        format!("{sign}{whole}")
+    } else {
+        format!("{sign}{whole}.{fraction}")
+    })
 }
 
 fn write(value: &Value, dialect: Dialect, out: &mut Vec<u8>) {
@@ -247,15 +255,25 @@ mod tests {
 
     #[test]
     fn maps_match_the_golden_bytes() {
-        let value = Value::map([("foo", Value::str("v1")), ("bar", Value::Int(1337)), ("baz", Value::Bool(true))]);
-        assert_eq!(hex(&value.encode()), "83 a3 62 61 72 cd 05 39 a3 62 61 7a c3 a3 66 6f 6f a2 76 31");
+        let value = Value::map([
+            ("foo", Value::str("v1")),
+            ("bar", Value::Int(1337)),
+            ("baz", Value::Bool(true)),
+        ]);
+        assert_eq!(
+            hex(&value.encode()),
+            "83 a3 62 61 72 cd 05 39 a3 62 61 7a c3 a3 66 6f 6f a2 76 31"
+        );
         let task = Value::map([
             ("args", Value::list([Value::str("a"), Value::str("b")])),
             ("auth", Value::Nil),
             ("image", Value::str("redis:7")),
             ("mounts", Value::list([])),
             ("pids_limit", Value::Nil),
-            ("port_map", Value::list([Value::map([("db", Value::Int(5432)), ("http", Value::Int(80))])])),
+            (
+                "port_map",
+                Value::list([Value::map([("db", Value::Int(5432)), ("http", Value::Int(80))])]),
+            ),
             ("tty", Value::Bool(false)),
         ]);
         assert_eq!(

@@ -28,7 +28,11 @@ pub struct Recipe {
 impl Daemon {
     /// The daemon dies with the test process, if `setpriv` is installed: the kernel signals it when the reaping thread ends.
     pub fn spawn(recipe: &Recipe) -> Result<Daemon> {
-        let log = File::options().create(true).append(true).open(&recipe.log).context("daemon log")?;
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(&recipe.log)
+            .context("daemon log")?;
         let mut command = match which("setpriv") {
             Some(setpriv) => {
                 let mut command = Command::new(setpriv);
@@ -57,7 +61,10 @@ impl Daemon {
                 }
             }
         });
-        let pid = born.recv().context("spawn thread")?.with_context(|| format!("spawn {}", recipe.bin.display()))?;
+        let pid = born
+            .recv()
+            .context("spawn thread")?
+            .with_context(|| format!("spawn {}", recipe.bin.display()))?;
         Ok(Daemon { pid, exit })
     }
 
@@ -80,7 +87,10 @@ impl Daemon {
     /// Waits for the end; `false` when the time is over.
     pub async fn wait(&self, timeout: Duration) -> bool {
         let mut exit = self.exit.clone();
-        matches!(tokio::time::timeout(timeout, exit.wait_for(Option::is_some)).await, Ok(Ok(_)))
+        matches!(
+            tokio::time::timeout(timeout, exit.wait_for(Option::is_some)).await,
+            Ok(Ok(_))
+        )
     }
 
     /// SIGTERM (after a SIGCONT, in case it was stopped), 10 s of patience, SIGKILL.
@@ -117,7 +127,10 @@ impl Drop for Daemon {
 pub fn which(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let usual = ["/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"].map(PathBuf::from);
-    std::env::split_paths(&path).chain(usual).map(|dir| dir.join(name)).find(|file| is_file(file))
+    std::env::split_paths(&path)
+        .chain(usual)
+        .map(|dir| dir.join(name))
+        .find(|file| is_file(file))
 }
 
 fn is_file(path: &Path) -> bool {

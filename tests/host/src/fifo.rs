@@ -35,13 +35,18 @@ pub struct LogCollector {
 /// Makes a log pipe, mode 0600; an existing file of any kind is refused.
 pub fn make_fifo(path: &Path) -> Result<()> {
     ensure!(path.symlink_metadata().is_err(), "{} exists", path.display());
-    mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).with_context(|| format!("mkfifo {}", path.display()))
+    mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0)
+        .with_context(|| format!("mkfifo {}", path.display()))
 }
 
 impl LogCollector {
     /// Starts the thread. `copy` is the file the bytes are appended to, as a host does.
     pub fn start(fifo: &Path, copy: &Path) -> Result<LogCollector> {
-        let copy = File::options().create(true).append(true).open(copy).context("log copy")?;
+        let copy = File::options()
+            .create(true)
+            .append(true)
+            .open(copy)
+            .context("log copy")?;
         let (sleeper, wake) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let record = Arc::new(Mutex::new(Record::default()));
         let (tx, changed) = watch::channel(0);
@@ -51,7 +56,12 @@ impl LogCollector {
             lock(&shared).ended = Some(Instant::now());
             tx.send_modify(|n| *n += 1);
         });
-        Ok(LogCollector { fifo: fifo.to_owned(), record, changed, wake: wake.into() })
+        Ok(LogCollector {
+            fifo: fifo.to_owned(),
+            record,
+            changed,
+            wake: wake.into(),
+        })
     }
 
     pub fn bytes(&self) -> Vec<u8> {
@@ -95,7 +105,11 @@ impl LogCollector {
         self.control(|record| record.closing = true);
         // Releases a thread that still waits in open(2).
         if self.opened_at().is_none() {
-            OpenOptions::new().write(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(&self.fifo).ok();
+            OpenOptions::new()
+                .write(true)
+                .custom_flags(OFlags::NONBLOCK.bits() as i32)
+                .open(&self.fifo)
+                .ok();
         }
     }
 

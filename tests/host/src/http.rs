@@ -21,8 +21,13 @@ impl Response {
 
 /// `target` is a path with query, or a full URL of the same server.
 pub async fn request(addr: &str, method: &str, target: &str, content_type: &str, body: &[u8]) -> Result<Response> {
-    let target = target.strip_prefix("http://").and_then(|rest| rest.find('/').map(|at| &rest[at..])).unwrap_or(target);
-    let mut stream = TcpStream::connect(addr).await.with_context(|| format!("connect to {addr}"))?;
+    let target = target
+        .strip_prefix("http://")
+        .and_then(|rest| rest.find('/').map(|at| &rest[at..]))
+        .unwrap_or(target);
+    let mut stream = TcpStream::connect(addr)
+        .await
+        .with_context(|| format!("connect to {addr}"))?;
     let head = format!(
         "{method} {target} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\nAccept: */*\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n\r\n",
         body.len()
@@ -31,8 +36,19 @@ pub async fn request(addr: &str, method: &str, target: &str, content_type: &str,
     stream.write_all(body).await?;
     let mut raw = Vec::new();
     stream.read_to_end(&mut raw).await?;
-    let split = raw.windows(4).position(|w| w == b"\r\n\r\n").context("answer without headers")?;
+    let split = raw
+        .windows(4)
+        .position(|w| w == b"\r\n\r\n")
+        .context("answer without headers")?;
     let headers = String::from_utf8_lossy(&raw[..split]).into_owned();
-    let status = headers.split_whitespace().nth(1).and_then(|code| code.parse().ok()).context("answer without status")?;
-    Ok(Response { status, headers, body: raw.split_off(split + 4) })
+    let status = headers
+        .split_whitespace()
+        .nth(1)
+        .and_then(|code| code.parse().ok())
+        .context("answer without status")?;
+    Ok(Response {
+        status,
+        headers,
+        body: raw.split_off(split + 4),
+    })
 }

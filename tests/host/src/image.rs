@@ -12,10 +12,72 @@ use tar::{Builder, EntryType, Header};
 
 /// Programs linked to busybox in `/bin`.
 const APPLETS: &[&str] = &[
-    "[", "ash", "basename", "cat", "chmod", "chown", "cp", "cut", "date", "dd", "df", "echo", "env", "expr", "false", "find", "grep", "head",
-    "hostname", "id", "ip", "kill", "ln", "ls", "md5sum", "mkdir", "mkfifo", "mount", "mv", "nc", "nproc", "printenv", "printf", "ps", "pwd",
-    "readlink", "rm", "rmdir", "sed", "seq", "sh", "sha256sum", "sleep", "sort", "stat", "stty", "sync", "tail", "tee", "test", "timeout",
-    "touch", "tr", "true", "tty", "umount", "uname", "uniq", "usleep", "vi", "wc", "wget", "which", "whoami", "xargs", "yes",
+    "[",
+    "ash",
+    "basename",
+    "cat",
+    "chmod",
+    "chown",
+    "cp",
+    "cut",
+    "date",
+    "dd",
+    "df",
+    "echo",
+    "env",
+    "expr",
+    "false",
+    "find",
+    "grep",
+    "head",
+    "hostname",
+    "id",
+    "ip",
+    "kill",
+    "ln",
+    "ls",
+    "md5sum",
+    "mkdir",
+    "mkfifo",
+    "mount",
+    "mv",
+    "nc",
+    "nproc",
+    "printenv",
+    "printf",
+    "ps",
+    "pwd",
+    "readlink",
+    "rm",
+    "rmdir",
+    "sed",
+    "seq",
+    "sh",
+    "sha256sum",
+    "sleep",
+    "sort",
+    "stat",
+    "stty",
+    "sync",
+    "tail",
+    "tee",
+    "test",
+    "timeout",
+    "touch",
+    "tr",
+    "true",
+    "tty",
+    "umount",
+    "uname",
+    "uniq",
+    "usleep",
+    "vi",
+    "wc",
+    "wget",
+    "which",
+    "whoami",
+    "xargs",
+    "yes",
 ];
 
 const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\napp:x:1000:1000:app:/home/app:/bin/sh\n";
@@ -129,11 +191,18 @@ pub fn busybox(tweaks: &ImageConfig) -> Result<Image> {
         tars.push(ballast_layer(tweaks)?);
     }
     let diff_ids: Vec<String> = tars.iter().map(|tar| digest(tar)).collect();
-    let layers = tars.iter().map(|tar| Ok(Blob::new(gzip(tar)?))).collect::<Result<Vec<_>>>()?;
+    let layers = tars
+        .iter()
+        .map(|tar| Ok(Blob::new(gzip(tar)?)))
+        .collect::<Result<Vec<_>>>()?;
     let mut env = vec!["PATH=/bin".to_owned()];
     env.extend(tweaks.env.iter().cloned());
     let or_null = |items: &[String]| if items.is_empty() { Json::Null } else { json!(items) };
-    let cmd = if tweaks.cmd.is_empty() && tweaks.entrypoint.is_empty() { json!(["sh"]) } else { or_null(&tweaks.cmd) };
+    let cmd = if tweaks.cmd.is_empty() && tweaks.entrypoint.is_empty() {
+        json!(["sh"])
+    } else {
+        or_null(&tweaks.cmd)
+    };
     let labels: serde_json::Map<String, Json> = tweaks.labels.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
     let mut config = json!({
         "Env": env, "Entrypoint": or_null(&tweaks.entrypoint), "Cmd": cmd, "User": tweaks.user, "WorkingDir": tweaks.workdir, "Labels": labels,
@@ -157,15 +226,29 @@ pub fn busybox(tweaks: &ImageConfig) -> Result<Image> {
         "config": entry("application/vnd.docker.container.image.v1+json", &config),
         "layers": layers.iter().map(|layer| entry("application/vnd.docker.image.rootfs.diff.tar.gzip", layer)).collect::<Vec<_>>(),
     });
-    Ok(Image { manifest: Blob::new(serde_json::to_vec(&manifest)?), config, layers })
+    Ok(Image {
+        manifest: Blob::new(serde_json::to_vec(&manifest)?),
+        config,
+        layers,
+    })
 }
 
 fn base_layer(salt: &str) -> Result<Vec<u8>> {
     let program = std::fs::read(busybox_path()?).context("read busybox")?;
     let mut tar = Builder::new(Vec::new());
     for (dir, mode, owner) in [
-        ("bin/", 0o755, 0), ("etc/", 0o755, 0), ("dev/", 0o755, 0), ("proc/", 0o755, 0), ("sys/", 0o755, 0), ("root/", 0o700, 0),
-        ("tmp/", 0o1777, 0), ("var/", 0o755, 0), ("var/tmp/", 0o1777, 0), ("home/", 0o755, 0), ("home/app/", 0o755, 1000), ("run/", 0o755, 0),
+        ("bin/", 0o755, 0),
+        ("etc/", 0o755, 0),
+        ("dev/", 0o755, 0),
+        ("proc/", 0o755, 0),
+        ("sys/", 0o755, 0),
+        ("root/", 0o700, 0),
+        ("tmp/", 0o1777, 0),
+        ("var/", 0o755, 0),
+        ("var/tmp/", 0o1777, 0),
+        ("home/", 0o755, 0),
+        ("home/app/", 0o755, 1000),
+        ("run/", 0o755, 0),
     ] {
         add(&mut tar, EntryType::Directory, dir, mode, owner, &[])?;
     }
@@ -184,7 +267,10 @@ fn base_layer(salt: &str) -> Result<Vec<u8>> {
 
 fn ballast_layer(tweaks: &ImageConfig) -> Result<Vec<u8>> {
     let mut tar = Builder::new(Vec::new());
-    let mut seed = tweaks.salt.bytes().fold(0x9e37_79b9_7f4a_7c15_u64, |acc, b| acc.rotate_left(7) ^ u64::from(b));
+    let mut seed = tweaks
+        .salt
+        .bytes()
+        .fold(0x9e37_79b9_7f4a_7c15_u64, |acc, b| acc.rotate_left(7) ^ u64::from(b));
     let mut noise = Vec::with_capacity(tweaks.ballast + 8);
     while noise.len() < tweaks.ballast {
         seed ^= seed << 13;
@@ -210,7 +296,8 @@ fn header(kind: EntryType, mode: u32, owner: u64, size: u64) -> Header {
 
 fn add(tar: &mut Builder<Vec<u8>>, kind: EntryType, path: &str, mode: u32, owner: u64, bytes: &[u8]) -> Result<()> {
     let mut header = header(kind, mode, owner, bytes.len() as u64);
-    tar.append_data(&mut header, path, bytes).with_context(|| format!("tar entry {path}"))
+    tar.append_data(&mut header, path, bytes)
+        .with_context(|| format!("tar entry {path}"))
 }
 
 fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {

@@ -28,9 +28,19 @@ struct Service {
 
 #[tonic::async_trait]
 impl TraceService for Service {
-    async fn export(&self, request: Request<ExportTraceServiceRequest>) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        let groups = request.into_inner().resource_spans.into_iter().flat_map(|resource| resource.scope_spans);
-        self.spans.lock().unwrap_or_else(PoisonError::into_inner).extend(groups.flat_map(|scope| scope.spans));
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        let groups = request
+            .into_inner()
+            .resource_spans
+            .into_iter()
+            .flat_map(|resource| resource.scope_spans);
+        self.spans
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(groups.flat_map(|scope| scope.spans));
         self.changed.send_modify(|n| *n += 1);
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
@@ -42,14 +52,24 @@ impl Collector {
         let addr = listener.local_addr()?;
         let spans = Arc::new(Mutex::new(Vec::new()));
         let (tx, changed) = watch::channel(0);
-        let service = TraceServiceServer::new(Service { spans: spans.clone(), changed: tx });
+        let service = TraceServiceServer::new(Service {
+            spans: spans.clone(),
+            changed: tx,
+        });
         let server = tokio::spawn(async move {
-            let serving = tonic::transport::Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener));
+            let serving = tonic::transport::Server::builder()
+                .add_service(service)
+                .serve_with_incoming(TcpListenerStream::new(listener));
             if let Err(error) = serving.await {
                 eprintln!("collector: {error}");
             }
         });
-        Ok(Collector { addr, spans, changed, server })
+        Ok(Collector {
+            addr,
+            spans,
+            changed,
+            server,
+        })
     }
 
     /// `http://127.0.0.1:<port>`, the driver's `otlp_endpoint`.
@@ -70,7 +90,10 @@ impl Collector {
     }
 
     pub fn trace(&self, trace_id: &[u8]) -> Vec<Span> {
-        self.spans().into_iter().filter(|span| span.trace_id == trace_id).collect()
+        self.spans()
+            .into_iter()
+            .filter(|span| span.trace_id == trace_id)
+            .collect()
     }
 
     /// Waits until `probe` finds something among the spans; `None` when the time is over.
@@ -89,7 +112,8 @@ impl Collector {
 
     /// Waits for a span of that name.
     pub async fn wait_named(&self, timeout: Duration, name: &str) -> Option<Span> {
-        self.wait_for(timeout, |spans| spans.iter().find(|span| span.name == name).cloned()).await
+        self.wait_for(timeout, |spans| spans.iter().find(|span| span.name == name).cloned())
+            .await
     }
 }
 
@@ -109,12 +133,18 @@ pub fn is_connected_tree(spans: &[Span]) -> bool {
 /// Spans whose parent is not among `spans`.
 pub fn roots(spans: &[Span]) -> Vec<&Span> {
     let ids: BTreeSet<&[u8]> = spans.iter().map(|span| span.span_id.as_slice()).collect();
-    spans.iter().filter(|span| !ids.contains(span.parent_span_id.as_slice())).collect()
+    spans
+        .iter()
+        .filter(|span| !ids.contains(span.parent_span_id.as_slice()))
+        .collect()
 }
 
 /// The spans whose parent is `parent`.
 pub fn children<'a>(spans: &'a [Span], parent: &Span) -> Vec<&'a Span> {
-    spans.iter().filter(|span| span.trace_id == parent.trace_id && span.parent_span_id == parent.span_id).collect()
+    spans
+        .iter()
+        .filter(|span| span.trace_id == parent.trace_id && span.parent_span_id == parent.span_id)
+        .collect()
 }
 
 /// An attribute as text.
@@ -143,7 +173,13 @@ pub fn render(spans: &[Span]) -> String {
 
 fn branch(spans: &[Span], span: &Span, depth: usize, out: &mut String) {
     let micros = span.end_time_unix_nano.saturating_sub(span.start_time_unix_nano) / 1000;
-    out.push_str(&format!("{}{} {}.{:03} ms\n", "  ".repeat(depth), span.name, micros / 1000, micros % 1000));
+    out.push_str(&format!(
+        "{}{} {}.{:03} ms\n",
+        "  ".repeat(depth),
+        span.name,
+        micros / 1000,
+        micros % 1000
+    ));
     let mut below = children(spans, span);
     below.sort_by_key(|child| child.start_time_unix_nano);
     for child in below {

@@ -6,20 +6,31 @@ use std::path::{Path, PathBuf};
 
 /// Every pid there is.
 pub fn pids() -> Vec<u32> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
 }
 
 /// The arguments of a process; empty for kernel threads, zombies and processes that are gone.
 pub fn cmdline(pid: u32) -> Vec<String> {
     let raw = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    raw.split(|b| *b == 0).filter(|part| !part.is_empty()).map(|part| String::from_utf8_lossy(part).into_owned()).collect()
+    raw.split(|b| *b == 0)
+        .filter(|part| !part.is_empty())
+        .map(|part| String::from_utf8_lossy(part).into_owned())
+        .collect()
 }
 
 /// Live processes, this one excepted, with an argument that contains `text`.
 pub fn with_argument(text: &str) -> Vec<u32> {
     let me = std::process::id();
-    pids().into_iter().filter(|pid| *pid != me && cmdline(*pid).iter().any(|arg| arg.contains(text))).collect()
+    pids()
+        .into_iter()
+        .filter(|pid| *pid != me && cmdline(*pid).iter().any(|arg| arg.contains(text)))
+        .collect()
 }
 
 /// Live processes, this one excepted, started with an environment entry that begins with `entry`.
@@ -36,7 +47,11 @@ pub fn with_environment(entry: &str) -> Vec<u32> {
 pub fn programs_with_argument(program: &str, text: &str) -> Vec<u32> {
     with_argument(text)
         .into_iter()
-        .filter(|pid| cmdline(*pid).first().is_some_and(|arg0| arg0.rsplit('/').next() == Some(program)))
+        .filter(|pid| {
+            cmdline(*pid)
+                .first()
+                .is_some_and(|arg0| arg0.rsplit('/').next() == Some(program))
+        })
         .collect()
 }
 
@@ -82,7 +97,9 @@ pub fn cgroups(pid: u32) -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::new();
     for line in text.lines() {
         let mut parts = line.splitn(3, ':');
-        let (Some(_), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next()) else { continue };
+        let (Some(_), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next()) else {
+            continue;
+        };
         let path = path.trim_start_matches('/');
         if path.is_empty() {
             continue;
@@ -90,7 +107,11 @@ pub fn cgroups(pid: u32) -> BTreeSet<PathBuf> {
         let controller = controllers.trim_start_matches("name=");
         let roots = match controller.is_empty() {
             true => vec![PathBuf::from("/sys/fs/cgroup"), PathBuf::from("/sys/fs/cgroup/unified")],
-            false => controller.split(',').chain([controller]).map(|c| Path::new("/sys/fs/cgroup").join(c)).collect(),
+            false => controller
+                .split(',')
+                .chain([controller])
+                .map(|c| Path::new("/sys/fs/cgroup").join(c))
+                .collect(),
         };
         found.extend(roots.into_iter().map(|root| root.join(path)).filter(|dir| dir.is_dir()));
     }
@@ -109,7 +130,9 @@ pub fn mounts_below(root: &Path) -> Vec<PathBuf> {
 
 /// What the descriptors of a process point at, by number.
 pub fn descriptors(pid: u32) -> BTreeMap<u32, String> {
-    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return BTreeMap::new() };
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else {
+        return BTreeMap::new();
+    };
     entries
         .flatten()
         .filter_map(|entry| {
@@ -127,7 +150,12 @@ pub fn threads(pid: u32) -> usize {
 /// Proportional set size in KiB.
 pub fn pss_kib(pid: u32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-    text.lines().find_map(|line| line.strip_prefix("Pss:"))?.split_whitespace().next()?.parse().ok()
+    text.lines()
+        .find_map(|line| line.strip_prefix("Pss:"))?
+        .split_whitespace()
+        .next()?
+        .parse()
+        .ok()
 }
 
 /// The paths of the unix sockets a process holds.

@@ -34,12 +34,20 @@ impl Registry {
                 env: vec![("OTEL_TRACES_EXPORTER".into(), "none".into())],
                 log: root.join("registry.log"),
             };
-            let mut registry = Registry { addr, root: root.to_owned(), daemon: None, recipe };
+            let mut registry = Registry {
+                addr,
+                root: root.to_owned(),
+                daemon: None,
+                recipe,
+            };
             if registry.start_again().await.is_ok() {
                 return Ok(registry);
             }
         }
-        bail!("the registry does not start: {}", std::fs::read_to_string(root.join("registry.log")).unwrap_or_default())
+        bail!(
+            "the registry does not start: {}",
+            std::fs::read_to_string(root.join("registry.log")).unwrap_or_default()
+        )
     }
 
     /// Starts the daemon on the same port with the same storage, if it does not run.
@@ -54,7 +62,10 @@ impl Registry {
             {
                 return Ok(());
             }
-            ensure!(self.daemon.as_ref().is_some_and(|daemon| daemon.exited().is_none()), "the registry ended");
+            ensure!(
+                self.daemon.as_ref().is_some_and(|daemon| daemon.exited().is_none()),
+                "the registry ended"
+            );
             ensure!(Instant::now() < end, "the registry does not serve");
             tokio::time::sleep(Duration::from_millis(25)).await;
         }
@@ -109,22 +120,46 @@ impl Registry {
         }
         let target = format!("/v2/{name}/manifests/{tag}");
         let answer = http::request(&self.addr, "PUT", &target, image::MANIFEST_TYPE, &image.manifest.bytes).await?;
-        ensure!(answer.status == 201, "push of manifest {name}:{tag}: {} {}", answer.status, String::from_utf8_lossy(&answer.body));
+        ensure!(
+            answer.status == 201,
+            "push of manifest {name}:{tag}: {} {}",
+            answer.status,
+            String::from_utf8_lossy(&answer.body)
+        );
         Ok(image.manifest.digest.clone())
     }
 
     async fn push_blob(&self, name: &str, blob: &Blob) -> Result<()> {
-        let known = http::request(&self.addr, "HEAD", &format!("/v2/{name}/blobs/{}", blob.digest), "text/plain", &[]).await?;
+        let known = http::request(
+            &self.addr,
+            "HEAD",
+            &format!("/v2/{name}/blobs/{}", blob.digest),
+            "text/plain",
+            &[],
+        )
+        .await?;
         if known.status == 200 {
             return Ok(());
         }
-        let begun = http::request(&self.addr, "POST", &format!("/v2/{name}/blobs/uploads/"), "text/plain", &[]).await?;
+        let begun = http::request(
+            &self.addr,
+            "POST",
+            &format!("/v2/{name}/blobs/uploads/"),
+            "text/plain",
+            &[],
+        )
+        .await?;
         ensure!(begun.status == 202, "begin of an upload to {name}: {}", begun.status);
         let place = begun.header("location").context("upload without location")?;
         let joint = if place.contains('?') { '&' } else { '?' };
         let target = format!("{place}{joint}digest={}", blob.digest);
         let answer = http::request(&self.addr, "PUT", &target, "application/octet-stream", &blob.bytes).await?;
-        ensure!(answer.status == 201, "push of {} to {name}: {}", blob.digest, answer.status);
+        ensure!(
+            answer.status == 201,
+            "push of {} to {name}: {}",
+            blob.digest,
+            answer.status
+        );
         Ok(())
     }
 }

@@ -33,9 +33,18 @@ pub fn names(spec: &Spec) -> Vec<String> {
 }
 
 fn collect_names(spec: &Spec, implied: &str, out: &mut Vec<String>) {
-    let or = |name: &str| if name.is_empty() { implied.to_owned() } else { name.to_owned() };
+    let or = |name: &str| {
+        if name.is_empty() {
+            implied.to_owned()
+        } else {
+            name.to_owned()
+        }
+    };
     match spec.block.as_ref() {
-        Some(Kind::Object(object)) => object.attributes.iter().for_each(|(key, inner)| collect_names(inner, key, out)),
+        Some(Kind::Object(object)) => object
+            .attributes
+            .iter()
+            .for_each(|(key, inner)| collect_names(inner, key, out)),
         Some(Kind::Array(array)) => array.values.iter().for_each(|inner| collect_names(inner, "", out)),
         Some(Kind::Attr(x)) => out.push(or(&x.name)),
         Some(Kind::BlockValue(x)) => out.push(or(&x.name)),
@@ -73,7 +82,10 @@ impl Evaluator {
     fn body(&self, spec: &Spec, body: &Body) -> Result<Value> {
         let known = names(spec);
         for key in body.keys() {
-            ensure!(known.contains(key), "Invalid label: No argument or block type is named {key:?}.");
+            ensure!(
+                known.contains(key),
+                "Invalid label: No argument or block type is named {key:?}."
+            );
         }
         self.spec(spec, "", body)
     }
@@ -89,14 +101,20 @@ impl Evaluator {
                 }
                 Value::Map(out)
             }
-            Kind::Array(array) => {
-                Value::List(array.values.iter().map(|inner| self.spec(inner, "", body)).collect::<Result<_>>()?)
-            }
+            Kind::Array(array) => Value::List(
+                array
+                    .values
+                    .iter()
+                    .map(|inner| self.spec(inner, "", body))
+                    .collect::<Result<_>>()?,
+            ),
             Kind::Attr(attr) => {
                 let name = label(&attr.name, implied)?;
                 let kind = Type::parse(&attr.r#type)?;
                 match body.get(name) {
-                    Some(given) if !given.is_null() => kind.convert(given).with_context(|| format!("argument {name:?}"))?,
+                    Some(given) if !given.is_null() => {
+                        kind.convert(given).with_context(|| format!("argument {name:?}"))?
+                    }
                     _ if attr.required => bail!("Missing required argument: {name:?}"),
                     _ if self.harness => kind.harness_zero(),
                     _ => Value::Nil,
@@ -125,8 +143,20 @@ impl Evaluator {
                     None => Value::Nil,
                 }
             }
-            Kind::BlockList(x) => self.block_list(label(&x.name, implied)?, x.min_items, x.max_items, x.nested.as_deref(), body)?,
-            Kind::BlockSet(x) => self.block_list(label(&x.name, implied)?, x.min_items, x.max_items, x.nested.as_deref(), body)?,
+            Kind::BlockList(x) => self.block_list(
+                label(&x.name, implied)?,
+                x.min_items,
+                x.max_items,
+                x.nested.as_deref(),
+                body,
+            )?,
+            Kind::BlockSet(x) => self.block_list(
+                label(&x.name, implied)?,
+                x.min_items,
+                x.max_items,
+                x.nested.as_deref(),
+                body,
+            )?,
             Kind::BlockMap(x) => {
                 let name = label(&x.name, implied)?;
                 let nested = x.nested.as_deref().context("a block map without nested spec")?;
@@ -137,11 +167,19 @@ impl Evaluator {
                 Value::Map(out)
             }
             Kind::Default(x) => {
-                let primary = self.spec(x.primary.as_deref().context("a default without primary")?, implied, body)?;
+                let primary = self.spec(
+                    x.primary.as_deref().context("a default without primary")?,
+                    implied,
+                    body,
+                )?;
                 if !primary.is_nil() {
                     return Ok(primary);
                 }
-                self.spec(x.default.as_deref().context("a default without default")?, implied, body)?
+                self.spec(
+                    x.default.as_deref().context("a default without default")?,
+                    implied,
+                    body,
+                )?
             }
             Kind::Literal(x) => literal(&x.value)?,
         })
@@ -156,7 +194,9 @@ impl Evaluator {
         if found.is_empty() && self.harness {
             return Ok(Value::Nil);
         }
-        let items = found.into_iter().map(|inner| self.body(nested, inner).with_context(|| format!("block {name:?}")));
+        let items = found
+            .into_iter()
+            .map(|inner| self.body(nested, inner).with_context(|| format!("block {name:?}")));
         Ok(Value::List(items.collect::<Result<_>>()?))
     }
 
@@ -180,7 +220,10 @@ impl Evaluator {
 
 fn label<'a>(name: &'a str, implied: &'a str) -> Result<&'a str> {
     let found = if name.is_empty() { implied } else { name };
-    ensure!(!found.is_empty(), "an attribute or block outside an object needs a name");
+    ensure!(
+        !found.is_empty(),
+        "an attribute or block outside an object needs a name"
+    );
     Ok(found)
 }
 
@@ -189,9 +232,13 @@ fn blocks<'a>(body: &'a Body, name: &str) -> Result<Vec<&'a Body>> {
     match body.get(name) {
         None | Some(Json::Null) => Ok(Vec::new()),
         Some(Json::Object(map)) => Ok(vec![map]),
-        Some(Json::Array(items)) => {
-            items.iter().map(|item| item.as_object().with_context(|| format!("{name:?} holds {item}, not a block"))).collect()
-        }
+        Some(Json::Array(items)) => items
+            .iter()
+            .map(|item| {
+                item.as_object()
+                    .with_context(|| format!("{name:?} holds {item}, not a block"))
+            })
+            .collect(),
         Some(other) => bail!("{name:?} is a block, not {other}"),
     }
 }
@@ -200,7 +247,10 @@ fn blocks<'a>(body: &'a Body, name: &str) -> Result<Vec<&'a Body>> {
 fn zero(spec: &Spec) -> Result<Value> {
     Ok(match spec.block.as_ref() {
         Some(Kind::Object(object)) => {
-            let items = object.attributes.iter().map(|(key, inner)| Ok((key.clone(), zero(inner)?)));
+            let items = object
+                .attributes
+                .iter()
+                .map(|(key, inner)| Ok((key.clone(), zero(inner)?)));
             Value::Map(items.collect::<Result<_>>()?)
         }
         Some(Kind::Attr(attr)) => Type::parse(&attr.r#type)?.harness_zero(),

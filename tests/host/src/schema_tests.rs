@@ -6,19 +6,28 @@ use serde_json::{Value as Json, json};
 
 use crate::cty::Dialect;
 use crate::schema::{evaluate, evaluate_harness};
-use crate::wire::hclspec::{Attr, Block, BlockAttrs, BlockList, Default as Fallback, Literal, Object, Spec, spec::Block as Kind};
+use crate::wire::hclspec::{
+    Attr, Block, BlockAttrs, BlockList, Default as Fallback, Literal, Object, Spec, spec::Block as Kind,
+};
 
 fn spec(kind: Kind) -> Spec {
     Spec { block: Some(kind) }
 }
 
 fn attr(name: &str, kind: &str, required: bool) -> Spec {
-    spec(Kind::Attr(Attr { name: name.into(), r#type: kind.into(), required }))
+    spec(Kind::Attr(Attr {
+        name: name.into(),
+        r#type: kind.into(),
+        required,
+    }))
 }
 
 fn default(primary: Spec, literal: &str) -> Spec {
     let literal = spec(Kind::Literal(Literal { value: literal.into() }));
-    spec(Kind::Default(Box::new(Fallback { primary: Some(Box::new(primary)), default: Some(Box::new(literal)) })))
+    spec(Kind::Default(Box::new(Fallback {
+        primary: Some(Box::new(primary)),
+        default: Some(Box::new(literal)),
+    })))
 }
 
 fn object<const N: usize>(items: [(&str, Spec); N]) -> Spec {
@@ -27,8 +36,15 @@ fn object<const N: usize>(items: [(&str, Spec); N]) -> Spec {
 }
 
 fn auth() -> Spec {
-    let nested = object([("username", attr("username", "string", true)), ("password", attr("password", "string", true))]);
-    spec(Kind::BlockValue(Box::new(Block { name: "auth".into(), required: false, nested: Some(Box::new(nested)) })))
+    let nested = object([
+        ("username", attr("username", "string", true)),
+        ("password", attr("password", "string", true)),
+    ]);
+    spec(Kind::BlockValue(Box::new(Block {
+        name: "auth".into(),
+        required: false,
+        nested: Some(Box::new(nested)),
+    })))
 }
 
 fn plugin_options() -> Spec {
@@ -36,7 +52,10 @@ fn plugin_options() -> Spec {
         ("enabled", default(attr("enabled", "bool", false), "true")),
         ("containerd_runtime", attr("containerd_runtime", "string", true)),
         ("stats_interval", attr("stats_interval", "string", false)),
-        ("allow_privileged", default(attr("allow_privileged", "bool", false), "true")),
+        (
+            "allow_privileged",
+            default(attr("allow_privileged", "bool", false), "true"),
+        ),
         ("auth", auth()),
     ])
 }
@@ -48,7 +67,12 @@ fn mounts() -> Spec {
         ("source", attr("source", "string", false)),
         ("options", attr("options", "list(string)", false)),
     ]);
-    spec(Kind::BlockList(Box::new(BlockList { name: "mounts".into(), min_items: 0, max_items: 0, nested: Some(Box::new(nested)) })))
+    spec(Kind::BlockList(Box::new(BlockList {
+        name: "mounts".into(),
+        min_items: 0,
+        max_items: 0,
+        nested: Some(Box::new(nested)),
+    })))
 }
 
 fn task_options() -> Spec {
@@ -56,13 +80,21 @@ fn task_options() -> Spec {
     let strings = ["command", "cwd", "pid_mode", "hostname", "seccomp_profile", "shm_size"];
     let bools = ["privileged", "seccomp", "readonly_rootfs", "host_network"];
     // An empty name means the key.
-    let plain = |names: &[&str], kind: &str| names.iter().map(|n| ((*n).to_owned(), attr("", kind, false))).collect::<Vec<_>>();
+    let plain = |names: &[&str], kind: &str| {
+        names
+            .iter()
+            .map(|n| ((*n).to_owned(), attr("", kind, false)))
+            .collect::<Vec<_>>()
+    };
     let mut attributes: HashMap<String, Spec> = HashMap::new();
     attributes.extend(plain(&lists, "list(string)"));
     attributes.extend(plain(&strings, "string"));
     attributes.extend(plain(&bools, "bool"));
     attributes.insert("image".into(), attr("image", "string", true));
-    attributes.insert("image_pull_timeout".into(), default(attr("image_pull_timeout", "string", false), "\"5m\""));
+    attributes.insert(
+        "image_pull_timeout".into(),
+        default(attr("image_pull_timeout", "string", false), "\"5m\""),
+    );
     attributes.insert("host_dns".into(), default(attr("host_dns", "bool", false), "true"));
     attributes.insert("pids_limit".into(), attr("pids_limit", "number", false));
     attributes.insert("sysctl".into(), attr("sysctl", "list(map(string))", false));
@@ -88,7 +120,10 @@ fn plugin_options_match_the_golden_bytes() {
     assert_eq!(agent(&plugin_options(), config), PLUGIN);
     let config = json!({"containerd_runtime": "io.containerd.runc.v2", "allow_privileged": "false", "auth": [{"username": "u", "password": "p"}]});
     let found = agent(&plugin_options(), config);
-    assert!(found.contains("c2 a4 61 75 74 68 82 a8 70 61 73 73 77 6f 72 64 a1 70 a8 75 73 65 72 6e 61 6d 65 a1 75"), "{found}");
+    assert!(
+        found.contains("c2 a4 61 75 74 68 82 a8 70 61 73 73 77 6f 72 64 a1 70 a8 75 73 65 72 6e 61 6d 65 a1 75"),
+        "{found}"
+    );
 }
 
 #[test]
@@ -113,20 +148,40 @@ fn blocks_match_the_golden_bytes() {
         6f 73 71 75 69 74 74 6f 2e 63 6f 6e 66 a6 74 61 72 67 65 74 d9 20 2f 6d 6f 73 71 75 69 74 74 6f 2f 63 6f 6e 66 69 67 2f 6d 6f 73 71 75 \
         69 74 74 6f 2e 63 6f 6e 66 a4 74 79 70 65 a4 62 69 6e 64";
     assert_eq!(agent(&only, config), golden);
-    let options = spec(Kind::BlockAttrs(BlockAttrs { name: "options".into(), r#type: "string".into(), required: false }));
+    let options = spec(Kind::BlockAttrs(BlockAttrs {
+        name: "options".into(),
+        r#type: "string".into(),
+        required: false,
+    }));
     let only = object([("options", options)]);
-    assert_eq!(agent(&only, json!({"options": [{"a": 1, "b": "2"}]})), "81 a7 6f 70 74 69 6f 6e 73 82 a1 61 a1 31 a1 62 a1 32");
+    assert_eq!(
+        agent(&only, json!({"options": [{"a": 1, "b": "2"}]})),
+        "81 a7 6f 70 74 69 6f 6e 73 82 a1 61 a1 31 a1 62 a1 32"
+    );
     assert_eq!(agent(&only, json!({})), "81 a7 6f 70 74 69 6f 6e 73 c0");
 }
 
 #[test]
 fn the_harness_sends_zero_values() {
     let config = json!({"enabled": true, "allow_privileged": true, "containerd_runtime": "io.containerd.runc.v2", "stats_interval": "5s"});
-    let found = hex(&evaluate_harness(&plugin_options(), &config).expect("accepted").encode_as(Dialect::Legacy));
-    assert_eq!(found, PLUGIN.replace("a4 61 75 74 68 c0", "a4 61 75 74 68 82 a8 70 61 73 73 77 6f 72 64 a0 a8 75 73 65 72 6e 61 6d 65 a0"));
+    let found = hex(&evaluate_harness(&plugin_options(), &config)
+        .expect("accepted")
+        .encode_as(Dialect::Legacy));
+    assert_eq!(
+        found,
+        PLUGIN.replace(
+            "a4 61 75 74 68 c0",
+            "a4 61 75 74 68 82 a8 70 61 73 73 77 6f 72 64 a0 a8 75 73 65 72 6e 61 6d 65 a0"
+        )
+    );
     let config = json!({"image": "redis:alpine", "image_pull_timeout": "5m", "host_dns": true});
-    let found = hex(&evaluate_harness(&task_options(), &config).expect("accepted").encode_as(Dialect::Legacy));
-    assert!(found.ends_with("a8 73 68 6d 5f 73 69 7a 65 a0 a6 73 79 73 63 74 6c 91 c0"), "{found}");
+    let found = hex(&evaluate_harness(&task_options(), &config)
+        .expect("accepted")
+        .encode_as(Dialect::Legacy));
+    assert!(
+        found.ends_with("a8 73 68 6d 5f 73 69 7a 65 a0 a6 73 79 73 63 74 6c 91 c0"),
+        "{found}"
+    );
 }
 
 #[test]
@@ -135,9 +190,18 @@ fn wrong_configurations_are_refused() {
         (json!({"image": "x", "imagee": 1}), "imagee"),
         (json!({}), "Missing required argument"),
         (json!({"image": ["x"]}), "incorrect type"),
-        (json!({"image": "x", "auth": [{"username": "u", "password": "p"}, {"username": "u", "password": "p"}]}), "Duplicate"),
-        (json!({"image": "x", "auth": {"username": "u"}}), "Missing required argument"),
-        (json!({"image": "x", "mounts": [{"target": "/t", "sauce": "/s"}]}), "sauce"),
+        (
+            json!({"image": "x", "auth": [{"username": "u", "password": "p"}, {"username": "u", "password": "p"}]}),
+            "Duplicate",
+        ),
+        (
+            json!({"image": "x", "auth": {"username": "u"}}),
+            "Missing required argument",
+        ),
+        (
+            json!({"image": "x", "mounts": [{"target": "/t", "sauce": "/s"}]}),
+            "sauce",
+        ),
         (json!({"image": "x", "pids_limit": "many"}), "a number is required"),
     ] {
         let error = format!("{:#}", evaluate(&task_options(), &config).expect_err(reason));

@@ -14,10 +14,18 @@ pub fn recoverable(status: &Status) -> Option<bool> {
         return None;
     }
     let inner = rpc::Status::decode(status.details()).expect("grpc-status-details-bin holds no google.rpc.Status");
-    assert_eq!(inner.code, status.code() as i32, "the code in the details must equal grpc-status");
+    assert_eq!(
+        inner.code,
+        status.code() as i32,
+        "the code in the details must equal grpc-status"
+    );
     let first = inner.details.first()?;
     if first.type_url != TYPE_URL {
         return None;
     }
-    Some(RecoverableError::decode(first.value.as_slice()).expect("a RecoverableError").recoverable)
+    Some(
+        RecoverableError::decode(first.value.as_slice())
+            .expect("a RecoverableError")
+            .recoverable,
+    )
 }

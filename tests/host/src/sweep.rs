@@ -40,7 +40,11 @@ pub fn sweep(root: &Path) {
         for pid in &roots {
             fifos.extend(fifo_dirs_of(*pid));
             runc_state.extend(runc_state_of(*pid));
-            sockets.extend(procfs::unix_sockets(*pid).into_iter().filter(|path| path.starts_with("/run/containerd/s")));
+            sockets.extend(
+                procfs::unix_sockets(*pid)
+                    .into_iter()
+                    .filter(|path| path.starts_with("/run/containerd/s")),
+            );
         }
         doomed.extend(roots);
         doomed.retain(|pid| procfs::alive(*pid) && *pid != std::process::id());
@@ -80,12 +84,21 @@ fn runc_state_of(shim: u32) -> Option<PathBuf> {
 
 /// The directories of the pipes a process holds in the usual place for them.
 fn fifo_dirs_of(pid: u32) -> Vec<PathBuf> {
-    let pipes = procfs::descriptors(pid).into_values().map(PathBuf::from).filter(|path| path.starts_with(FIFO_DIR));
-    pipes.filter_map(|path| Some(path.parent()?.to_owned())).filter(|dir| dir.as_path() != Path::new(FIFO_DIR)).collect()
+    let pipes = procfs::descriptors(pid)
+        .into_values()
+        .map(PathBuf::from)
+        .filter(|path| path.starts_with(FIFO_DIR));
+    pipes
+        .filter_map(|path| Some(path.parent()?.to_owned()))
+        .filter(|dir| dir.as_path() != Path::new(FIFO_DIR))
+        .collect()
 }
 
 fn ours(pid: u32) -> bool {
-    let program = procfs::cmdline(pid).first().and_then(|arg0| arg0.rsplit('/').next().map(str::to_owned)).unwrap_or_default();
+    let program = procfs::cmdline(pid)
+        .first()
+        .and_then(|arg0| arg0.rsplit('/').next().map(str::to_owned))
+        .unwrap_or_default();
     program.starts_with("containerd") || program == "ctr" || program == "docker-registry"
 }
 
@@ -97,7 +110,11 @@ pub fn forget_namespace(namespace: &str) {
     }
     std::fs::remove_dir(Path::new(RUNC_STATE).join(namespace)).ok();
     let top = Path::new("/sys/fs/cgroup");
-    let hierarchies = std::fs::read_dir(top).into_iter().flatten().flatten().map(|entry| entry.path());
+    let hierarchies = std::fs::read_dir(top)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path());
     for dir in hierarchies.chain([top.to_owned()]).map(|dir| dir.join(namespace)) {
         std::fs::remove_dir(dir).ok();
     }
@@ -116,7 +133,9 @@ fn remove_cgroups(dirs: &BTreeSet<PathBuf>) {
     for dir in dirs.iter().filter(|dir| !own.contains(*dir)) {
         for _ in 0..20 {
             match std::fs::remove_dir(dir) {
-                Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => std::thread::sleep(Duration::from_millis(10)),
+                Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => {
+                    std::thread::sleep(Duration::from_millis(10))
+                }
                 Ok(()) | Err(_) => break,
             }
         }

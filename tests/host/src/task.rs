@@ -8,8 +8,8 @@ use serde_json::{Value as Json, json};
 use crate::alloc::{Alloc, random_hex};
 use crate::schema;
 use crate::wire::driver::{
-    AllocatedCpuResources, AllocatedMemoryResources, AllocatedTaskResources, Device, DnsConfig, LinuxResources, Mount, NetworkIsolationSpec,
-    PortMapping, Resources, TaskConfig,
+    AllocatedCpuResources, AllocatedMemoryResources, AllocatedTaskResources, Device, DnsConfig, LinuxResources, Mount,
+    NetworkIsolationSpec, PortMapping, Resources, TaskConfig,
 };
 use crate::wire::hclspec::Spec;
 
@@ -148,10 +148,16 @@ impl TaskSpec {
     pub fn compose(&self, alloc: &Alloc, schema: &Spec) -> Result<TaskConfig> {
         let name = self.name.as_str();
         let path = |stream| alloc.fifo(name, stream).display().to_string();
-        let (stdout_path, stderr_path) = self.log_paths.clone().unwrap_or_else(|| (path("stdout"), path("stderr")));
+        let (stdout_path, stderr_path) = self
+            .log_paths
+            .clone()
+            .unwrap_or_else(|| (path("stdout"), path("stderr")));
         let job = |text: &str| if self.old_host { String::new() } else { text.to_owned() };
         let mut task = TaskConfig {
-            id: self.id.clone().unwrap_or_else(|| format!("{}/{name}/{}", alloc.id(), random_hex(4))),
+            id: self
+                .id
+                .clone()
+                .unwrap_or_else(|| format!("{}/{name}/{}", alloc.id(), random_hex(4))),
             name: name.to_owned(),
             msgpack_driver_config: schema::evaluate(schema, &self.config)?.encode(),
             env: self.environment(alloc),
@@ -207,8 +213,13 @@ impl TaskSpec {
         let mib = self.memory_mb.max(self.memory_max_mb);
         Resources {
             allocated_resources: Some(AllocatedTaskResources {
-                cpu: Some(AllocatedCpuResources { cpu_shares: self.cpu_shares }),
-                memory: Some(AllocatedMemoryResources { memory_mb: self.memory_mb, memory_max_mb: self.memory_max_mb }),
+                cpu: Some(AllocatedCpuResources {
+                    cpu_shares: self.cpu_shares,
+                }),
+                memory: Some(AllocatedMemoryResources {
+                    memory_mb: self.memory_mb,
+                    memory_max_mb: self.memory_max_mb,
+                }),
                 networks: Vec::new(),
             }),
             linux_resources: Some(LinuxResources {

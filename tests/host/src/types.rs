@@ -54,16 +54,20 @@ impl Type {
             },
             (Type::String, Json::Bool(b)) => Value::str(b.to_string()),
             (Type::Number, Json::Number(_)) => any(json),
-            (Type::Number, Json::String(text)) => Value::number(text).with_context(|| format!("a number is required, not {text:?}"))?,
+            (Type::Number, Json::String(text)) => {
+                Value::number(text).with_context(|| format!("a number is required, not {text:?}"))?
+            }
             (Type::Bool, Json::Bool(b)) => Value::Bool(*b),
             (Type::Bool, Json::String(text)) if text == "true" || text == "1" => Value::Bool(true),
             (Type::Bool, Json::String(text)) if text == "false" || text == "0" => Value::Bool(false),
             (Type::List(inner), Json::Array(items)) => {
                 Value::List(items.iter().map(|item| inner.convert(item)).collect::<Result<_>>()?)
             }
-            (Type::Map(inner), Json::Object(map)) => {
-                Value::Map(map.iter().map(|(k, v)| Ok((k.clone(), inner.convert(v)?))).collect::<Result<_>>()?)
-            }
+            (Type::Map(inner), Json::Object(map)) => Value::Map(
+                map.iter()
+                    .map(|(k, v)| Ok((k.clone(), inner.convert(v)?)))
+                    .collect::<Result<_>>()?,
+            ),
             (Type::Object(fields), Json::Object(map)) => {
                 let mut out = BTreeMap::new();
                 for (key, kind) in fields {
@@ -73,8 +77,18 @@ impl Type {
                 Value::Map(out)
             }
             (Type::Tuple(kinds), Json::Array(items)) => {
-                ensure!(kinds.len() == items.len(), "a tuple of {} elements is required", kinds.len());
-                Value::List(kinds.iter().zip(items).map(|(kind, item)| kind.convert(item)).collect::<Result<_>>()?)
+                ensure!(
+                    kinds.len() == items.len(),
+                    "a tuple of {} elements is required",
+                    kinds.len()
+                );
+                Value::List(
+                    kinds
+                        .iter()
+                        .zip(items)
+                        .map(|(kind, item)| kind.convert(item))
+                        .collect::<Result<_>>()?,
+                )
             }
             _ => bail!("incorrect type: {self:?} is required, not {json}"),
         })
@@ -134,7 +148,10 @@ impl<'a> Cursor<'a> {
 
     fn word(&mut self) -> &'a str {
         self.skip();
-        let len = self.rest.find(|c: char| !(c.is_alphanumeric() || "_-.+".contains(c))).unwrap_or(self.rest.len());
+        let len = self
+            .rest
+            .find(|c: char| !(c.is_alphanumeric() || "_-.+".contains(c)))
+            .unwrap_or(self.rest.len());
         let (word, rest) = self.rest.split_at(len);
         self.rest = rest;
         word
@@ -159,7 +176,11 @@ impl<'a> Cursor<'a> {
                 self.want('(')?;
                 let inner = Box::new(self.parse_type()?);
                 self.want(')')?;
-                if word == "map" { Type::Map(inner) } else { Type::List(inner) }
+                if word == "map" {
+                    Type::Map(inner)
+                } else {
+                    Type::List(inner)
+                }
             }
             "tuple" => {
                 self.want('(')?;
@@ -206,7 +227,11 @@ impl<'a> Cursor<'a> {
             let mut map = BTreeMap::new();
             while !self.eat('}') {
                 self.skip();
-                let key = if self.rest.starts_with('"') { self.string()? } else { self.word().to_owned() };
+                let key = if self.rest.starts_with('"') {
+                    self.string()?
+                } else {
+                    self.word().to_owned()
+                };
                 if !self.eat('=') {
                     self.want(':')?;
                 }

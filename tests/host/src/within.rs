@@ -25,7 +25,10 @@ pub fn until<T>(deadline: Duration, what: &str, mut probe: impl FnMut() -> Optio
             if let Some(found) = probe() {
                 return found;
             }
-            assert!(Instant::now() < end, "not within {deadline:?}: {what} (asked at {caller})");
+            assert!(
+                Instant::now() < end,
+                "not within {deadline:?}: {what} (asked at {caller})"
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }

@@ -23,7 +23,10 @@ async fn a_collector_reads_until_eof_pauses_and_closes() {
     alloc.add_task("web").expect("task");
     let logs = alloc.collect_logs("web").expect("collectors");
     let fifo = alloc.fifo("web", "stdout");
-    let mut writer = tokio::task::spawn_blocking(move || std::fs::File::options().write(true).open(fifo).expect("open")).await.expect("join");
+    let mut writer =
+        tokio::task::spawn_blocking(move || std::fs::File::options().write(true).open(fifo).expect("open"))
+            .await
+            .expect("join");
     writeln!(writer, "one").expect("write");
     assert_eq!(logs.stdout.wait_line(SOON, "one").await.as_deref(), Some("one"));
     logs.stdout.pause();
@@ -36,7 +39,10 @@ async fn a_collector_reads_until_eof_pauses_and_closes() {
     assert!(logs.stdout.wait_eof(SOON).await);
     assert_eq!(logs.stdout.lines(), ["one", "two"]);
     assert_eq!(logs.stdout.line_times().len(), 2);
-    assert_eq!(std::fs::read_to_string(alloc.logs_dir().join("web.stdout.0")).expect("copy"), "one\ntwo\n");
+    assert_eq!(
+        std::fs::read_to_string(alloc.logs_dir().join("web.stdout.0")).expect("copy"),
+        "one\ntwo\n"
+    );
     // Nobody ever opened the other pipe: closing must release its thread.
     assert!(logs.stderr.ended_at().is_none());
     logs.stderr.close();
@@ -53,11 +59,28 @@ async fn the_trace_collector_knows_a_tree_from_a_forest() {
         name: name.into(),
         ..Span::default()
     };
-    let spans = vec![span(1, 0, "task.start"), span(2, 1, "image.pull"), span(3, 1, "task.create")];
-    let scope = ScopeSpans { spans: spans.clone(), ..ScopeSpans::default() };
-    let resource = ResourceSpans { scope_spans: vec![scope], ..ResourceSpans::default() };
-    let mut client = TraceServiceClient::connect(collector.endpoint()).await.expect("connect");
-    client.export(ExportTraceServiceRequest { resource_spans: vec![resource] }).await.expect("export");
+    let spans = vec![
+        span(1, 0, "task.start"),
+        span(2, 1, "image.pull"),
+        span(3, 1, "task.create"),
+    ];
+    let scope = ScopeSpans {
+        spans: spans.clone(),
+        ..ScopeSpans::default()
+    };
+    let resource = ResourceSpans {
+        scope_spans: vec![scope],
+        ..ResourceSpans::default()
+    };
+    let mut client = TraceServiceClient::connect(collector.endpoint())
+        .await
+        .expect("connect");
+    client
+        .export(ExportTraceServiceRequest {
+            resource_spans: vec![resource],
+        })
+        .await
+        .expect("export");
     assert!(collector.wait_named(SOON, "image.pull").await.is_some());
     let trace = collector.trace(&[7; 16]);
     assert!(otlp::is_connected_tree(&trace), "{}", otlp::render(&trace));
@@ -72,8 +95,14 @@ async fn a_program_that_is_no_plugin_is_reported_with_its_words() {
     let opts = LaunchOpts::default().arg("-c").arg("echo this is a plugin >&2; exit 1");
     let error = Plugin::launch("/bin/sh".as_ref(), opts).await.err().expect("no plugin");
     assert!(format!("{error:#}").contains("this is a plugin"), "{error:#}");
-    let opts = LaunchOpts { handshake_timeout: Duration::from_millis(100), ..LaunchOpts::default().arg("-c").arg("exec sleep 30") };
-    let error = Plugin::launch("/bin/sh".as_ref(), opts).await.err().expect("no handshake");
+    let opts = LaunchOpts {
+        handshake_timeout: Duration::from_millis(100),
+        ..LaunchOpts::default().arg("-c").arg("exec sleep 30")
+    };
+    let error = Plugin::launch("/bin/sh".as_ref(), opts)
+        .await
+        .err()
+        .expect("no handshake");
     assert!(format!("{error:#}").contains("no handshake"), "{error:#}");
 }
 
@@ -81,10 +110,27 @@ async fn a_program_that_is_no_plugin_is_reported_with_its_words() {
 fn a_task_configuration_has_every_field_of_the_recipe() {
     let dir = tempfile::tempdir().expect("tempdir");
     let alloc = Alloc::new(dir.path()).expect("alloc");
-    let attr = |kind: &str| Spec { block: Some(Kind::Attr(Attr { name: String::new(), r#type: kind.into(), required: false })) };
-    let attributes = [("image", attr("string")), ("command", attr("string")), ("args", attr("list(string)"))];
-    let schema = Spec { block: Some(Kind::Object(Object { attributes: attributes.map(|(k, v)| (k.to_owned(), v)).into() })) };
-    let spec = TaskSpec::new("busybox").sh("true").memory_max_mb(512).option("args", json!(["-c", "false"]));
+    let attr = |kind: &str| Spec {
+        block: Some(Kind::Attr(Attr {
+            name: String::new(),
+            r#type: kind.into(),
+            required: false,
+        })),
+    };
+    let attributes = [
+        ("image", attr("string")),
+        ("command", attr("string")),
+        ("args", attr("list(string)")),
+    ];
+    let schema = Spec {
+        block: Some(Kind::Object(Object {
+            attributes: attributes.map(|(k, v)| (k.to_owned(), v)).into(),
+        })),
+    };
+    let spec = TaskSpec::new("busybox")
+        .sh("true")
+        .memory_max_mb(512)
+        .option("args", json!(["-c", "false"]));
     let task = spec.compose(&alloc, &schema).expect("composed");
     let again = spec.compose(&alloc, &schema).expect("composed");
     assert_ne!(task.id, again.id);

@@ -14,7 +14,9 @@ const SOON: Duration = Duration::from_secs(10);
 
 #[tokio::test]
 async fn a_plugin_is_launched_reattached_and_ended() {
-    let mut plugin = Plugin::launch(BIN.as_ref(), LaunchOpts::default()).await.expect("launch");
+    let mut plugin = Plugin::launch(BIN.as_ref(), LaunchOpts::default())
+        .await
+        .expect("launch");
     assert_eq!(plugin.handshake().rest, [""]);
     plugin.reattach().await.expect("reattach");
     assert_eq!(plugin.info().await.expect("info").name, "stand-in");
@@ -27,7 +29,9 @@ async fn a_plugin_is_launched_reattached_and_ended() {
 
 #[tokio::test]
 async fn a_killed_plugin_is_reaped_and_its_socket_removed() {
-    let plugin = Plugin::launch(BIN.as_ref(), LaunchOpts::default()).await.expect("launch");
+    let plugin = Plugin::launch(BIN.as_ref(), LaunchOpts::default())
+        .await
+        .expect("launch");
     let (pid, socket) = (plugin.pid(), plugin.socket());
     plugin.sigkill().await.expect("an exit status");
     assert!(!testhost::procfs::alive(pid) && socket.exists());
@@ -49,7 +53,10 @@ async fn a_rig_runs_a_task_through_a_relaunch() {
     task.reach(TaskState::Running, SOON).await;
     task.signal("SIGUSR1").await.expect("signal");
     task.wait_line(SOON, "usr").await;
-    assert_eq!(task.signal("SIGNOPE").await.expect_err("unknown").code(), tonic::Code::InvalidArgument);
+    assert_eq!(
+        task.signal("SIGNOPE").await.expect_err("unknown").code(),
+        tonic::Code::InvalidArgument
+    );
     let output = task.exec(&["echo", "hi"], SOON).await.expect("exec");
     assert_eq!(output.stdout, b"hi\n");
     let session = task.exec_session(&["cat"], false).await.expect("session");
@@ -57,7 +64,10 @@ async fn a_rig_runs_a_task_through_a_relaunch() {
     session.heartbeat().await;
     session.close_stdin().await;
     let outcome = session.finish().await.expect("finished");
-    assert_eq!((outcome.stdout_text().as_str(), outcome.code(), outcome.stdout_closed), ("hi", 3, true));
+    assert_eq!(
+        (outcome.stdout_text().as_str(), outcome.code(), outcome.stdout_closed),
+        ("hi", 3, true)
+    );
 
     let other = rig.start(TaskSpec::new("none").sh("exit 42")).await.expect("start");
     assert_eq!(other.exit(SOON).await.exit_code, 42);
@@ -71,7 +81,10 @@ async fn a_rig_runs_a_task_through_a_relaunch() {
     task.logs_end(SOON).await;
     assert!(task.lines().ends_with(&["term".to_owned()]), "{:?}", task.lines());
     task.destroy(true).await.expect("destroy");
-    assert_eq!(rig.scope().leaks(&before, SOON).await.expect("census"), Vec::<String>::new());
+    assert_eq!(
+        rig.scope().leaks(&before, SOON).await.expect("census"),
+        Vec::<String>::new()
+    );
     drop(task);
     drop(rig);
     assert!(!dir.exists());

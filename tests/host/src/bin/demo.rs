@@ -98,7 +98,9 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Args> {
             "--work" => &mut work,
             other => bail!("unknown argument {other:?}\n{USAGE}"),
         };
-        *slot = Some(PathBuf::from(words.next().with_context(|| format!("{flag} needs a value\n{USAGE}"))?));
+        *slot = Some(PathBuf::from(
+            words.next().with_context(|| format!("{flag} needs a value\n{USAGE}"))?,
+        ));
     }
     let missing = |what: &str| format!("{what} is missing\n{USAGE}");
     Ok(Args {
@@ -113,17 +115,25 @@ fn claim(work: &Path) -> Result<(PathBuf, File)> {
     std::fs::create_dir_all(work).with_context(|| format!("create {}", work.display()))?;
     let work = work.canonicalize()?;
     let lock = File::create(work.join("demo.lock"))?;
-    flock(&lock, FlockOperation::NonBlockingLockExclusive).with_context(|| format!("another demo runs in {}", work.display()))?;
+    flock(&lock, FlockOperation::NonBlockingLockExclusive)
+        .with_context(|| format!("another demo runs in {}", work.display()))?;
     Ok((work.join("demo"), lock))
 }
 
 async fn tour(args: &Args) -> Result<()> {
     ensure!(args.driver.is_file(), "no driver at {}", args.driver.display());
-    ensure!(rustix::process::geteuid().is_root(), "containers need root: run as root");
+    ensure!(
+        rustix::process::geteuid().is_root(),
+        "containers need root: run as root"
+    );
     let (dir, _lock) = claim(&args.work)?;
     let driver = args.driver.canonicalize()?;
     let now = Instant::now();
-    let mut tour = Tour { begin: now, last: now, step: 0 };
+    let mut tour = Tour {
+        begin: now,
+        last: now,
+        step: 0,
+    };
     let mut opts = RigOpts::of(ContainerdKind::At(args.containerd.clone()), driver);
     opts.dir = Some(dir);
     opts.namespace = "nomad-demo".into();
@@ -131,12 +141,24 @@ async fn tour(args: &Args) -> Result<()> {
 
     let backend = Backend::start(opts).await?;
     let version = &backend.containerd.binaries().version;
-    tour.step("backend", &format!("private containerd {version} and registry on {} are up", backend.registry.addr()));
-    let image = backend.registry.push_busybox("library/busybox", "demo", &ImageConfig::default()).await?;
+    tour.step(
+        "backend",
+        &format!(
+            "private containerd {version} and registry on {} are up",
+            backend.registry.addr()
+        ),
+    );
+    let image = backend
+        .registry
+        .push_busybox("library/busybox", "demo", &ImageConfig::default())
+        .await?;
     tour.step("image", &format!("pushed {image}"));
 
     let rig = backend.launch().await?;
-    tour.step("launch", "the driver was started like a Nomad agent does: two probes, then the instance");
+    tour.step(
+        "launch",
+        "the driver was started like a Nomad agent does: two probes, then the instance",
+    );
     describe(&tour, rig.plugin()).await?;
     fingerprint(&mut tour, &rig).await?;
 
@@ -145,7 +167,9 @@ async fn tour(args: &Args) -> Result<()> {
 
     let events = rig.events();
     let spec = TaskSpec::new(&image).name("demo").sh(SCRIPT);
-    let task = tokio::time::timeout(PATIENCE, start(&tour, &rig, &events, spec)).await.context("StartTask")??;
+    let task = tokio::time::timeout(PATIENCE, start(&tour, &rig, &events, spec))
+        .await
+        .context("StartTask")??;
     tour.step("StartTask", &format!("running as {}", task.id()));
 
     follow(&tour, &task, 4).await?;
@@ -156,16 +180,34 @@ async fn tour(args: &Args) -> Result<()> {
     task.stop(Duration::from_secs(5), "SIGTERM").await.context("StopTask")?;
     expect_line(&tour, &task, "caught SIGTERM").await?;
     tour.step("StopTask", "SIGTERM, with 5 s of grace that were not needed");
-    let exit = tokio::time::timeout(PATIENCE, task.wait()).await.context("WaitTask")??.result.unwrap_or_default();
-    tour.step("WaitTask", &format!("exit code {}, signal {}, out of memory: {}", exit.exit_code, exit.signal, exit.oom_killed));
+    let exit = tokio::time::timeout(PATIENCE, task.wait())
+        .await
+        .context("WaitTask")??
+        .result
+        .unwrap_or_default();
+    tour.step(
+        "WaitTask",
+        &format!(
+            "exit code {}, signal {}, out of memory: {}",
+            exit.exit_code, exit.signal, exit.oom_killed
+        ),
+    );
     task.destroy(true).await.context("DestroyTask")?;
     tour.step("DestroyTask", "container, snapshot and shim are gone");
 
     check_nothing_left(&mut tour, &rig, &before).await?;
     ensure!(exit.exit_code == 7, "exit code {} instead of 7", exit.exit_code);
     let report = rig.plugin().shutdown().await?;
-    let status = report.status.map_or("no status".to_owned(), |status| status.to_string());
-    tour.step("Shutdown", &format!("the driver left {} ({status})", if report.forced { "by SIGKILL" } else { "by itself" }));
+    let status = report
+        .status
+        .map_or("no status".to_owned(), |status| status.to_string());
+    tour.step(
+        "Shutdown",
+        &format!(
+            "the driver left {} ({status})",
+            if report.forced { "by SIGKILL" } else { "by itself" }
+        ),
+    );
     drop(task);
     drop(rig);
     tour.step("cleanup", "private containerd and registry stopped and removed");
@@ -176,15 +218,27 @@ async fn tour(args: &Args) -> Result<()> {
 
 async fn describe(tour: &Tour, plugin: &Plugin) -> Result<()> {
     let info = plugin.info().await?;
-    tour.note(&format!("handshake  {}  after {}", plugin.handshake().line, millis(plugin.handshake_after())));
-    tour.note(&format!("plugin     {} {}, api {}", info.name, info.plugin_version, info.plugin_api_versions.join(", ")));
+    tour.note(&format!(
+        "handshake  {}  after {}",
+        plugin.handshake().line,
+        millis(plugin.handshake_after())
+    ));
+    tour.note(&format!(
+        "plugin     {} {}, api {}",
+        info.name,
+        info.plugin_version,
+        info.plugin_api_versions.join(", ")
+    ));
     Ok(())
 }
 
 async fn fingerprint(tour: &mut Tour, rig: &Rig) -> Result<()> {
     let first = async { anyhow::Ok(rig.fingerprint().await?.message().await?.context("no fingerprint")?) };
     let found = tokio::time::timeout(PATIENCE, first).await.context("Fingerprint")??;
-    tour.step("Fingerprint", &format!("{:?}: {}", found.health(), found.health_description));
+    tour.step(
+        "Fingerprint",
+        &format!("{:?}: {}", found.health(), found.health_description),
+    );
     let mut attributes: Vec<_> = found.attributes.iter().collect();
     attributes.sort_by_key(|(key, _)| key.as_str());
     for (key, attribute) in attributes {
@@ -225,7 +279,9 @@ async fn follow(tour: &Tour, task: &RunningTask, count: usize) -> Result<()> {
             let complete = &text[..text.rfind('\n')? + 1];
             complete.lines().nth(number).map(str::to_owned)
         });
-        let line = found.await.with_context(|| format!("line {} of the task; stderr: {:?}", number + 1, task.stderr_lines()))?;
+        let line = found
+            .await
+            .with_context(|| format!("line {} of the task; stderr: {:?}", number + 1, task.stderr_lines()))?;
         tour.note(&format!("stdout     {line}"));
     }
     Ok(())
@@ -233,7 +289,10 @@ async fn follow(tour: &Tour, task: &RunningTask, count: usize) -> Result<()> {
 
 async fn expect_line(tour: &Tour, task: &RunningTask, text: &str) -> Result<()> {
     let line = task.logs().stdout.wait_line(Duration::from_secs(10), text).await;
-    tour.note(&format!("stdout     {}", line.with_context(|| format!("no line with {text:?}: {:?}", task.lines()))?));
+    tour.note(&format!(
+        "stdout     {}",
+        line.with_context(|| format!("no line with {text:?}: {:?}", task.lines()))?
+    ));
     Ok(())
 }
 
@@ -243,7 +302,10 @@ async fn check_nothing_left(tour: &mut Tour, rig: &Rig, before: &Census) -> Resu
         tour.note(&format!("left       {leak}"));
     }
     ensure!(leaks.is_empty(), "{} thing(s) left behind", leaks.len());
-    tour.step("after", "containers, tasks, snapshots, leases, shims, mounts, pipes, cgroups: nothing is left");
+    tour.step(
+        "after",
+        "containers, tasks, snapshots, leases, shims, mounts, pipes, cgroups: nothing is left",
+    );
     Ok(())
 }
 

@@ -35,9 +35,20 @@ struct Entry {
 }
 
 fn schema(items: &[(&str, &str)]) -> Option<Spec> {
-    let attr = |kind: &str| Spec { block: Some(Kind::Attr(Attr { name: String::new(), r#type: kind.into(), required: false })) };
-    let attributes = items.iter().map(|(key, kind)| ((*key).to_owned(), attr(kind))).collect();
-    Some(Spec { block: Some(Kind::Object(Object { attributes })) })
+    let attr = |kind: &str| Spec {
+        block: Some(Kind::Attr(Attr {
+            name: String::new(),
+            r#type: kind.into(),
+            required: false,
+        })),
+    };
+    let attributes = items
+        .iter()
+        .map(|(key, kind)| ((*key).to_owned(), attr(kind)))
+        .collect();
+    Some(Spec {
+        block: Some(Kind::Object(Object { attributes })),
+    })
 }
 
 #[tonic::async_trait]
@@ -53,21 +64,31 @@ impl base::base_plugin_server::BasePlugin for StandIn {
     }
 
     async fn config_schema(&self, _: Request<base::ConfigSchemaRequest>) -> Answer<base::ConfigSchemaResponse> {
-        let spec = schema(&[("containerd_address", "string"), ("containerd_namespace", "string"), ("containerd_runtime", "string")]);
+        let spec = schema(&[
+            ("containerd_address", "string"),
+            ("containerd_namespace", "string"),
+            ("containerd_runtime", "string"),
+        ]);
         Ok(Response::new(base::ConfigSchemaResponse { spec }))
     }
 
     async fn set_config(&self, request: Request<base::SetConfigRequest>) -> Answer<base::SetConfigResponse> {
         let request = request.into_inner();
         eprintln!("SetConfig topology={}", request.nomad_config.is_some());
-        rmpv::decode::read_value(&mut request.msgpack_config.as_slice()).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        rmpv::decode::read_value(&mut request.msgpack_config.as_slice())
+            .map_err(|e| Status::invalid_argument(e.to_string()))?;
         Ok(Response::new(base::SetConfigResponse {}))
     }
 }
 
 impl StandIn {
     fn task(&self, id: &str) -> Result<Entry, Status> {
-        self.tasks.lock().expect("lock").get(id).copied().ok_or_else(|| Status::not_found("task not found for given id"))
+        self.tasks
+            .lock()
+            .expect("lock")
+            .get(id)
+            .copied()
+            .ok_or_else(|| Status::not_found("task not found for given id"))
     }
 
     fn kill(&self, id: &str, signal: Signal) -> Result<(), Status> {
@@ -92,10 +113,19 @@ impl StandIn {
 
 fn argv(config: &[u8]) -> Result<Vec<String>, Status> {
     let value = rmpv::decode::read_value(&mut &config[..]).map_err(|e| Status::invalid_argument(e.to_string()))?;
-    let field = |key: &str| value.as_map().and_then(|map| map.iter().find(|(k, _)| k.as_str() == Some(key))).map(|(_, v)| v.clone());
-    let command = field("command").and_then(|v| v.as_str().map(str::to_owned)).ok_or_else(|| Status::invalid_argument("no command"))?;
+    let field = |key: &str| {
+        value
+            .as_map()
+            .and_then(|map| map.iter().find(|(k, _)| k.as_str() == Some(key)))
+            .map(|(_, v)| v.clone())
+    };
+    let command = field("command")
+        .and_then(|v| v.as_str().map(str::to_owned))
+        .ok_or_else(|| Status::invalid_argument("no command"))?;
     let args = field("args").and_then(|v| v.as_array().cloned()).unwrap_or_default();
-    Ok(std::iter::once(command).chain(args.iter().filter_map(|v| v.as_str().map(str::to_owned))).collect())
+    Ok(std::iter::once(command)
+        .chain(args.iter().filter_map(|v| v.as_str().map(str::to_owned)))
+        .collect())
 }
 
 #[tonic::async_trait]
@@ -110,7 +140,9 @@ impl Driver for StandIn {
     }
 
     async fn capabilities(&self, _: Request<d::CapabilitiesRequest>) -> Answer<d::CapabilitiesResponse> {
-        Ok(Response::new(d::CapabilitiesResponse { capabilities: Some(d::DriverCapabilities::default()) }))
+        Ok(Response::new(d::CapabilitiesResponse {
+            capabilities: Some(d::DriverCapabilities::default()),
+        }))
     }
 
     type FingerprintStream = Boxed<d::FingerprintResponse>;
@@ -120,7 +152,9 @@ impl Driver for StandIn {
             health_description: "Healthy".into(),
             ..Default::default()
         };
-        Ok(Response::new(Box::pin(tokio_stream::once(Ok(first)).chain(tokio_stream::pending()))))
+        Ok(Response::new(Box::pin(
+            tokio_stream::once(Ok(first)).chain(tokio_stream::pending()),
+        )))
     }
 
     async fn recover_task(&self, request: Request<d::RecoverTaskRequest>) -> Answer<d::RecoverTaskResponse> {
@@ -128,23 +162,52 @@ impl Driver for StandIn {
         let handle = request.handle.ok_or_else(|| Status::invalid_argument("no handle"))?;
         let config = handle.config.ok_or_else(|| Status::invalid_argument("no config"))?;
         if !request.task_id.is_empty() || !config.msgpack_driver_config.is_empty() {
-            return Err(Status::invalid_argument("a host sends neither task id nor driver config"));
+            return Err(Status::invalid_argument(
+                "a host sends neither task id nor driver config",
+            ));
         }
-        let pid = String::from_utf8_lossy(&handle.driver_state).parse().map_err(|_| Status::invalid_argument("driver state"))?;
-        self.tasks.lock().expect("lock").insert(config.id, Entry { pid, exit: None, recovered: true });
+        let pid = String::from_utf8_lossy(&handle.driver_state)
+            .parse()
+            .map_err(|_| Status::invalid_argument("driver state"))?;
+        self.tasks.lock().expect("lock").insert(
+            config.id,
+            Entry {
+                pid,
+                exit: None,
+                recovered: true,
+            },
+        );
         Ok(Response::new(d::RecoverTaskResponse {}))
     }
 
     async fn start_task(&self, request: Request<d::StartTaskRequest>) -> Answer<d::StartTaskResponse> {
-        let task = request.into_inner().task.ok_or_else(|| Status::invalid_argument("no task"))?;
+        let task = request
+            .into_inner()
+            .task
+            .ok_or_else(|| Status::invalid_argument("no task"))?;
         let argv = argv(&task.msgpack_driver_config)?;
         let (out, err) = (task.stdout_path.clone(), task.stderr_path.clone());
         let open = |path: String| std::fs::File::options().write(true).open(path);
-        let (out, err) = tokio::task::spawn_blocking(move || (open(out), open(err))).await.map_err(|e| Status::unknown(e.to_string()))?;
-        let child = Command::new(&argv[0]).args(&argv[1..]).envs(&task.env).stdin(Stdio::null()).stdout(out?).stderr(err?).spawn();
+        let (out, err) = tokio::task::spawn_blocking(move || (open(out), open(err)))
+            .await
+            .map_err(|e| Status::unknown(e.to_string()))?;
+        let child = Command::new(&argv[0])
+            .args(&argv[1..])
+            .envs(&task.env)
+            .stdin(Stdio::null())
+            .stdout(out?)
+            .stderr(err?)
+            .spawn();
         let mut child = child.map_err(|e| Status::unknown(e.to_string()))?;
         let pid = child.id();
-        self.tasks.lock().expect("lock").insert(task.id.clone(), Entry { pid, exit: None, recovered: false });
+        self.tasks.lock().expect("lock").insert(
+            task.id.clone(),
+            Entry {
+                pid,
+                exit: None,
+                recovered: false,
+            },
+        );
         let (tasks, id) = (self.tasks.clone(), task.id.clone());
         std::thread::spawn(move || {
             let code = child.wait().ok().and_then(|status| status.code()).unwrap_or(-1);
@@ -152,21 +215,38 @@ impl Driver for StandIn {
                 entry.exit = Some(code);
             }
         });
-        let handle = d::TaskHandle { version: 1, config: Some(task), state: d::TaskState::Running as i32, driver_state: pid.to_string().into() };
-        Ok(Response::new(d::StartTaskResponse { handle: Some(handle), ..Default::default() }))
+        let handle = d::TaskHandle {
+            version: 1,
+            config: Some(task),
+            state: d::TaskState::Running as i32,
+            driver_state: pid.to_string().into(),
+        };
+        Ok(Response::new(d::StartTaskResponse {
+            handle: Some(handle),
+            ..Default::default()
+        }))
     }
 
     async fn wait_task(&self, request: Request<d::WaitTaskRequest>) -> Answer<d::WaitTaskResponse> {
         let exit_code = self.ended(&request.into_inner().task_id).await?;
-        let result = Some(d::ExitResult { exit_code, ..Default::default() });
-        Ok(Response::new(d::WaitTaskResponse { result, err: String::new() }))
+        let result = Some(d::ExitResult {
+            exit_code,
+            ..Default::default()
+        });
+        Ok(Response::new(d::WaitTaskResponse {
+            result,
+            err: String::new(),
+        }))
     }
 
     async fn stop_task(&self, request: Request<d::StopTaskRequest>) -> Answer<d::StopTaskResponse> {
         let request = request.into_inner();
         let grace = request.timeout.map_or(0, |timeout| timeout.seconds as u64);
         self.kill(&request.task_id, Signal::TERM)?;
-        if tokio::time::timeout(Duration::from_secs(grace), self.ended(&request.task_id)).await.is_err() {
+        if tokio::time::timeout(Duration::from_secs(grace), self.ended(&request.task_id))
+            .await
+            .is_err()
+        {
             self.kill(&request.task_id, Signal::KILL)?;
         }
         Ok(Response::new(d::StopTaskResponse {}))
@@ -182,11 +262,28 @@ impl Driver for StandIn {
     async fn inspect_task(&self, request: Request<d::InspectTaskRequest>) -> Answer<d::InspectTaskResponse> {
         let id = request.into_inner().task_id;
         let exit = self.task(&id)?.exit;
-        let state = if exit.is_none() { d::TaskState::Running } else { d::TaskState::Exited };
-        let result = Some(d::ExitResult { exit_code: exit.unwrap_or(0), ..Default::default() });
+        let state = if exit.is_none() {
+            d::TaskState::Running
+        } else {
+            d::TaskState::Exited
+        };
+        let result = Some(d::ExitResult {
+            exit_code: exit.unwrap_or(0),
+            ..Default::default()
+        });
         let time = Some(prost_types::Timestamp::default());
-        let task = d::TaskStatus { id, name: String::new(), state: state as i32, started_at: time, completed_at: time, result };
-        Ok(Response::new(d::InspectTaskResponse { task: Some(task), ..Default::default() }))
+        let task = d::TaskStatus {
+            id,
+            name: String::new(),
+            state: state as i32,
+            started_at: time,
+            completed_at: time,
+            result,
+        };
+        Ok(Response::new(d::InspectTaskResponse {
+            task: Some(task),
+            ..Default::default()
+        }))
     }
 
     type TaskStatsStream = Boxed<d::TaskStatsResponse>;
@@ -196,8 +293,13 @@ impl Driver for StandIn {
 
     type TaskEventsStream = Boxed<d::DriverTaskEvent>;
     async fn task_events(&self, _: Request<d::TaskEventsRequest>) -> Answer<Self::TaskEventsStream> {
-        let event = d::DriverTaskEvent { message: "Pulling nothing at all".into(), ..Default::default() };
-        Ok(Response::new(Box::pin(tokio_stream::once(Ok(event)).chain(tokio_stream::pending()))))
+        let event = d::DriverTaskEvent {
+            message: "Pulling nothing at all".into(),
+            ..Default::default()
+        };
+        Ok(Response::new(Box::pin(
+            tokio_stream::once(Ok(event)).chain(tokio_stream::pending()),
+        )))
     }
 
     async fn signal_task(&self, request: Request<d::SignalTaskRequest>) -> Answer<d::SignalTaskResponse> {
@@ -213,13 +315,23 @@ impl Driver for StandIn {
     async fn exec_task(&self, request: Request<d::ExecTaskRequest>) -> Answer<d::ExecTaskResponse> {
         let argv = request.into_inner().command;
         let output = Command::new(&argv[0]).args(&argv[1..]).output()?;
-        let result = Some(d::ExitResult { exit_code: output.status.code().unwrap_or(-1), ..Default::default() });
-        Ok(Response::new(d::ExecTaskResponse { stdout: output.stdout, stderr: output.stderr, result }))
+        let result = Some(d::ExitResult {
+            exit_code: output.status.code().unwrap_or(-1),
+            ..Default::default()
+        });
+        Ok(Response::new(d::ExecTaskResponse {
+            stdout: output.stdout,
+            stderr: output.stderr,
+            result,
+        }))
     }
 
     type ExecTaskStreamingStream = Boxed<d::ExecTaskStreamingResponse>;
     /// Echoes until stdin is closed, then exits with 3.
-    async fn exec_task_streaming(&self, request: Request<Streaming<d::ExecTaskStreamingRequest>>) -> Answer<Self::ExecTaskStreamingStream> {
+    async fn exec_task_streaming(
+        &self,
+        request: Request<Streaming<d::ExecTaskStreamingRequest>>,
+    ) -> Answer<Self::ExecTaskStreamingStream> {
         let mut requests = request.into_inner();
         if requests.message().await?.is_none_or(|first| first.setup.is_none()) {
             return Err(Status::invalid_argument("first message should always be setup"));
@@ -229,10 +341,24 @@ impl Driver for StandIn {
             while let Ok(Some(message)) = requests.message().await {
                 let Some(stdin) = message.stdin else { continue };
                 let close = stdin.close;
-                tx.send(Ok(d::ExecTaskStreamingResponse { stdout: Some(stdin), ..Default::default() })).await.ok();
+                tx.send(Ok(d::ExecTaskStreamingResponse {
+                    stdout: Some(stdin),
+                    ..Default::default()
+                }))
+                .await
+                .ok();
                 if close {
-                    let result = Some(d::ExitResult { exit_code: 3, ..Default::default() });
-                    tx.send(Ok(d::ExecTaskStreamingResponse { exited: true, result, ..Default::default() })).await.ok();
+                    let result = Some(d::ExitResult {
+                        exit_code: 3,
+                        ..Default::default()
+                    });
+                    tx.send(Ok(d::ExecTaskStreamingResponse {
+                        exited: true,
+                        result,
+                        ..Default::default()
+                    }))
+                    .await
+                    .ok();
                     return;
                 }
             }
@@ -279,7 +405,9 @@ async fn main() {
     let server = tonic::transport::Server::builder()
         .add_service(base::base_plugin_server::BasePluginServer::new(stand_in.clone()))
         .add_service(DriverServer::new(stand_in))
-        .add_service(plugin::grpc_controller_server::GrpcControllerServer::new(Controller(tx)))
+        .add_service(plugin::grpc_controller_server::GrpcControllerServer::new(Controller(
+            tx,
+        )))
         .serve_with_incoming(UnixListenerStream::new(listener));
     tokio::select! {
         served = server => served.expect("serve"),

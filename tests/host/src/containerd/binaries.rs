@@ -34,14 +34,25 @@ pub struct Binaries {
 impl ContainerdKind {
     /// Both kinds that are installed here.
     pub fn available() -> Vec<ContainerdKind> {
-        [ContainerdKind::Debian16, ContainerdKind::V24].into_iter().filter(|kind| kind.locate().is_ok()).collect()
+        [ContainerdKind::Debian16, ContainerdKind::V24]
+            .into_iter()
+            .filter(|kind| kind.locate().is_ok())
+            .collect()
     }
 
     pub fn locate(&self) -> Result<Binaries> {
-        let env = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let env = |name: &str| {
+            std::env::var_os(name)
+                .filter(|value| !value.is_empty())
+                .map(PathBuf::from)
+        };
         match self {
-            ContainerdKind::Debian16 => Binaries::at(&env("CD_CONTAINERD_16").unwrap_or_else(|| "/usr/bin/containerd".into())),
-            ContainerdKind::V24 => Binaries::at(&env("CD_CONTAINERD_24").context("CD_CONTAINERD_24 names no directory")?),
+            ContainerdKind::Debian16 => {
+                Binaries::at(&env("CD_CONTAINERD_16").unwrap_or_else(|| "/usr/bin/containerd".into()))
+            }
+            ContainerdKind::V24 => {
+                Binaries::at(&env("CD_CONTAINERD_24").context("CD_CONTAINERD_24 names no directory")?)
+            }
             ContainerdKind::At(path) => Binaries::at(path),
         }
     }
@@ -55,21 +66,56 @@ impl Binaries {
             false => path.to_owned(),
         };
         ensure!(containerd.is_file(), "no containerd at {}", containerd.display());
-        let dir = containerd.parent().context("containerd without a directory")?.to_owned();
-        let output = Command::new(&containerd).arg("--version").output().context("containerd --version")?;
+        let dir = containerd
+            .parent()
+            .context("containerd without a directory")?
+            .to_owned();
+        let output = Command::new(&containerd)
+            .arg("--version")
+            .output()
+            .context("containerd --version")?;
         let text = String::from_utf8_lossy(&output.stdout);
-        let version = text.split_whitespace().nth(2).unwrap_or_default().trim_start_matches('v').to_owned();
-        let major = version.split('.').next().and_then(|n| n.parse().ok()).with_context(|| format!("version in {text:?}"))?;
+        let version = text
+            .split_whitespace()
+            .nth(2)
+            .unwrap_or_default()
+            .trim_start_matches('v')
+            .to_owned();
+        let major = version
+            .split('.')
+            .next()
+            .and_then(|n| n.parse().ok())
+            .with_context(|| format!("version in {text:?}"))?;
         let ctr = dir.join("ctr");
-        let ctr = if ctr.is_file() { ctr } else { which("ctr").context("no ctr")? };
-        Ok(Binaries { containerd, ctr, dir, version, major })
+        let ctr = if ctr.is_file() {
+            ctr
+        } else {
+            which("ctr").context("no ctr")?
+        };
+        Ok(Binaries {
+            containerd,
+            ctr,
+            dir,
+            version,
+            major,
+        })
     }
 
     /// The daemon's PATH.
     pub fn path(&self) -> OsString {
         let inherited = std::env::var_os("PATH").unwrap_or_default();
-        let usual = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"].map(PathBuf::from);
-        let dirs = std::iter::once(self.dir.clone()).chain(std::env::split_paths(&inherited)).chain(usual);
+        let usual = [
+            "/usr/local/sbin",
+            "/usr/local/bin",
+            "/usr/sbin",
+            "/usr/bin",
+            "/sbin",
+            "/bin",
+        ]
+        .map(PathBuf::from);
+        let dirs = std::iter::once(self.dir.clone())
+            .chain(std::env::split_paths(&inherited))
+            .chain(usual);
         std::env::join_paths(dirs).unwrap_or(inherited)
     }
 
@@ -78,7 +124,9 @@ impl Binaries {
         let version = if self.major >= 2 { 3 } else { 2 };
         let disabled = match self.major {
             0 | 1 => r#"["io.containerd.grpc.v1.cri"]"#,
-            _ => r#"["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.nri.v1.nri"]"#,
+            _ => {
+                r#"["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.nri.v1.nri"]"#
+            }
         };
         let root = root.display();
         format!(

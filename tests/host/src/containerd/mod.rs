@@ -50,8 +50,17 @@ impl Containerd {
     /// The same with more lines for `config.toml`.
     pub async fn start_with(kind: ContainerdKind, root: &Path, extra_config: &str) -> Result<Containerd> {
         let binaries = kind.locate()?;
-        let containerd = Containerd { root: root.to_owned(), binaries, daemon: Mutex::new(None), keep: false };
-        ensure!(containerd.socket().as_os_str().len() < 100, "socket path too long: {}", containerd.socket().display());
+        let containerd = Containerd {
+            root: root.to_owned(),
+            binaries,
+            daemon: Mutex::new(None),
+            keep: false,
+        };
+        ensure!(
+            containerd.socket().as_os_str().len() < 100,
+            "socket path too long: {}",
+            containerd.socket().display()
+        );
         for dir in ["", "root", "state", "opt"] {
             std::fs::create_dir_all(root.join(dir))?;
         }
@@ -87,7 +96,10 @@ impl Containerd {
                 bail!("containerd ended: {}", self.log_tail());
             }
             if Instant::now() > end {
-                bail!("containerd does not serve after {timeout:?} ({error:#}): {}", self.log_tail());
+                bail!(
+                    "containerd does not serve after {timeout:?} ({error:#}): {}",
+                    self.log_tail()
+                );
             }
             tokio::time::sleep(Duration::from_millis(25)).await;
         }
@@ -95,10 +107,14 @@ impl Containerd {
 
     /// Version and revision, from the running daemon.
     pub async fn version(&self) -> Result<(String, String)> {
-        let endpoint = Endpoint::from_shared(format!("unix://{}", self.socket().display()))?.connect_timeout(Duration::from_secs(2));
+        let endpoint = Endpoint::from_shared(format!("unix://{}", self.socket().display()))?
+            .connect_timeout(Duration::from_secs(2));
         let channel = endpoint.connect().await?;
         let mut client = containerd_client::services::v1::version_client::VersionClient::new(channel);
-        let answer = tokio::time::timeout(Duration::from_secs(2), client.version(())).await.context("no answer")??.into_inner();
+        let answer = tokio::time::timeout(Duration::from_secs(2), client.version(()))
+            .await
+            .context("no answer")??
+            .into_inner();
         Ok((answer.version, answer.revision))
     }
 
@@ -108,7 +124,10 @@ impl Containerd {
 
     /// The daemon's pid while it runs.
     pub fn pid(&self) -> Option<u32> {
-        self.slot().as_ref().filter(|daemon| daemon.exited().is_none()).map(Daemon::pid)
+        self.slot()
+            .as_ref()
+            .filter(|daemon| daemon.exited().is_none())
+            .map(Daemon::pid)
     }
 
     /// SIGTERM and wait. Containers keep running.
@@ -179,7 +198,10 @@ impl Containerd {
 
     /// A channel for the generated `…Client::new`, bound to a namespace.
     pub fn in_namespace(&self, namespace: &str) -> Result<Namespaced> {
-        Ok(InterceptedService::new(self.channel()?, Namespace(namespace.parse().context("namespace")?)))
+        Ok(InterceptedService::new(
+            self.channel()?,
+            Namespace(namespace.parse().context("namespace")?),
+        ))
     }
 
     /// Runs the matching `ctr` and returns its standard output.
@@ -195,7 +217,11 @@ impl Containerd {
             .output()
             .await
             .context("run ctr")?;
-        ensure!(output.status.success(), "ctr {args:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
+        ensure!(
+            output.status.success(),
+            "ctr {args:?}: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
@@ -206,7 +232,9 @@ impl Containerd {
 
     /// The shim of one container.
     pub fn shim_of(&self, container: &str) -> Option<u32> {
-        self.shims().into_iter().find(|pid| procfs::cmdline(*pid).iter().any(|arg| arg == container))
+        self.shims()
+            .into_iter()
+            .find(|pid| procfs::cmdline(*pid).iter().any(|arg| arg == container))
     }
 
     /// Leave directory, shims and containers alone on drop (the daemon is killed all the same).

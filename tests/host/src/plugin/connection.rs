@@ -36,7 +36,10 @@ pub struct Connection {
 impl Connection {
     pub async fn open(socket: &Path, aux_streams: bool) -> Result<Connection> {
         let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display()))?.origin("http://unused".parse()?);
-        let channel = endpoint.connect().await.with_context(|| format!("connect to {}", socket.display()))?;
+        let channel = endpoint
+            .connect()
+            .await
+            .with_context(|| format!("connect to {}", socket.display()))?;
         let aux_messages = Arc::new(AtomicUsize::new(0));
         let aux = match aux_streams {
             true => vec![
@@ -45,7 +48,11 @@ impl Connection {
             ],
             false => Vec::new(),
         };
-        Ok(Connection { channel, aux, aux_messages })
+        Ok(Connection {
+            channel,
+            aux,
+            aux_messages,
+        })
     }
 
     pub fn channel(&self) -> Channel {
@@ -53,11 +60,15 @@ impl Connection {
     }
 
     pub fn base(&self) -> Base {
-        Base::new(self.channel()).max_decoding_message_size(usize::MAX).max_encoding_message_size(usize::MAX)
+        Base::new(self.channel())
+            .max_decoding_message_size(usize::MAX)
+            .max_encoding_message_size(usize::MAX)
     }
 
     pub fn driver(&self) -> Driver {
-        Driver::new(self.channel()).max_decoding_message_size(usize::MAX).max_encoding_message_size(usize::MAX)
+        Driver::new(self.channel())
+            .max_decoding_message_size(usize::MAX)
+            .max_encoding_message_size(usize::MAX)
     }
 
     pub fn controller(&self) -> Controller {

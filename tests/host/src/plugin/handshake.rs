@@ -33,10 +33,22 @@ impl Handshake {
             transport: fields.get(4).copied().unwrap_or("netrpc").to_owned(),
             rest: fields.iter().skip(5).map(|f| (*f).to_owned()).collect(),
         };
-        ensure!(shake.core_version == 1, "core protocol {} instead of 1", shake.core_version);
-        ensure!(shake.app_version == 2, "app protocol {} instead of 2", shake.app_version);
+        ensure!(
+            shake.core_version == 1,
+            "core protocol {} instead of 1",
+            shake.core_version
+        );
+        ensure!(
+            shake.app_version == 2,
+            "app protocol {} instead of 2",
+            shake.app_version
+        );
         ensure!(shake.network == "unix", "network {:?} instead of unix", shake.network);
-        ensure!(shake.transport == "grpc", "transport {:?} instead of grpc", shake.transport);
+        ensure!(
+            shake.transport == "grpc",
+            "transport {:?} instead of grpc",
+            shake.transport
+        );
         Ok(shake)
     }
 
@@ -53,7 +65,10 @@ mod tests {
     fn a_line_with_and_without_trailing_separator() {
         let plain = Handshake::parse("1|2|unix|/tmp/p|grpc\n").expect("plain");
         assert_eq!((plain.address.as_str(), plain.rest.len()), ("/tmp/p", 0));
-        assert_eq!(Handshake::parse("1|2|unix|/tmp/p|grpc|").expect("with separator").rest, [""]);
+        assert_eq!(
+            Handshake::parse("1|2|unix|/tmp/p|grpc|").expect("with separator").rest,
+            [""]
+        );
         assert!(Handshake::parse("1|2|unix").is_err());
         assert!(Handshake::parse("1|3|unix|/tmp/p|grpc").is_err());
     }

@@ -55,12 +55,22 @@ impl Plugin {
             .with_context(|| format!("no handshake within {:?}", opts.handshake_timeout))?;
         let Some(line) = line else {
             let status = process.wait_exit(Duration::from_secs(2)).await;
-            bail!("exit before the handshake ({status:?}); stderr: {}", process.stderr.lines().join("\n"));
+            bail!(
+                "exit before the handshake ({status:?}); stderr: {}",
+                process.stderr.lines().join("\n")
+            );
         };
         let handshake = Handshake::parse(&line)?;
         let handshake_after = launched.elapsed();
         let connection = Connection::open(&handshake.socket(), opts.aux_streams).await?;
-        Ok(Plugin { process, handshake, connection, aux_streams: opts.aux_streams, launched, handshake_after })
+        Ok(Plugin {
+            process,
+            handshake,
+            connection,
+            aux_streams: opts.aux_streams,
+            launched,
+            handshake_after,
+        })
     }
 
     pub fn pid(&self) -> u32 {
@@ -138,12 +148,21 @@ impl Plugin {
 
     /// The plugin's own options.
     pub async fn config_schema(&self) -> Result<Option<Spec>> {
-        Ok(self.base().config_schema(base::ConfigSchemaRequest {}).await?.into_inner().spec)
+        Ok(self
+            .base()
+            .config_schema(base::ConfigSchemaRequest {})
+            .await?
+            .into_inner()
+            .spec)
     }
 
     /// The options of a task.
     pub async fn task_schema(&self) -> Result<Spec> {
-        let answer = self.driver().task_config_schema(driver::TaskConfigSchemaRequest {}).await?.into_inner();
+        let answer = self
+            .driver()
+            .task_config_schema(driver::TaskConfigSchemaRequest {})
+            .await?
+            .into_inner();
         answer.spec.context("nil spec: the plugin has no task schema")
     }
 
@@ -167,7 +186,11 @@ impl Plugin {
     }
 
     pub async fn set_config_raw(&self, msgpack: Vec<u8>, nomad: Option<base::NomadConfig>) -> Result<()> {
-        let request = base::SetConfigRequest { msgpack_config: msgpack, nomad_config: nomad, plugin_api_version: "v0.1.0".into() };
+        let request = base::SetConfigRequest {
+            msgpack_config: msgpack,
+            nomad_config: nomad,
+            plugin_api_version: "v0.1.0".into(),
+        };
         self.base().set_config(request).await?;
         Ok(())
     }
@@ -197,7 +220,9 @@ impl Plugin {
         let limit = Duration::from_secs(2);
         let mut controller = self.controller();
         // The reply may be lost: the plugin is allowed to stop at once.
-        tokio::time::timeout(limit, controller.shutdown(plugin::Empty {})).await.ok();
+        tokio::time::timeout(limit, controller.shutdown(plugin::Empty {}))
+            .await
+            .ok();
         let mut status = self.process.wait_exit(limit).await;
         let forced = status.is_none();
         let socket_left = !forced && self.socket().exists();
@@ -205,7 +230,12 @@ impl Plugin {
             self.process.signal(Signal::KILL);
             status = self.process.wait_exit(limit).await;
         }
-        KillReport { forced, took: begin.elapsed(), status, socket_left }
+        KillReport {
+            forced,
+            took: begin.elapsed(),
+            status,
+            socket_left,
+        }
     }
 
     /// SIGKILL, then waits for the process to be gone.
@@ -225,10 +255,17 @@ impl Plugin {
 
     /// What a new agent does after the old one crashed: a throw-away connection, a new one, `PluginInfo`, `Init`, no `SetConfig`.
     pub async fn reattach(&mut self) -> Result<()> {
-        drop(tokio::net::UnixStream::connect(self.socket()).await.context("throw-away connection")?);
+        drop(
+            tokio::net::UnixStream::connect(self.socket())
+                .await
+                .context("throw-away connection")?,
+        );
         self.connection = self.connect().await?;
         let info = self.info().await?;
-        ensure!(info.plugin_api_versions.iter().any(|v| v == "v0.1.0"), "no common api version: {info:?}");
+        ensure!(
+            info.plugin_api_versions.iter().any(|v| v == "v0.1.0"),
+            "no common api version: {info:?}"
+        );
         self.init().await
     }
 }
@@ -245,7 +282,10 @@ pub async fn launch_like_agent(bin: &Path, config: &Json, opts: LaunchOpts) -> R
     let probe = Plugin::launch(bin, opts.clone()).await.context("information probe")?;
     let info = probe.info().await?;
     ensure!(info.r#type() == base::PluginType::Driver, "not a driver: {info:?}");
-    ensure!(info.plugin_api_versions.iter().any(|v| v == "v0.1.0"), "no common api version: {info:?}");
+    ensure!(
+        info.plugin_api_versions.iter().any(|v| v == "v0.1.0"),
+        "no common api version: {info:?}"
+    );
     let value = probe.plugin_config(config).await?;
     probe.kill_sequence().await;
     if !value.is_nil() {
@@ -263,13 +303,24 @@ pub async fn launch_like_agent(bin: &Path, config: &Json, opts: LaunchOpts) -> R
 
 /// One NUMA node with four cores of 2000 MHz.
 pub fn topology() -> base::NomadConfig {
-    let core = |core_id| base::ClientTopologyCore { core_id, base_speed: 2000, ..Default::default() };
+    let core = |core_id| base::ClientTopologyCore {
+        core_id,
+        base_speed: 2000,
+        ..Default::default()
+    };
     let topology = base::ClientTopology {
         node_ids: vec![0],
-        distances: Some(base::ClientTopologySlit { dimension: 1, values: vec![10] }),
+        distances: Some(base::ClientTopologySlit {
+            dimension: 1,
+            values: vec![10],
+        }),
         cores: (0..4).map(core).collect(),
         ..Default::default()
     };
-    let driver = base::NomadDriverConfig { client_max_port: 14512, client_min_port: 14000, topology: Some(topology) };
+    let driver = base::NomadDriverConfig {
+        client_max_port: 14512,
+        client_min_port: 14000,
+        topology: Some(topology),
+    };
     base::NomadConfig { driver: Some(driver) }
 }

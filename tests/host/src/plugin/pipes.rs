@@ -36,7 +36,8 @@ impl Pipe {
                     if ended {
                         seen.eof = Some(Instant::now());
                     } else {
-                        seen.lines.push(String::from_utf8_lossy(&raw).trim_end_matches('\n').to_owned());
+                        seen.lines
+                            .push(String::from_utf8_lossy(&raw).trim_end_matches('\n').to_owned());
                     }
                 }
                 tx.send_modify(|n| *n += 1);

@@ -24,7 +24,12 @@ pub struct LaunchOpts {
 
 impl Default for LaunchOpts {
     fn default() -> Self {
-        LaunchOpts { args: Vec::new(), env: Vec::new(), handshake_timeout: Duration::from_secs(60), aux_streams: true }
+        LaunchOpts {
+            args: Vec::new(),
+            env: Vec::new(),
+            handshake_timeout: Duration::from_secs(60),
+            aux_streams: true,
+        }
     }
 }
 
@@ -47,7 +52,10 @@ impl LaunchOpts {
 
 /// What the host sets for every plugin.
 pub const HOST_ENV: [(&str, &str); 4] = [
-    ("NOMAD_PLUGIN_MAGIC_COOKIE", "e4327c2e01eabfd75a8a67adb114fb34a757d57eee7728d857a8cec6e91a7255"),
+    (
+        "NOMAD_PLUGIN_MAGIC_COOKIE",
+        "e4327c2e01eabfd75a8a67adb114fb34a757d57eee7728d857a8cec6e91a7255",
+    ),
     ("PLUGIN_PROTOCOL_VERSIONS", "2"),
     ("PLUGIN_MIN_PORT", "10000"),
     ("PLUGIN_MAX_PORT", "25000"),
@@ -86,7 +94,12 @@ impl Process {
                 tx.send_replace(Some(status));
             }
         });
-        Ok(Process { pid, stdout, stderr, exit })
+        Ok(Process {
+            pid,
+            stdout,
+            stderr,
+            exit,
+        })
     }
 
     pub fn pid(&self) -> u32 {

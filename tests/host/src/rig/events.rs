@@ -38,7 +38,11 @@ impl EventLog {
                 }
             }
         });
-        EventLog { events, changed, reader }
+        EventLog {
+            events,
+            changed,
+            reader,
+        }
     }
 
     pub fn events(&self) -> Vec<DriverTaskEvent> {
@@ -51,7 +55,11 @@ impl EventLog {
     }
 
     /// Waits until `probe` finds something among the events; `None` when the time is over.
-    pub async fn wait_for<T>(&self, timeout: Duration, mut probe: impl FnMut(&[DriverTaskEvent]) -> Option<T>) -> Option<T> {
+    pub async fn wait_for<T>(
+        &self,
+        timeout: Duration,
+        mut probe: impl FnMut(&[DriverTaskEvent]) -> Option<T>,
+    ) -> Option<T> {
         let mut changed = self.changed.clone();
         let search = async {
             loop {

@@ -6,7 +6,9 @@ use tonic::{Status, Streaming};
 
 use crate::plugin::Driver;
 use crate::wire::driver::exec_task_streaming_request::{Setup, TerminalSize};
-use crate::wire::driver::{ExecTaskStreamingIoOperation, ExecTaskStreamingRequest, ExecTaskStreamingResponse, ExitResult};
+use crate::wire::driver::{
+    ExecTaskStreamingIoOperation, ExecTaskStreamingRequest, ExecTaskStreamingResponse, ExitResult,
+};
 
 /// An open session. Dropping it cancels the call.
 pub struct ExecSession {
@@ -35,18 +37,39 @@ impl ExecOutcome {
 
     /// The exit code; panics if the stream ended without one.
     pub fn code(&self) -> i32 {
-        self.result.as_ref().expect("no exit message before the end of the stream").exit_code
+        self.result
+            .as_ref()
+            .expect("no exit message before the end of the stream")
+            .exit_code
     }
 }
 
 impl ExecSession {
-    pub(super) async fn open(mut driver: Driver, task_id: &str, argv: &[&str], tty: bool) -> Result<ExecSession, Status> {
+    pub(super) async fn open(
+        mut driver: Driver,
+        task_id: &str,
+        argv: &[&str],
+        tty: bool,
+    ) -> Result<ExecSession, Status> {
         let (to_plugin, requests) = mpsc::channel(64);
         let command = argv.iter().map(|arg| (*arg).to_owned()).collect();
-        let setup = Setup { task_id: task_id.to_owned(), command, tty };
-        let first = ExecTaskStreamingRequest { setup: Some(setup), ..Default::default() };
-        to_plugin.send(first).await.map_err(|_| Status::internal("request queue"))?;
-        let from_plugin = driver.exec_task_streaming(ReceiverStream::new(requests)).await?.into_inner();
+        let setup = Setup {
+            task_id: task_id.to_owned(),
+            command,
+            tty,
+        };
+        let first = ExecTaskStreamingRequest {
+            setup: Some(setup),
+            ..Default::default()
+        };
+        to_plugin
+            .send(first)
+            .await
+            .map_err(|_| Status::internal("request queue"))?;
+        let from_plugin = driver
+            .exec_task_streaming(ReceiverStream::new(requests))
+            .await?
+            .into_inner();
         Ok(ExecSession { to_plugin, from_plugin })
     }
 
@@ -56,18 +79,36 @@ impl ExecSession {
     }
 
     pub async fn stdin(&self, data: impl Into<Vec<u8>>) {
-        let stdin = ExecTaskStreamingIoOperation { data: data.into(), close: false };
-        self.send(ExecTaskStreamingRequest { stdin: Some(stdin), ..Default::default() }).await;
+        let stdin = ExecTaskStreamingIoOperation {
+            data: data.into(),
+            close: false,
+        };
+        self.send(ExecTaskStreamingRequest {
+            stdin: Some(stdin),
+            ..Default::default()
+        })
+        .await;
     }
 
     pub async fn close_stdin(&self) {
-        let stdin = ExecTaskStreamingIoOperation { data: Vec::new(), close: true };
-        self.send(ExecTaskStreamingRequest { stdin: Some(stdin), ..Default::default() }).await;
+        let stdin = ExecTaskStreamingIoOperation {
+            data: Vec::new(),
+            close: true,
+        };
+        self.send(ExecTaskStreamingRequest {
+            stdin: Some(stdin),
+            ..Default::default()
+        })
+        .await;
     }
 
     pub async fn resize(&self, height: i32, width: i32) {
         let tty_size = Some(TerminalSize { height, width });
-        self.send(ExecTaskStreamingRequest { tty_size, ..Default::default() }).await;
+        self.send(ExecTaskStreamingRequest {
+            tty_size,
+            ..Default::default()
+        })
+        .await;
     }
 
     /// The empty message a host forwards every 10 s.
@@ -84,7 +125,10 @@ impl ExecSession {
     pub async fn finish(mut self) -> Result<ExecOutcome, Status> {
         let mut outcome = ExecOutcome::default();
         while let Some(message) = self.next().await? {
-            assert!(outcome.result.is_none(), "a message after the exit message: {message:?}");
+            assert!(
+                outcome.result.is_none(),
+                "a message after the exit message: {message:?}"
+            );
             if let Some(out) = message.stdout {
                 outcome.stdout.extend(out.data);
                 outcome.stdout_closed |= out.close;

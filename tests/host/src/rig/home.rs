@@ -15,9 +15,9 @@ pub struct Home {
 }
 
 impl Home {
-    /// A fresh short directory under `/tmp`.
+    /// A fresh short directory under `TMPDIR`, or `/tmp`.
     pub fn fresh(namespace: &str) -> Result<Home> {
-        Home::at(Path::new("/tmp").join(format!("cdt-{}", random_hex(4))), namespace)
+        Home::at(std::env::temp_dir().join(format!("cdt-{}", random_hex(4))), namespace)
     }
 
     /// A given directory; whatever an earlier run left there is swept away first.
@@ -30,7 +30,10 @@ impl Home {
             std::fs::create_dir_all(path.join(sub)).with_context(|| format!("create {}", path.display()))?;
             std::fs::set_permissions(path.join(sub), std::fs::Permissions::from_mode(0o755))?;
         }
-        Ok(Home { path, namespace: namespace.to_owned() })
+        Ok(Home {
+            path,
+            namespace: namespace.to_owned(),
+        })
     }
 
     pub fn path(&self) -> &Path {

@@ -98,7 +98,8 @@ impl Backend {
             None => Home::fresh(&opts.namespace)?,
         };
         let registry = Registry::start(&home.path().join("reg")).await?;
-        let containerd = Containerd::start_with(opts.kind.clone(), &home.path().join("cd"), &opts.containerd_config).await?;
+        let containerd =
+            Containerd::start_with(opts.kind.clone(), &home.path().join("cd"), &opts.containerd_config).await?;
         let mut config = json!({ "containerd_address": containerd.socket().display().to_string(), "containerd_namespace": opts.namespace });
         if let Json::Object(more) = &opts.config {
             for (key, value) in more {
@@ -107,19 +108,40 @@ impl Backend {
         }
         // The socket then lies in the rig's directory and the sweep recognises the process.
         opts.launch = opts.launch.env("TMPDIR", home.path().join("tmp"));
-        Ok(Backend { containerd, registry, opts, config, home })
+        Ok(Backend {
+            containerd,
+            registry,
+            opts,
+            config,
+            home,
+        })
     }
 
     /// Launches and configures the plugin.
     pub async fn launch(self) -> Result<Rig> {
-        let Backend { containerd, registry, opts, config, home } = self;
+        let Backend {
+            containerd,
+            registry,
+            opts,
+            config,
+            home,
+        } = self;
         let plugin = match opts.like_agent {
             true => crate::plugin::launch_like_agent(&opts.bin, &config, opts.launch.clone()).await?,
             false => launch(&opts, &config).await?,
         };
         let schema = plugin.task_schema().await?;
         let shared = Arc::new(Shared::new(plugin.driver()));
-        Ok(Rig { plugin, containerd, registry, opts, config, schema, shared, home })
+        Ok(Rig {
+            plugin,
+            containerd,
+            registry,
+            opts,
+            config,
+            schema,
+            shared,
+            home,
+        })
     }
 }
 
@@ -183,19 +205,47 @@ impl Rig {
 
     pub async fn start_in(&self, alloc: Arc<Alloc>, spec: &TaskSpec) -> Result<RunningTask, Status> {
         alloc.add_task(&spec.name).expect("task directory");
-        let config = spec.compose(&alloc, &self.schema).expect("the schema accepts the task's options");
-        let logs = spec.log_paths.is_none().then(|| alloc.collect_logs(&spec.name).expect("log collectors"));
+        let config = spec
+            .compose(&alloc, &self.schema)
+            .expect("the schema accepts the task's options");
+        let logs = spec
+            .log_paths
+            .is_none()
+            .then(|| alloc.collect_logs(&spec.name).expect("log collectors"));
         self.start_raw(config, alloc, logs).await
     }
 
     /// Starts with a configuration and collectors made by the test.
-    pub async fn start_raw(&self, config: TaskConfig, alloc: Arc<Alloc>, logs: Option<crate::alloc::Logs>) -> Result<RunningTask, Status> {
-        let answer = self.driver().start_task(StartTaskRequest { task: Some(config.clone()) }).await?.into_inner();
+    pub async fn start_raw(
+        &self,
+        config: TaskConfig,
+        alloc: Arc<Alloc>,
+        logs: Option<crate::alloc::Logs>,
+    ) -> Result<RunningTask, Status> {
+        let answer = self
+            .driver()
+            .start_task(StartTaskRequest {
+                task: Some(config.clone()),
+            })
+            .await?
+            .into_inner();
         let handle = answer.handle.expect("StartTaskResponse without a handle");
-        let id = handle.config.as_ref().expect("a handle without its configuration").id.clone();
+        let id = handle
+            .config
+            .as_ref()
+            .expect("a handle without its configuration")
+            .id
+            .clone();
         assert_eq!(id, config.id, "the handle is another task's");
         self.shared.remember(&id, handle.clone());
-        Ok(RunningTask { shared: self.shared.clone(), config, handle, network_override: answer.network_override, alloc, logs })
+        Ok(RunningTask {
+            shared: self.shared.clone(),
+            config,
+            handle,
+            network_override: answer.network_override,
+            alloc,
+            logs,
+        })
     }
 
     pub async fn fingerprint(&self) -> Result<Streaming<FingerprintResponse>, Status> {
@@ -208,7 +258,9 @@ impl Rig {
 
     /// Census of the rig's namespace, its cgroups and the pipes in the usual place.
     pub fn scope(&self) -> Scope<'_> {
-        Scope::new(&self.containerd, self.namespace()).fifos(self.home.path().join("cd")).fifos(self.home.path().join("tmp"))
+        Scope::new(&self.containerd, self.namespace())
+            .fifos(self.home.path().join("cd"))
+            .fifos(self.home.path().join("tmp"))
     }
 
     /// A new plugin process (the old one is killed if it still lives), configured, with every undestroyed task recovered as after the
@@ -225,7 +277,10 @@ impl Rig {
         self.relaunch_only().await?;
         let mut outcomes = Vec::new();
         for (id, handle) in self.shared.handles() {
-            let request = RecoverTaskRequest { task_id: String::new(), handle: Some(persisted(&handle)) };
+            let request = RecoverTaskRequest {
+                task_id: String::new(),
+                handle: Some(persisted(&handle)),
+            };
             outcomes.push((id, self.driver().recover_task(request).await.map(drop)));
         }
         Ok(outcomes)
@@ -247,7 +302,11 @@ impl Rig {
     }
 
     /// Waits for a fingerprint with that health.
-    pub async fn wait_health(&self, health: crate::wire::driver::fingerprint_response::HealthState, deadline: Duration) -> Result<FingerprintResponse> {
+    pub async fn wait_health(
+        &self,
+        health: crate::wire::driver::fingerprint_response::HealthState,
+        deadline: Duration,
+    ) -> Result<FingerprintResponse> {
         let search = async {
             let mut stream = self.fingerprint().await?;
             while let Some(found) = stream.message().await? {
@@ -257,7 +316,9 @@ impl Rig {
             }
             anyhow::bail!("the fingerprint stream ended")
         };
-        tokio::time::timeout(deadline, search).await.with_context(|| format!("no fingerprint {health:?} within {deadline:?}"))?
+        tokio::time::timeout(deadline, search)
+            .await
+            .with_context(|| format!("no fingerprint {health:?} within {deadline:?}"))?
     }
 }
 

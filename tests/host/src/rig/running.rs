@@ -11,9 +11,9 @@ use super::shared::Shared;
 use crate::alloc::{Alloc, Logs};
 use crate::plugin::Driver;
 use crate::wire::driver::{
-    DestroyTaskRequest, ExecTaskRequest, ExecTaskResponse, ExitResult, InspectTaskRequest, NetworkOverride, SignalTaskRequest, StopTaskRequest,
-    TaskConfig, TaskHandle, TaskState, TaskStatsRequest, TaskStatsResponse, TaskStatus, WaitTaskRequest, WaitTaskResponse,
-    InspectTaskResponse,
+    DestroyTaskRequest, ExecTaskRequest, ExecTaskResponse, ExitResult, InspectTaskRequest, InspectTaskResponse,
+    NetworkOverride, SignalTaskRequest, StopTaskRequest, TaskConfig, TaskHandle, TaskState, TaskStatsRequest,
+    TaskStatsResponse, TaskStatus, WaitTaskRequest, WaitTaskResponse,
 };
 use crate::within::within;
 
@@ -41,40 +41,72 @@ impl RunningTask {
 
     /// `WaitTask`, without a deadline, as the host waits.
     pub async fn wait(&self) -> Result<WaitTaskResponse, Status> {
-        let answer = self.driver().wait_task(WaitTaskRequest { task_id: self.id().to_owned() }).await?.into_inner();
+        let answer = self
+            .driver()
+            .wait_task(WaitTaskRequest {
+                task_id: self.id().to_owned(),
+            })
+            .await?
+            .into_inner();
         assert!(answer.result.is_some(), "WaitTaskResponse without a result: {answer:?}");
         Ok(answer)
     }
 
     /// `wait`, which must succeed within `deadline`; the result alone.
     pub async fn exit(&self, deadline: Duration) -> ExitResult {
-        let answer = within(deadline, "the task's exit", self.wait()).await.expect("WaitTask");
+        let answer = within(deadline, "the task's exit", self.wait())
+            .await
+            .expect("WaitTask");
         answer.result.unwrap_or_default()
     }
 
     /// `StopTask`; an empty signal means the driver's default.
     pub async fn stop(&self, timeout: Duration, signal: &str) -> Result<(), Status> {
-        let request = StopTaskRequest { task_id: self.id().to_owned(), timeout: Some(proto(timeout)), signal: signal.to_owned() };
+        let request = StopTaskRequest {
+            task_id: self.id().to_owned(),
+            timeout: Some(proto(timeout)),
+            signal: signal.to_owned(),
+        };
         self.driver().stop_task(request).await.map(drop)
     }
 
     pub async fn signal(&self, signal: &str) -> Result<(), Status> {
-        self.driver().signal_task(SignalTaskRequest { task_id: self.id().to_owned(), signal: signal.to_owned() }).await.map(drop)
+        self.driver()
+            .signal_task(SignalTaskRequest {
+                task_id: self.id().to_owned(),
+                signal: signal.to_owned(),
+            })
+            .await
+            .map(drop)
     }
 
     /// `DestroyTask`; a destroyed task is no longer recovered by a relaunch.
     pub async fn destroy(&self, force: bool) -> Result<(), Status> {
-        self.driver().destroy_task(DestroyTaskRequest { task_id: self.id().to_owned(), force }).await?;
+        self.driver()
+            .destroy_task(DestroyTaskRequest {
+                task_id: self.id().to_owned(),
+                force,
+            })
+            .await?;
         self.shared.forget(self.id());
         Ok(())
     }
 
     /// `InspectTask`, checked for everything a host would stumble over.
     pub async fn inspect(&self) -> Result<InspectTaskResponse, Status> {
-        let answer = self.driver().inspect_task(InspectTaskRequest { task_id: self.id().to_owned() }).await?.into_inner();
+        let answer = self
+            .driver()
+            .inspect_task(InspectTaskRequest {
+                task_id: self.id().to_owned(),
+            })
+            .await?
+            .into_inner();
         let task = answer.task.as_ref().expect("InspectTaskResponse without a task");
         assert!(task.result.is_some(), "TaskStatus without a result");
-        assert!(task.started_at.is_some() && task.completed_at.is_some(), "TaskStatus without times");
+        assert!(
+            task.started_at.is_some() && task.completed_at.is_some(),
+            "TaskStatus without times"
+        );
         Ok(answer)
     }
 
@@ -95,7 +127,11 @@ impl RunningTask {
     /// `ExecTask`.
     pub async fn exec(&self, argv: &[&str], timeout: Duration) -> Result<ExecTaskResponse, Status> {
         let command = argv.iter().map(|arg| (*arg).to_owned()).collect();
-        let request = ExecTaskRequest { task_id: self.id().to_owned(), command, timeout: Some(proto(timeout)) };
+        let request = ExecTaskRequest {
+            task_id: self.id().to_owned(),
+            command,
+            timeout: Some(proto(timeout)),
+        };
         let answer = self.driver().exec_task(request).await?.into_inner();
         assert!(answer.result.is_some(), "ExecTaskResponse without a result");
         Ok(answer)
@@ -107,7 +143,10 @@ impl RunningTask {
     }
 
     pub async fn stats(&self, interval: Duration) -> Result<Streaming<TaskStatsResponse>, Status> {
-        let request = TaskStatsRequest { task_id: self.id().to_owned(), collection_interval: Some(proto(interval)) };
+        let request = TaskStatsRequest {
+            task_id: self.id().to_owned(),
+            collection_interval: Some(proto(interval)),
+        };
         Ok(self.driver().task_stats(request).await?.into_inner())
     }
 
@@ -124,15 +163,25 @@ impl RunningTask {
     pub async fn wait_line(&self, deadline: Duration, text: &str) -> String {
         match self.logs().stdout.wait_line(deadline, text).await {
             Some(line) => line,
-            None => panic!("no line with {text:?} within {deadline:?}; stdout: {:?}; stderr: {:?}", self.lines(), self.stderr_lines()),
+            None => panic!(
+                "no line with {text:?} within {deadline:?}; stdout: {:?}; stderr: {:?}",
+                self.lines(),
+                self.stderr_lines()
+            ),
         }
     }
 
     /// Waits for EOF on both log pipes; panics when the time is over.
     pub async fn logs_end(&self, deadline: Duration) {
         let logs = self.logs();
-        assert!(logs.stdout.wait_eof(deadline).await, "no EOF on stdout within {deadline:?}");
-        assert!(logs.stderr.wait_eof(deadline).await, "no EOF on stderr within {deadline:?}");
+        assert!(
+            logs.stdout.wait_eof(deadline).await,
+            "no EOF on stdout within {deadline:?}"
+        );
+        assert!(
+            logs.stderr.wait_eof(deadline).await,
+            "no EOF on stderr within {deadline:?}"
+        );
     }
 
     pub fn logs(&self) -> &Logs {
@@ -156,5 +205,8 @@ pub(super) fn persisted(handle: &TaskHandle) -> TaskHandle {
 }
 
 pub(super) fn proto(duration: Duration) -> ProtoDuration {
-    ProtoDuration { seconds: duration.as_secs() as i64, nanos: duration.subsec_nanos() as i32 }
+    ProtoDuration {
+        seconds: duration.as_secs() as i64,
+        nanos: duration.subsec_nanos() as i32,
+    }
 }

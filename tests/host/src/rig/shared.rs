@@ -13,7 +13,10 @@ pub struct Shared {
 
 impl Shared {
     pub fn new(driver: Driver) -> Shared {
-        Shared { driver: Mutex::new(driver), handles: Mutex::default() }
+        Shared {
+            driver: Mutex::new(driver),
+            handles: Mutex::default(),
+        }
     }
 
     pub fn driver(&self) -> Driver {
@@ -25,7 +28,10 @@ impl Shared {
     }
 
     pub fn remember(&self, id: &str, handle: TaskHandle) {
-        self.handles.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), handle);
+        self.handles
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(id.to_owned(), handle);
     }
 
     pub fn forget(&self, id: &str) {
@@ -33,6 +39,11 @@ impl Shared {
     }
 
     pub fn handles(&self) -> Vec<(String, TaskHandle)> {
-        self.handles.lock().unwrap_or_else(PoisonError::into_inner).clone().into_iter().collect()
+        self.handles
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+            .into_iter()
+            .collect()
     }
 }
