@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::env;
 use std::fs;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -61,7 +60,7 @@ impl Field {
     pub async fn new() -> Field {
         let bin = env::var_os("CD_DRIVER_CHAOS_BIN")
             .expect("CD_DRIVER_CHAOS_BIN does not name a driver built with the feature chaos");
-        let dir = PathBuf::from("/tmp").join(format!("cdt-{}", random_hex(4)));
+        let dir = env::temp_dir().join(format!("cdt-{}", random_hex(4)));
         let socket = dir.join("chaos.sock");
         let mut opts = RigOpts::of(kind(), bin);
         opts.dir = Some(dir);
