@@ -332,8 +332,14 @@ mod tests {
         assert_eq!((&state, effects), (&State::Stopping, vec![Effect::Signal]));
         let (state, effects) = step(&state, &Event::StopFailed).expect("stopping");
         assert_eq!((&state, effects), (&State::Running, Vec::new()));
-        assert_eq!(step(&state, &Event::StopAsked), Ok((State::Stopping, vec![Effect::Signal])));
-        assert_eq!(step(&State::Killing, &Event::StopFailed), Ok((State::Killing, Vec::new())));
+        assert_eq!(
+            step(&state, &Event::StopAsked),
+            Ok((State::Stopping, vec![Effect::Signal]))
+        );
+        assert_eq!(
+            step(&State::Killing, &Event::StopFailed),
+            Ok((State::Killing, Vec::new()))
+        );
     }
 
     #[test]
