@@ -1,7 +1,8 @@
 //! A rig with a chaos build, and the census before and after.
 
+use std::collections::BTreeSet;
 use std::env;
-use std::path::PathBuf;
+use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -27,6 +28,26 @@ pub struct Field {
     pid: u32,
 }
 
+/// What the plugin holds, but for connections to the registry: those are pooled, and closed when idle for long.
+fn held(pid: u32) -> Holdings {
+    let tables =
+        ["tcp", "tcp6"].map(|table| fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default());
+    let inodes: BTreeSet<&str> = tables
+        .iter()
+        .flat_map(|table| table.lines().skip(1))
+        .filter_map(|line| line.split_whitespace().nth(9))
+        .collect();
+    let mut holdings = Holdings::of(pid);
+    let pooled = |target: &str| {
+        target
+            .strip_prefix("socket:[")
+            .and_then(|rest| rest.strip_suffix(']'))
+            .is_some_and(|inode| inodes.contains(inode))
+    };
+    holdings.descriptors.retain(|_, target| !pooled(target));
+    holdings
+}
+
 pub fn kind() -> ContainerdKind {
     match env::var("CD_KIND").as_deref() {
         Ok("2.4") => ContainerdKind::V24,
@@ -39,7 +60,7 @@ impl Field {
     pub async fn new() -> Field {
         let bin = env::var_os("CD_DRIVER_CHAOS_BIN")
             .expect("CD_DRIVER_CHAOS_BIN does not name a driver built with the feature chaos");
-        let dir = PathBuf::from("/tmp").join(format!("cdt-{}", random_hex(4)));
+        let dir = env::temp_dir().join(format!("cdt-{}", random_hex(4)));
         let socket = dir.join("chaos.sock");
         let mut opts = RigOpts::of(kind(), bin);
         opts.dir = Some(dir);
@@ -57,7 +78,7 @@ impl Field {
         assert_eq!(task.exit(PATIENCE).await.exit_code, 3);
         task.destroy(false).await.expect("DestroyTask");
         let pid = rig.plugin().pid();
-        let held = Holdings::of(pid);
+        let held = held(pid);
         Field {
             rig,
             chaos,
@@ -77,7 +98,7 @@ impl Field {
         self.nothing_left().await?;
         let end = Instant::now() + SETTLE;
         loop {
-            let mut more = Holdings::of(self.pid).diff(&self.held);
+            let mut more = held(self.pid).diff(&self.held);
             // Threads for blocking calls come and go with load.
             more.retain(|line| !line.contains("thread(s)"));
             if more.is_empty() {

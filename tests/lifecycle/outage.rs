@@ -97,6 +97,13 @@ async fn tasks_outlive_a_containerd_that_stops_and_starts(b: &mut Bench) {
         .expect("healthy");
     b.rig.containerd.stop().await;
     endure(b, &tasks, Duration::ZERO).await;
+    // No signal was sent, so no grace runs out: who asks again finds the task running and stops it by its signal.
+    let grace = Duration::from_millis(100);
+    let error = within(patience(), "StopTask without containerd", tasks[2].stop(grace, ""))
+        .await
+        .expect_err("no containerd");
+    assert!(error.message().contains("containerd"), "{error:?}");
+    tokio::time::sleep(grace * 3).await;
     b.rig.containerd.start_again().await.expect("containerd");
     afterwards(b, &tasks).await;
 }

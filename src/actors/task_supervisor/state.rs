@@ -43,6 +43,8 @@ pub enum Event {
     Exited(ExitRecord),
     /// `StopTask` with some grace.
     StopAsked,
+    /// The stop signal could not be sent; whoever asked for it is told so.
+    StopFailed,
     /// `StopTask` without grace, or the grace is over.
     KillAsked,
     /// `DestroyTask`.
@@ -151,6 +153,7 @@ impl Event {
             Self::Started => "run",
             Self::Exited(_) => "exit",
             Self::StopAsked => "stop",
+            Self::StopFailed => "fail to stop",
             Self::KillAsked => "kill",
             Self::DestroyAsked { .. } => "destroy",
             Self::Removed => "be removed",
@@ -196,6 +199,10 @@ pub fn step(state: &State, event: &Event) -> Result<(State, Vec<Effect>), Refuse
         (S::Creating, E::StopAsked) => stay(),
         (S::Running, E::StopAsked) => Ok((S::Stopping, vec![F::Signal])),
         (S::Stopping | S::Killing, E::StopAsked) => stay(),
+        // No signal, no grace that could run out: the next to ask finds the task running.
+        (S::Stopping, E::StopFailed) => Ok((S::Running, Vec::new())),
+        // Killed or gone meanwhile.
+        (S::Killing | S::Exited(_) | S::Removing(_) | S::Destroyed, E::StopFailed) => stay(),
         (S::Running | S::Stopping | S::Killing, E::KillAsked) => Ok((S::Killing, vec![F::Kill])),
         // Gone already: that is what was asked for.
         (S::Exited(_) | S::Removing(_) | S::Destroyed, E::StopAsked | E::KillAsked) => stay(),
@@ -235,6 +242,7 @@ pub fn step(state: &State, event: &Event) -> Result<(State, Vec<Effect>), Refuse
         (S::Pulling | S::Exited(_) | S::Removing(_) | S::Destroyed, E::Started) => refused(),
         (S::Pulling, E::Exited(_)) => refused(),
         (S::Absent, E::StopAsked | E::KillAsked) => refused(),
+        (S::Absent | S::Pulling | S::Creating | S::Running, E::StopFailed) => refused(),
         (
             S::Absent | S::Pulling | S::Creating | S::Running | S::Stopping | S::Killing | S::Exited(_) | S::Destroyed,
             E::Removed | E::RemoveFailed,
@@ -264,6 +272,7 @@ mod tests {
             Just(Event::Started),
             (0..256i32).prop_map(|c| Event::Exited(exit(c))),
             Just(Event::StopAsked),
+            Just(Event::StopFailed),
             Just(Event::KillAsked),
             any::<bool>().prop_map(|force| Event::DestroyAsked { force }),
             Just(Event::Removed),
@@ -315,6 +324,22 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_stop_signal_that_could_not_be_sent_is_sent_again() {
+        let (state, effects) = step(&State::Running, &Event::StopAsked).expect("running");
+        assert_eq!((&state, effects), (&State::Stopping, vec![Effect::Signal]));
+        let (state, effects) = step(&state, &Event::StopFailed).expect("stopping");
+        assert_eq!((&state, effects), (&State::Running, Vec::new()));
+        assert_eq!(
+            step(&state, &Event::StopAsked),
+            Ok((State::Stopping, vec![Effect::Signal]))
+        );
+        assert_eq!(
+            step(&State::Killing, &Event::StopFailed),
+            Ok((State::Killing, Vec::new()))
+        );
     }
 
     #[test]

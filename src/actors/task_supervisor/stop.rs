@@ -102,6 +102,11 @@ impl TaskSupervisor {
         let call = self.kill_call(signal, false, self.stop_span());
         ctx.spawn(call.into_actor(self).map(|sent, actor, ctx| {
             if let Err(fault) = sent {
+                // The grace begins with the signal: without one, nobody is killed at its end.
+                if actor.state == State::Stopping {
+                    actor.disarm(ctx);
+                }
+                actor.note(&Event::StopFailed, ctx);
                 actor.stop_failed(&fault);
             } else {
                 actor.check_exit(ctx);
