@@ -128,7 +128,7 @@ impl Bench {
         let begin = Instant::now();
         let before = self.rig.scope().take().await.expect("census");
         let pid = self.rig.plugin().pid();
-        let held = Holdings::of(pid);
+        let held = holdings(pid);
         let outcome = AssertUnwindSafe(body(&mut *self)).catch_unwind().await;
         let mut faults: Vec<String> = outcome.err().map(|panic| words(&*panic)).into_iter().collect();
         faults.extend(self.left(&before, (pid, &held)).await);
@@ -145,16 +145,7 @@ impl Bench {
         }
         // Another process has another number of everything.
         if self.rig.plugin().pid() == pid {
-            left.extend(
-                settle(secs(10), || {
-                    Holdings {
-                        threads: 0,
-                        ..Holdings::of(pid)
-                    }
-                    .diff(held)
-                })
-                .await,
-            );
+            left.extend(settle(secs(10), || holdings(pid).diff(held)).await);
         }
         left
     }
@@ -168,6 +159,12 @@ impl Bench {
             "the plugin has {threads} threads: {:?}",
             thread_names(pid)
         );
+        let tcp = tcp_sockets(pid);
+        let idle = procfs::descriptors(pid)
+            .into_values()
+            .filter(|target| tcp.contains(target))
+            .count();
+        assert!(idle <= CONNECTIONS_MAX, "the plugin has {idle} connections");
         assert!(
             self.failed.is_empty(),
             "{} of {} cases failed:\n{}",
@@ -181,6 +178,9 @@ impl Bench {
 /// Arbiters, I/O workers, and the blocking pool at its bound on two cores, with room for more cores.
 const THREADS_MAX: usize = 40;
 
+/// Idle connections to registries: a few per registry that was asked in the last 90 s.
+const CONNECTIONS_MAX: usize = 16;
+
 fn thread_names(pid: u32) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
         return Vec::new();
@@ -190,6 +190,22 @@ fn thread_names(pid: u32) -> Vec<String> {
         .filter_map(|entry| std::fs::read_to_string(entry.path().join("comm")).ok())
         .map(|name| name.trim().to_owned())
         .collect()
+}
+
+/// What the plugin holds, without threads and without its connections to registries: the client keeps idle ones for 90 s.
+fn holdings(pid: u32) -> Holdings {
+    let mut held = Holdings::of(pid);
+    let tcp = tcp_sockets(pid);
+    held.descriptors.retain(|_, target| !tcp.contains(target));
+    held.threads = 0;
+    held
+}
+
+/// As descriptors show them: `socket:[inode]`.
+fn tcp_sockets(pid: u32) -> BTreeSet<String> {
+    let table = std::fs::read_to_string(format!("/proc/{pid}/net/tcp")).unwrap_or_default();
+    let inodes = table.lines().filter_map(|line| line.split_whitespace().nth(9));
+    inodes.map(|inode| format!("socket:[{inode}]")).collect()
 }
 
 /// Asks until the list is empty or the time is over.
