@@ -30,14 +30,20 @@ fn env(name: &str) -> Option<String> {
 #[must_use]
 pub fn main() -> ExitCode {
     if Launch::is_plugin(&env) {
-        return ExitCode::from(plugin());
+        leave(plugin());
     }
     match cli::parse(std::env::args_os().skip(1)) {
-        Ok(cli::Command::Run(run)) => ExitCode::from(foreground(*run)),
+        Ok(cli::Command::Run(run)) => leave(foreground(*run)),
         Ok(cli::Command::Config { json }) => print(&cli::config::render(json), false, 0),
         Ok(cli::Command::Version) => print(&cli::version(), false, 0),
         Err(printed) => print(&printed.text, printed.to_stderr, printed.code),
     }
+}
+
+/// Ends the process. Returning from `main` would wait for blocking work of the I/O runtime, which on a dead network disk
+/// never ends, and the host's patience is two seconds.
+fn leave(code: u8) -> ! {
+    std::process::exit(i32::from(code))
 }
 
 /// Writes without the panic of `println!` on a closed pipe; a text that nobody could be shown is a failure.
@@ -133,7 +139,7 @@ fn plugin() -> u8 {
         }
     });
     base.goodbye();
-    finish(code)
+    leave(finish(code))
 }
 
 /// Runs one task in the foreground.
@@ -163,7 +169,7 @@ fn foreground(run: cli::RunCommand) -> u8 {
         },
     );
     base.goodbye();
-    finish(code)
+    leave(finish(code))
 }
 
 fn finish(ended: Result<u8, Ended>) -> u8 {

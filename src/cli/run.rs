@@ -28,6 +28,15 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tracing::{Instrument as _, info_span};
 
+/// Writes a line to standard error. `eprintln!` would panic on a closed pipe, before the task is cleared away; a line
+/// that nobody can read is not worth that.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        writeln!(std::io::stderr(), $($text)*).ok();
+    }};
+}
+
 /// Between the signal and SIGKILL.
 const GRACE: Duration = Duration::from_secs(10);
 /// Upper bound of the removal at the end.
@@ -57,7 +66,7 @@ pub async fn run(command: RunCommand, doors: Doors, logs: Arc<dyn LogDoor>) -> u
         task.abort();
     }
     if let Some(sentence) = ending.sentence() {
-        eprintln!("containerd-driver: {sentence}");
+        say!("containerd-driver: {sentence}");
     }
     ending.code()
 }
@@ -94,7 +103,7 @@ pub async fn follow(
             Err(error) => Some(error.to_string()),
         };
         if let Some(error) = left {
-            eprintln!("containerd-driver: task {} could not be removed: {error}", task.id);
+            say!("containerd-driver: task {} could not be removed: {error}", task.id);
         }
         ending
     }
@@ -135,7 +144,7 @@ async fn live(
             reason = &mut broken, if whole => {
                 whole = false;
                 progress.clear();
-                eprintln!("containerd-driver: the task is stopped, its output cannot be written: {reason}");
+                say!("containerd-driver: the task is stopped, its output cannot be written: {reason}");
                 stop = Some(Box::pin(halt(task, doors, GRACE)));
             }
             () = async { match stop.as_mut() { Some(s) => s.await, None => pending().await } } => stop = None,
@@ -222,8 +231,8 @@ async fn halt(task: &TaskSpec, doors: &Doors, grace: Duration) {
     .await
     {
         Ok(Ok(()) | Err(TaskError::NotFound)) => {}
-        Ok(Err(error)) => eprintln!("containerd-driver: stopping: {error}"),
-        Err(error) => eprintln!("containerd-driver: stopping: {error}"),
+        Ok(Err(error)) => say!("containerd-driver: stopping: {error}"),
+        Err(error) => say!("containerd-driver: stopping: {error}"),
     }
 }
 

@@ -163,9 +163,12 @@ pub enum TaskError {
     /// The image could not be had.
     #[error("Error in pulling image {image}: {0}", image = .0.image())]
     Image(#[from] ImageError),
-    /// The container could not be made, run or removed.
+    /// The container could not be made or run.
     #[error("Error in creating container: {0}")]
     Container(#[from] ContainerError),
+    /// The container could not be removed.
+    #[error("Error in removing container: {0}")]
+    Removal(ContainerError),
     /// A log stream could not be attached.
     #[error("Error in attaching logs: {0}")]
     Log(#[from] LogError),
@@ -192,7 +195,7 @@ impl TaskError {
             | Self::Log(_)
             | Self::Cancelled => false,
             Self::Image(e) => e.is_transient(),
-            Self::Container(e) => e.is_transient(),
+            Self::Container(e) | Self::Removal(e) => e.is_transient(),
             Self::Containerd(e) => e.is_transient(),
             Self::Driver(_) => true,
         }

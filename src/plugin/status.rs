@@ -46,6 +46,7 @@ fn code(error: &TaskError) -> Code {
             | ImageError::Containerd { .. }
             | ImageError::Interrupted { .. },
         )
+        | TaskError::Removal(_)
         | TaskError::AlreadyStarted(_)
         | TaskError::WrongState { .. }
         | TaskError::StillRunning

@@ -226,6 +226,8 @@ impl Mounts {
             (shared.clone(), alloc.clone(), "rw"),
             (shared.join("logs"), format!("{alloc}/logs"), "ro"),
         ] {
+            // The other tasks of the group can write beside it, and a link in its place would be followed.
+            self.beneath.push((task.alloc_dir.clone(), source.clone()));
             // Private: a bind that is left over must not keep Nomad from unmounting the directory.
             self.push(
                 "task directory",

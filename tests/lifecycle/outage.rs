@@ -12,6 +12,7 @@ use tokio::time::timeout;
 group!(outage, Bench::new(), {
     tasks_outlive_a_containerd_that_stops_and_starts,
     tasks_outlive_a_containerd_that_hangs_for_twenty_seconds,
+    what_cannot_be_removed_meanwhile_is_removed_afterwards,
 });
 
 async fn tasks(b: &Bench) -> Vec<RunningTask> {
@@ -118,4 +119,23 @@ async fn tasks_outlive_a_containerd_that_hangs_for_twenty_seconds(b: &mut Bench)
     endure(b, &tasks, Duration::from_secs(20)).await;
     b.rig.containerd.sigcont();
     afterwards(b, &tasks).await;
+}
+
+/// Nomad asks once and ignores the answer. That nothing is left is counted after every case.
+async fn what_cannot_be_removed_meanwhile_is_removed_afterwards(b: &mut Bench) {
+    let script = "while ! [ -e /alloc/end ]; do sleep 0.1; done";
+    let (ended, lives) = tokio::join!(b.start(b.sh(script)), b.start(b.sleeper()));
+    b.rig.containerd.stop().await;
+    std::fs::write(ended.alloc.shared_dir().join("end"), "").expect("the sign to end");
+    for task in [&ended, &lives] {
+        let error = within(secs(60), "DestroyTask without containerd", task.destroy(true))
+            .await
+            .expect_err("no containerd");
+        assert!(error.message().contains("removing container"), "{error:?}");
+    }
+    b.rig.containerd.start_again().await.expect("containerd");
+    b.rig
+        .wait_health(HealthState::Healthy, secs(35))
+        .await
+        .expect("healthy");
 }

@@ -83,7 +83,9 @@ impl TaskSupervisor {
     /// The exit is final.
     pub(super) fn exit_known(&mut self, mut exit: ExitRecord, ctx: &mut Context<Self>) {
         // Only a killed process died of it; a child's death is told as an event.
-        exit.oom |= exit.code == KILLED && self.tasks.ran_out_of_memory(&self.id);
+        // Nor one that we have killed ourselves: news of memory may be days old then.
+        let ours = matches!(self.state, State::Killing | State::Removing(_));
+        exit.oom |= exit.code == KILLED && !ours && self.tasks.ran_out_of_memory(&self.id);
         self.unsure = None;
         self.leave_shim(ctx);
         self.note(&Event::Exited(exit), ctx);

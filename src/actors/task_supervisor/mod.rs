@@ -87,6 +87,8 @@ pub struct TaskSupervisor {
     recorded: bool,
     /// True until a restarted supervisor has seen what containerd says.
     unsure: Option<ContainerdFault>,
+    /// A removal that failed and is tried again.
+    debt: remove::Debt,
     rebuild: bool,
 }
 
@@ -130,6 +132,7 @@ impl TaskSupervisor {
             at_shim: None,
             recorded: false,
             unsure: None,
+            debt: remove::Debt::default(),
             rebuild,
         }
     }
@@ -217,11 +220,15 @@ impl Actor for TaskSupervisor {
         if self.rebuild {
             self.look_back(ctx);
         }
+        if self.debt.is_owed() {
+            self.owe_removal(ctx);
+        }
     }
 }
 
 impl Supervised for TaskSupervisor {
     fn restarting(&mut self, _ctx: &mut Self::Context) {
+        let debt = self.debt.inherit();
         *self = Self::new(
             self.id.clone(),
             self.container.clone(),
@@ -230,6 +237,7 @@ impl Supervised for TaskSupervisor {
             Arc::clone(&self.tasks),
             true,
         );
+        self.debt = debt;
     }
 }
 

@@ -46,9 +46,25 @@ impl Handler<Ask<Recover>> for TaskSupervisor {
             reply.send(Ok(()));
             return;
         }
+        self.forgive(ctx);
         self.waiting.recover.push(reply);
         if self.waiting.recover.len() > 1 {
             return;
+        }
+        let namespace = self
+            .shared
+            .configured()
+            .map(|c| c.settings.containerd_namespace.clone());
+        if let Ok(namespace) = namespace
+            && namespace != req.handle.namespace
+        {
+            return self.not_recovered(
+                TaskError::Driver(format!(
+                    "option containerd_namespace: the task was started in {:?} and the driver is configured for {namespace:?}",
+                    req.handle.namespace
+                )),
+                ctx,
+            );
         }
         if req.handle.container != self.container {
             return self.not_recovered(

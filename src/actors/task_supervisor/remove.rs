@@ -1,4 +1,7 @@
 //! Destroy: kill if it runs, remove all that is the task's own, forget it.
+//!
+//! The host asks once and does not look at the answer, so a removal that fails is owed: it is tried again until it is
+//! done, by this supervisor, which ends only then.
 
 use super::state::Event;
 use super::{ACTOR, TaskSupervisor};
@@ -9,13 +12,38 @@ use crate::messages::task::{Destroy, TaskError};
 use crate::messages::{Ask, Cx, Owed, Request as _};
 use crate::telemetry::names;
 use crate::telemetry::propagate::handling;
-use actix::{ActorFutureExt as _, AsyncContext as _, Context, Handler, WrapFuture as _};
+use actix::{ActorFutureExt as _, AsyncContext as _, Context, Handler, SpawnHandle, WrapFuture as _};
 use std::sync::Arc;
 use std::time::Duration;
 use tracing::Instrument as _;
 
 /// Bound of one removal including its wait for admission.
 const REMOVE_WITHIN: Duration = Duration::from_secs(300);
+
+/// First and longest rest before a removal that failed is tried again.
+const REST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
+
+/// A removal that failed.
+#[derive(Default)]
+pub(super) struct Debt {
+    /// The last rest; `None` if nothing is owed.
+    rest: Option<Duration>,
+    timer: Option<SpawnHandle>,
+}
+
+impl Debt {
+    /// What a restarted supervisor takes over.
+    pub(super) fn inherit(&self) -> Self {
+        Self {
+            rest: self.rest,
+            timer: None,
+        }
+    }
+
+    pub(super) fn is_owed(&self) -> bool {
+        self.rest.is_some()
+    }
+}
 
 impl Handler<Ask<Destroy>> for TaskSupervisor {
     type Result = ();
@@ -60,14 +88,37 @@ impl TaskSupervisor {
         ctx.spawn(work.into_actor(self).map(|answer, actor, ctx| {
             let error = match answer {
                 Ok(Ok(())) => return actor.note(&Event::Removed, ctx),
-                Ok(Err(e)) => TaskError::Container(e),
+                Ok(Err(e)) => TaskError::Removal(e),
                 Err(e) => TaskError::Driver(e.to_string()),
             };
-            tracing::warn!(task.id = %actor.id, error = %error, "cannot remove the container");
+            if actor.debt.is_owed() {
+                tracing::debug!(task.id = %actor.id, error = %error, "still cannot remove the container");
+            } else {
+                tracing::warn!(task.id = %actor.id, error = %error, "cannot remove the container, will try again");
+            }
             actor.note(&Event::RemoveFailed, ctx);
+            actor.owe_removal(ctx);
             for reply in actor.waiting.destroy.drain(..).chain(actor.waiting.stop.drain(..)) {
                 reply.send(Err(error.clone()));
             }
         }));
+    }
+
+    /// Tries the removal after a rest.
+    pub(super) fn owe_removal(&mut self, ctx: &mut Context<Self>) {
+        let rest = self.debt.rest.map_or(REST.0, |rest| (rest * 2).min(REST.1));
+        self.forgive(ctx);
+        self.debt.rest = Some(rest);
+        self.debt.timer = Some(ctx.run_later(rest, |actor, ctx| {
+            actor.debt.timer = None;
+            actor.note(&Event::DestroyAsked { force: true }, ctx);
+        }));
+    }
+
+    /// The task begins anew: nothing is owed.
+    pub(super) fn forgive(&mut self, ctx: &mut Context<Self>) {
+        if let Some(timer) = std::mem::take(&mut self.debt).timer {
+            ctx.cancel_future(timer);
+        }
     }
 }

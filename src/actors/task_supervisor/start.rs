@@ -47,6 +47,7 @@ impl Handler<Ask<Start>> for TaskSupervisor {
                 span,
             });
             self.waiting.start.push(reply);
+            self.forgive(ctx);
             self.note(&Event::StartAsked, ctx);
         } else if starting && req.resume {
             self.waiting.start.push(reply);
@@ -151,12 +152,16 @@ impl TaskSupervisor {
         }
     }
 
-    /// Nothing is left of the start: answer, leave the address book, end.
+    /// Answer, leave the address book, end. With containerd away or late, what was made may still be there: the host
+    /// tries again under another id, so it is ours to remove first.
     fn start_failed(&mut self, error: TaskError, ctx: &mut Context<Self>) {
         tracing::info!(task.id = %self.id, error = %error, "start failed");
+        let leftovers = self.state == State::Creating && error.is_transient();
         self.starting = None;
         self.note(&Event::StartFailed, ctx);
-        self.tasks.close(&self.id);
+        if !leftovers {
+            self.tasks.close(&self.id);
+        }
         for reply in self.waiting.start.drain(..) {
             reply.send(Err(error.clone()));
         }
@@ -164,7 +169,11 @@ impl TaskSupervisor {
         for reply in self.waiting.stop.drain(..) {
             reply.send(Ok(()));
         }
-        ctx.stop();
+        if leftovers {
+            self.owe_removal(ctx);
+        } else {
+            ctx.stop();
+        }
     }
 
     /// Stopped or destroyed before it ran.
