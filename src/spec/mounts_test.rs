@@ -88,7 +88,14 @@ fn mounts_come_in_the_documented_order() {
     assert_eq!(built.propagation, Some("rslave"));
     assert_eq!(
         built.beneath,
-        [(PathBuf::from("/a/web"), PathBuf::from("/a/web/local/x.conf"))]
+        [
+            ("/a/web", "/a/web/local/x.conf"),
+            ("/a", "/a/web/secrets"),
+            ("/a", "/a/web/local"),
+            ("/a", "/a/alloc"),
+            ("/a", "/a/alloc/logs"),
+        ]
+        .map(|(dir, source)| (PathBuf::from(dir), PathBuf::from(source)))
     );
 }
 
