@@ -2,9 +2,9 @@
 
 use super::state::{Event, State};
 use super::{ACTOR, TaskSupervisor};
-use crate::actors::shared::Configured;
+use crate::actors::shared::{Configured, Shared};
 use crate::actors::supervision::book::ask_until;
-use crate::messages::runtime::{ContainerdFault, LookUpTask, TaskView};
+use crate::messages::runtime::{ContainerdFault, FaultKind, LookUpTask, TaskView};
 use crate::messages::task::{Recover, TaskError};
 use crate::messages::{Ask, Cx, Owed, Request as _};
 use crate::spec::identity::ContainerId;
@@ -23,6 +23,9 @@ use tracing::Instrument as _;
 /// How long a recovery waits for a containerd that is away. Nomad recovers one task after another while the agent
 /// starts, so this must stay short; after it the task is taken to run on, since a broken connection is no exit.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often a restarted supervisor looks before it says of a containerd that is slow to answer that it does not know.
+const LOOKS: usize = 3;
 
 /// How long a restarted supervisor rests before it looks again at a containerd that does not answer.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -113,6 +116,14 @@ async fn found_without_task(configured: &Configured, container: &ContainerId) ->
     Ok((None, marks.as_ref().and_then(|m| m.exit.clone()), marks))
 }
 
+/// What containerd says now.
+async fn found_of(shared: &Shared, container: &ContainerId) -> Result<Found, ContainerdFault> {
+    let gateway = shared.configured()?.gateway;
+    let (view, record) = tokio::join!(gateway.task(container.as_str()), gateway.container(container.as_str()));
+    let marks = record?.and_then(|r| Marks::read(&r.labels.into_iter().collect()));
+    Ok((view?, marks.as_ref().and_then(|m| m.exit.clone()), marks))
+}
+
 impl TaskSupervisor {
     fn recovered(&mut self, found: Result<Found, ContainerdFault>, ctx: &mut Context<Self>) {
         match found {
@@ -160,13 +171,13 @@ impl TaskSupervisor {
     pub(super) fn look_back(&mut self, ctx: &mut Context<Self>) {
         let (shared, container) = (Arc::clone(&self.shared), self.container.clone());
         let look = async move {
-            let configured = shared.configured()?;
-            let (view, record) = tokio::join!(
-                configured.gateway.task(container.as_str()),
-                configured.gateway.container(container.as_str())
-            );
-            let marks = record?.and_then(|r| Marks::read(&r.labels.into_iter().collect()));
-            Ok((view?, marks.as_ref().and_then(|m| m.exit.clone()), marks))
+            for _ in 1..LOOKS {
+                match found_of(&shared, &container).await {
+                    Err(fault) if fault.kind == FaultKind::Deadline => {}
+                    other => return other,
+                }
+            }
+            found_of(&shared, &container).await
         };
         look.into_actor(self)
             .map(|found, actor: &mut Self, ctx| actor.looked_back(found, ctx))
