@@ -20,8 +20,9 @@ pub(super) fn at(step: &'static str) -> impl Fn(ContainerdFault) -> ContainerErr
 pub(super) async fn remove(shared: &Shared, id: &ContainerId) -> Result<(), ContainerError> {
     let configured = shared.configured().map_err(at("removing container"))?;
     let gateway = &configured.gateway;
-    remove_task(gateway, id).await?;
     let record = gateway.container(id.as_str()).await.map_err(at("reading container"))?;
+    let survivors = record.as_ref().is_some_and(|r| !has_own_pids(&r.spec_json));
+    remove_task(gateway, id, survivors).await?;
     let snapshotter = record
         .as_ref()
         .map_or_else(|| configured.settings.snapshotter.clone(), |r| r.snapshotter.clone());
@@ -38,10 +39,25 @@ pub(super) async fn remove(shared: &Shared, id: &ContainerId) -> Result<(), Cont
     remove_files(shared, id).await
 }
 
+/// True if the container has a process namespace of its own.
+fn has_own_pids(spec_json: &[u8]) -> bool {
+    let spec: serde_json::Value = serde_json::from_slice(spec_json).unwrap_or_default();
+    let namespaces = spec.pointer("/linux/namespaces").and_then(serde_json::Value::as_array);
+    namespaces.is_some_and(|all| all.iter().any(|n| n["type"] == "pid" && n.get("path").is_none()))
+}
+
 /// Kills what runs and deletes the task, so that its shim ends.
-async fn remove_task(gateway: &Gateway, id: &ContainerId) -> Result<(), ContainerError> {
+async fn remove_task(gateway: &Gateway, id: &ContainerId, survivors: bool) -> Result<(), ContainerError> {
     match gateway.task(id.as_str()).await.map_err(at("reading task"))? {
         None => return Ok(()),
+        // Without a process namespace of its own, the kernel does not end the rest with the first process, and the shim
+        // waits for whoever still holds the log pipes.
+        Some(TaskView::Stopped(_)) if survivors => match gateway.kill_task(id.as_str(), 9, true).await {
+            Err(fault) if fault.kind != FaultKind::NotFound => {
+                return Err(at("killing what the task left behind")(fault));
+            }
+            _ => {}
+        },
         Some(TaskView::Stopped(_)) => {}
         Some(TaskView::Running { .. } | TaskView::Created { .. }) => {
             // Waiting begins before the kill: the exit cannot be missed.
