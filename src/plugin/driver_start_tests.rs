@@ -56,7 +56,7 @@ async fn unanswered_start_is_recoverable_and_leaves_nothing() {
 #[tokio::test(start_paused = true)]
 async fn start_gives_up_after_too_many_deaths() {
     let (service, tasks) = service();
-    (0..=64).for_each(|_| tasks.then::<Start>(Err(died())));
+    (0..=100).for_each(|_| tasks.then::<Start>(Err(died())));
     tasks.then::<Destroy>(Err(AskError::Ended { actor: "task" }));
     let status = service.start_task(start_request()).await.unwrap_err();
     assert!(

@@ -15,7 +15,7 @@ use tonic::Status;
 
 /// How often an actor may die with one of our requests in its hands. An actor that dies more often has escalated twice,
 /// which is the end of the process.
-const DEATHS: u32 = 64;
+const DEATHS: u32 = 100;
 
 /// First and longest pause before asking again; a restart takes milliseconds, so this only tames a crash loop.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));

@@ -15,9 +15,12 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
 
-/// How often a request is asked again after the actor died with it in hand. Each time costs the actor one of the
-/// restarts that its policy allows, so this many deaths end in an escalation first.
-const ASK_AGAIN: u32 = 40;
+/// How often a request is asked again after the actor died with it in hand, or its work panicked. A hundred deaths
+/// that are tolerated by the restart policies take minutes; work that panics each time ends here.
+const ASK_AGAIN: u32 = 100;
+
+/// Rest before a request is asked again, times the number of deaths so far, and the longest.
+const ASK_REST: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(200));
 
 /// Far enough for "no deadline": tokio's timer wheel cannot hold `Instant` arithmetic overflow.
 const NEVER: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
@@ -163,12 +166,13 @@ where
 {
     let begun = Instant::now();
     let mut last = None;
-    for _ in 0..ASK_AGAIN {
+    for n in 1..=ASK_AGAIN {
         let left = within.map(|w| w.saturating_sub(begun.elapsed()));
         match door.ask(req.clone(), cx.clone(), left).await {
             Err(died @ AskError::Died { .. }) => {
                 Counter::MessagesAskedAgain.bump();
                 last = Some(died);
+                tokio::time::sleep((ASK_REST.0 * n).min(ASK_REST.1)).await;
             }
             other => return other,
         }
