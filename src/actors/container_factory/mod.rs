@@ -5,7 +5,7 @@
 //! | told | nothing |
 //! | tells | nothing |
 //! | mailbox | 256 |
-//! | restart | in place; work that has begun goes on (see [`workshop`]), askers ask again, wait for it and adopt its outcome |
+//! | restart | in place; work that has begun goes on (see `workshop`), askers ask again, wait for it and adopt its outcome |
 
 mod create;
 pub mod node;
