@@ -13,8 +13,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tonic::Status;
 
-/// How often an actor may die with one of our requests in its hands. An actor that dies more often has escalated twice,
-/// which is the end of the process.
+/// How often an actor may die with one of our requests in its hands. That many tolerated deaths take
+/// minutes.
 const DEATHS: u32 = 100;
 
 /// First and longest pause before asking again; a restart takes milliseconds, so this only tames a crash loop.
