@@ -6,6 +6,7 @@
 
 use super::RemotePullFault;
 use crate::messages::runtime::{ContainerdFault, FaultKind};
+use crate::spec::error::with_causes;
 use std::error::Error as _;
 use std::time::Duration;
 use tonic::{Code, Status};
@@ -163,17 +164,7 @@ fn is_taken(text: &str) -> bool {
 
 /// The status for a human, with the causes that tonic keeps to itself ("transport error" alone explains nothing).
 fn words(status: &Status) -> String {
-    let mut text = status.message().to_owned();
-    let mut cause = status.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        cause = error.source();
-    }
-    text
+    with_causes(status.message().to_owned(), status.source())
 }
 
 #[cfg(test)]

@@ -36,3 +36,17 @@ impl SpecError {
         }
     }
 }
+
+/// Adds to a text the causes that it does not name yet: "error sending request" alone explains nothing.
+#[must_use]
+pub fn with_causes(mut text: String, mut cause: Option<&(dyn std::error::Error + 'static)>) -> String {
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -2,6 +2,7 @@
 
 use super::registry::Session;
 use crate::messages::image::ImageError;
+use crate::spec::error::with_causes;
 use oci_client::errors::{OciDistributionError, OciErrorCode};
 use std::error::Error;
 
@@ -108,17 +109,7 @@ fn short(text: &str) -> String {
 
 /// An error with its causes: "error sending request" alone explains nothing.
 pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        cause = error.source();
-    }
-    text
+    with_causes(error.to_string(), error.source())
 }
 
 #[cfg(test)]
