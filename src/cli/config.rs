@@ -31,7 +31,7 @@ fn rows(table: &[OptionDoc]) -> Vec<serde_json::Value> {
         .map(|o| {
             let required = o.default == "required";
             let default = (!required && !o.default.is_empty()).then_some(o.default.as_str());
-            serde_json::json!({ "name": o.name, "type": o.ty, "required": required, "default": default, "doc": o.doc })
+            serde_json::json!({ "name": o.name, "aliases": o.aliases, "type": o.ty, "required": required, "default": default, "doc": o.doc })
         })
         .collect()
 }
@@ -45,7 +45,8 @@ fn section(out: &mut String, title: &str, table: &[OptionDoc]) {
             "required" => ", required".to_owned(),
             value => format!(", default {value}"),
         };
-        writeln!(out, "  {} ({}{default})", o.name, o.ty).ok();
+        let also: String = o.aliases.iter().map(|a| format!(", {a}")).collect();
+        writeln!(out, "  {}{also} ({}{default})", o.name, o.ty).ok();
         let mut line = String::from("     ");
         for word in o.doc.split_whitespace() {
             if line.chars().count() + word.chars().count() + 1 > WIDTH {
@@ -69,7 +70,8 @@ mod tests {
         let text = render(false);
         let json: serde_json::Value = serde_json::from_str(&render(true)).unwrap();
         for o in settings::table().iter().chain(&options::table()) {
-            assert!(text.contains(&format!("  {} (", o.name)), "{}", o.name);
+            let also: String = o.aliases.iter().map(|a| format!(", {a}")).collect();
+            assert!(text.contains(&format!("  {}{also} (", o.name)), "{}", o.name);
         }
         assert_eq!(json["plugin"].as_array().unwrap().len(), settings::table().len());
         assert_eq!(json["task"].as_array().unwrap().len(), options::table().len());

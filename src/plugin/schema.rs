@@ -61,6 +61,7 @@ fn expression(ty: AttrType) -> &'static str {
         AttrType::Bool => "bool",
         AttrType::StringList => "list(string)",
         AttrType::StringMaps => "list(map(string))",
+        AttrType::Any => "any",
     }
 }
 

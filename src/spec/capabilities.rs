@@ -69,26 +69,58 @@ const KNOWN: [&str; 41] = [
     "CAP_WAKE_ALARM",
 ];
 
+/// What a task can have where the operator says nothing: the default set without CAP_NET_RAW, with which a task could
+/// forge packets of its neighbours on a bridge (CVE-2021-32575; Nomad's Docker and exec drivers leave it out as well).
+const NOMAD_EXCEPT: &str = "CAP_NET_RAW";
+
+/// The capabilities that a task can have: those of `allow_caps`, all with `ALL`; without it all (`open`) or Nomad's list.
+/// `None` for all.
+pub(super) fn allowed(list: Option<&[String]>, open: bool) -> Result<Option<BTreeSet<String>>, SpecError> {
+    match list {
+        None if open => Ok(None),
+        None => Ok(Some(
+            DEFAULT
+                .iter()
+                .filter(|c| **c != NOMAD_EXCEPT)
+                .map(|c| (*c).to_owned())
+                .collect(),
+        )),
+        Some(list) if says_all(list) => Ok(None),
+        Some(list) => list
+            .iter()
+            .map(|name| known("allow_caps", name))
+            .collect::<Result<_, _>>()
+            .map(Some),
+    }
+}
+
+/// The full name of a capability.
+fn known(option: &str, name: &str) -> Result<String, SpecError> {
+    let upper = name.trim().to_ascii_uppercase();
+    let full = if upper.starts_with("CAP_") {
+        upper
+    } else {
+        format!("CAP_{upper}")
+    };
+    if KNOWN.contains(&full.as_str()) {
+        Ok(full)
+    } else {
+        Err(SpecError::option(
+            option,
+            name,
+            "a Linux capability such as CAP_NET_ADMIN, or ALL, is expected",
+        ))
+    }
+}
+
 /// The names an option stands for.
 fn named(option: &str, list: &[String], node: &NodeFacts) -> Result<BTreeSet<String>, SpecError> {
     let mut out = BTreeSet::new();
     for name in list {
-        let upper = name.trim().to_ascii_uppercase();
-        let full = if upper.starts_with("CAP_") {
-            upper
-        } else {
-            format!("CAP_{upper}")
-        };
-        if full == "CAP_ALL" {
+        if matches!(name.trim().to_ascii_uppercase().as_str(), "ALL" | "CAP_ALL") {
             out.extend(all(node));
-        } else if KNOWN.contains(&full.as_str()) {
-            out.insert(full);
         } else {
-            return Err(SpecError::option(
-                option,
-                name,
-                "a Linux capability such as CAP_NET_ADMIN, or ALL, is expected",
-            ));
+            out.insert(known(option, name)?);
         }
     }
     Ok(out)

@@ -92,7 +92,7 @@ pub(super) fn build(task: &TaskSpec, node: &NodeFacts) -> Result<Devices, SpecEr
             .push(json!({"allow": true, "type": letter(d.kind), "major": d.major, "minor": d.minor, "access": access}));
     };
     for path in &task.options.devices {
-        for d in found(node, "devices", path)? {
+        for d in found(node, "devices", &path.host_path)? {
             give(d.path.clone(), d, "rwm");
         }
     }
@@ -118,6 +118,7 @@ pub(super) fn build(task: &TaskSpec, node: &NodeFacts) -> Result<Devices, SpecEr
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::options::DeviceOption;
     use crate::spec::task::HostDevice;
 
     fn fuse() -> DeviceNode {
@@ -129,6 +130,13 @@ mod tests {
             mode: 0o20666,
             uid: 0,
             gid: 0,
+        }
+    }
+
+    fn asked(path: &str) -> DeviceOption {
+        DeviceOption {
+            host_path: path.to_owned(),
+            ..DeviceOption::default()
         }
     }
 
@@ -155,7 +163,7 @@ mod tests {
     #[test]
     fn asked_devices_are_made_and_allowed() {
         let mut task = TaskSpec::default();
-        task.options.devices = vec!["/dev/fuse".to_owned()];
+        task.options.devices = vec![asked("/dev/fuse")];
         let d = build(&task, &node()).unwrap();
         assert_eq!(
             d.nodes,
@@ -192,7 +200,7 @@ mod tests {
     #[test]
     fn a_missing_device_is_named() {
         let mut task = TaskSpec::default();
-        task.options.devices = vec!["/dev/none".to_owned()];
+        task.options.devices = vec![asked("/dev/none")];
         let text = build(&task, &node()).err().unwrap().to_string();
         assert!(text.contains("/dev/none") && text.contains("no such file"), "{text}");
     }

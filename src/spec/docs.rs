@@ -26,8 +26,9 @@ fn table(rows: &[OptionDoc]) -> String {
             "required" => "required".to_owned(),
             text => format!("`{text}`"),
         };
+        let also: String = row.aliases.iter().map(|a| format!(", `{a}`")).collect();
         out.push_str(&format!(
-            "| `{}` | {} | {default} | {} |\n",
+            "| `{}`{also} | {} | {default} | {} |\n",
             row.name,
             row.ty,
             row.doc.replace('|', "\\|")
@@ -42,14 +43,18 @@ mod tests {
 
     #[test]
     fn the_documentation_is_what_the_declarations_say() {
-        let file = include_str!("../../docs/configuration.md");
-        let (_, rest) = file.split_once(BEGIN).unwrap();
-        let (generated, _) = rest.split_once(END).unwrap();
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md");
+        let file = std::fs::read_to_string(path).unwrap();
+        let (before, rest) = file.split_once(BEGIN).unwrap();
+        let (generated, after) = rest.split_once(END).unwrap();
+        if std::env::var_os("UPDATE_OPTIONS").is_some() {
+            std::fs::write(path, format!("{before}{BEGIN}\n{}\n{END}{after}", markdown())).unwrap();
+            return;
+        }
         assert_eq!(
             generated.trim(),
             markdown().trim(),
-            "docs/configuration.md is out of date; it should hold:\n{}",
-            markdown()
+            "docs/configuration.md is out of date: UPDATE_OPTIONS=1 cargo test --lib the_documentation_is writes it"
         );
     }
 

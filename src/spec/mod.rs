@@ -10,6 +10,7 @@ pub mod docs;
 mod env;
 pub mod error;
 mod files;
+pub mod gates;
 pub mod go;
 pub mod identity;
 pub mod image;

@@ -94,6 +94,6 @@ impl Default for NodeFacts {
 /// Paths of devices that a task asks for, to be looked up into [`NodeFacts::devices`].
 #[must_use]
 pub fn wanted_devices(task: &TaskSpec) -> BTreeSet<String> {
-    let own = task.options.devices.iter();
+    let own = task.options.devices.iter().map(|d| &d.host_path);
     own.chain(task.devices.iter().map(|d| &d.host_path)).cloned().collect()
 }

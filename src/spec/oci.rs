@@ -4,6 +4,7 @@
 //! interrupted start is recognised and adopted. The base is containerd's default specification (`oci.populateDefaultUnixSpec`).
 
 use super::error::SpecError;
+use super::gates::Gates;
 use super::identity::{ContainerId, Digest};
 use super::image::ImageFacts;
 use super::mounts::Mounts;
@@ -46,6 +47,16 @@ pub struct GeneratedFile {
     pub mode: u32,
 }
 
+/// All that a container's description is made of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Inputs<'a> {
+    pub(super) task: &'a TaskSpec,
+    pub(super) image: &'a ImageFacts,
+    pub(super) node: &'a NodeFacts,
+    pub(super) settings: &'a Settings,
+    pub(super) gates: &'a Gates,
+}
+
 /// What to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerPlan {
@@ -76,7 +87,15 @@ pub fn build(
     node: &NodeFacts,
     settings: &Settings,
 ) -> Result<ContainerPlan, SpecError> {
-    gates(task, settings)?;
+    let gates = &Gates::of(settings)?;
+    let inputs = &Inputs {
+        task,
+        image,
+        node,
+        settings,
+        gates,
+    };
+    refusals(inputs)?;
     let o = &task.options;
     let container = ContainerId::of(&task.id);
     let argv = process::argv(task, image)?;
@@ -135,21 +154,18 @@ pub fn build(
 }
 
 /// What the plugin configuration or this version does not allow.
-fn gates(task: &TaskSpec, settings: &Settings) -> Result<(), SpecError> {
-    let o = &task.options;
+fn refusals(inputs: &Inputs<'_>) -> Result<(), SpecError> {
+    let o = &inputs.task.options;
     let refuse = |option: &str, text: &str| {
         Err(SpecError::Refused {
             option: option.to_owned(),
             text: text.to_owned(),
         })
     };
-    if o.privileged && !settings.allow_privileged {
-        return refuse(
-            "privileged",
-            "Running privileged jobs are not allowed. Set allow_privileged to true in plugin config to allow running privileged jobs.",
-        );
+    if o.privileged {
+        inputs.gates.privileged()?;
     }
-    match (o.seccomp, &o.seccomp_profile) {
+    match (o.seccomp.unwrap_or(false), &o.seccomp_profile) {
         (false, Some(_)) => refuse(
             "seccomp_profile",
             "seccomp must be set to true, if using a custom seccomp_profile.",

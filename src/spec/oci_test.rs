@@ -3,7 +3,7 @@
 use super::*;
 use crate::spec::identity::TaskId;
 use crate::spec::node::{CgroupMode, DeviceKind, DeviceNode};
-use crate::spec::options::{MountOption, TaskOptions};
+use crate::spec::options::{DeviceOption, MountOption, TaskOptions};
 use crate::spec::task::{Dns, HostMount, NetworkNamespace, Resources};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
@@ -36,7 +36,7 @@ fn spec_of(task: &TaskSpec) -> Value {
         capabilities: vec!["CAP_SYS_ADMIN".to_owned()],
         ..NodeFacts::default()
     };
-    let plan = build(task, &image(), &node, &Settings::default()).unwrap();
+    let plan = build(task, &image(), &node, &Settings::go_driver()).unwrap();
     // What we write must be what the specification's own types can read.
     serde_json::from_slice::<oci_spec::runtime::Spec>(&plan.spec_json).unwrap();
     serde_json::from_slice(&plan.spec_json).unwrap()
@@ -89,22 +89,22 @@ fn gates_refuse_and_say_what_would_allow_it() {
         }
     };
     let closed = Settings {
-        allow_privileged: false,
+        allow_privileged: Some(false),
         ..Settings::default()
     };
     assert_eq!(
         refused(|o| o.privileged = true, &closed).1,
-        "Running privileged jobs are not allowed. Set allow_privileged to true in plugin config to allow running privileged jobs."
+        "option privileged: true: Running privileged jobs are not allowed. Set allow_privileged to true in plugin config to allow running privileged jobs."
     );
     let open = Settings::default();
-    assert_eq!(refused(|o| o.seccomp = true, &open).0, "seccomp");
+    assert_eq!(refused(|o| o.seccomp = Some(true), &open).0, "seccomp");
     assert_eq!(
         refused(|o| o.seccomp_profile = Some("/p".to_owned()), &open).1,
         "seccomp must be set to true, if using a custom seccomp_profile."
     );
     assert_eq!(
         refused(
-            |o| (o.seccomp, o.seccomp_profile) = (true, Some("/p".to_owned())),
+            |o| (o.seccomp, o.seccomp_profile) = (Some(true), Some("/p".to_owned())),
             &open
         )
         .0,
@@ -177,7 +177,9 @@ prop_compose! {
     ) -> TaskOptions {
         let [privileged, seccomp, readonly_rootfs, host_network, host_dns, force_pull] = flags;
         let (cap_add, cap_drop, devices, extra_hosts) = lists;
-        let mounts = mounts.into_iter().map(|(kind, source, target, options)| MountOption { r#type: kind, source, target, options }).collect();
+        let devices = devices.into_iter().map(|host_path| DeviceOption { host_path, ..DeviceOption::default() }).collect();
+        let (seccomp, pids_limit) = (Some(seccomp), Some(pids_limit));
+        let mounts = mounts.into_iter().map(|(kind, source, target, options)| MountOption { r#type: kind, source, target, options, ..MountOption::default() }).collect();
         TaskOptions {
             command, args, entrypoint, cwd, hostname, cap_add, cap_drop, devices, extra_hosts, privileged, seccomp, readonly_rootfs,
             host_network, host_dns, force_pull, pids_limit, pid_mode, shm_size, sysctl, mounts, ..TaskOptions::default()

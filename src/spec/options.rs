@@ -1,6 +1,7 @@
 //! Driver options of a task: the `config` block of a job.
 //!
-//! Names and types are those of the Go containerd driver 0.9.3, whose job files run unchanged; `force_pull` is ours.
+//! Names and types are those of the Go containerd driver 0.9.3, whose job files run unchanged; the others are those of
+//! Nomad's Docker and Podman drivers where they have one.
 
 use super::error::SpecError;
 use super::schema::Schema;
@@ -21,47 +22,129 @@ options! {
         force_pull: bool = false;
         /// Credentials for the registry of this image. They win over those of the plugin configuration.
         auth: Option<Auth> = None;
+        /// containerd runtime of this task: a name out of `allow_runtimes`. Without it `containerd_runtime` counts.
+        runtime: Option<String> = None;
+        /// containerd snapshotter for this task's root file system. Without it the plugin setting counts.
+        snapshotter: Option<String> = None;
+
         /// Program to run, after the image's ENTRYPOINT; the image's CMD is then ignored. Not together with
         /// `entrypoint`.
         command: Option<String> = None;
         /// Arguments after `command` or `entrypoint`, or in place of the image's CMD.
         args: Vec<String> = Vec::new();
-        /// Replaces ENTRYPOINT and CMD of the image. Not together with `command`.
+        /// Replaces ENTRYPOINT and CMD of the image. Not together with `command`. An empty list counts as not given.
         entrypoint: Vec<String> = Vec::new();
         /// Working directory, absolute; made if missing. Without it the image's, else `/`.
-        cwd: Option<String> = None;
+        cwd: Option<String> = None, work_dir, working_dir;
         /// Host name, at most 64 characters. Without it one is made of task name and allocation id.
         hostname: Option<String> = None;
+        /// Groups, by name in the image's `/etc/group` or number, that the process has besides those of its user.
+        group_add: Vec<String> = Vec::new();
+        /// Run a small init program as process 1, which reaps orphans and passes signals on. See `init_path`.
+        init: bool = false;
+        /// Give the process a terminal. Standard error then comes with standard output.
+        tty: bool = false;
+        /// Keep standard input open, without anything to read. Without it, it is at its end from the beginning.
+        interactive: bool = false;
+        /// Resource limits as `name = "soft:hard"` or one number for both; -1 for no limit. `nofile` is as high as
+        /// the node allows, up to 1048576, where nothing is said.
+        ulimit: BTreeMap<String, String> = BTreeMap::new();
+        /// Labels on the container in containerd. Names of the driver's own are refused.
+        labels: BTreeMap<String, String> = BTreeMap::new();
+        /// Annotations in the OCI specification, for runtimes and hooks.
+        annotations: BTreeMap<String, String> = BTreeMap::new();
+
         /// All capabilities and devices of the host, writable `/sys`, nothing masked. Needs `allow_privileged`.
         privileged: bool = false;
-        /// Capabilities to add to the default set, with or without `CAP_`; `ALL` for all.
+        /// Capabilities to add to the default set, with or without `CAP_`; `ALL` for all. Needs `allow_caps`.
         cap_add: Vec<String> = Vec::new();
         /// Capabilities to take away, after `cap_add`; `ALL` empties the default set first.
         cap_drop: Vec<String> = Vec::new();
-        /// Paths of host devices, or directories of them, to have at the same path with read, write and mknod.
-        devices: Vec<String> = Vec::new();
-        /// Most processes and threads in the container; 0 for no limit.
-        pids_limit: i64 = 0;
-        /// `host` shares the process namespace of the host.
-        pid_mode: Option<String> = None;
-        /// Use the default seccomp profile. This version does not have one and refuses `true`.
-        seccomp: bool = false;
-        /// Path of a seccomp profile on the host. This version refuses it.
+        /// Use containerd's default seccomp profile (`true`) or none (`false`). Without it the `security_profile`
+        /// decides; `false` may need `allow_unconfined`.
+        seccomp: Option<bool> = None;
+        /// Path of a seccomp profile in Docker's or the OCI's JSON form: on the host, or inside the task directory if
+        /// relative. Together with `seccomp = true`. Needs `allow_unconfined`.
         seccomp_profile: Option<String> = None;
-        /// Mount the root file system read-only.
+        /// AppArmor profile loaded on the host, or `unconfined`, which may need `allow_unconfined`. Without it a
+        /// default profile if the kernel has AppArmor.
+        apparmor_profile: Option<String> = None, apparmor;
+        /// Whether programs cannot gain privileges, such as by set-user-id. Without it true, unless `privileged`.
+        no_new_privileges: Option<bool> = None;
+        /// Docker's form of the above: `seccomp=PATH`, `seccomp=unconfined`, `apparmor=NAME`, `no-new-privileges`,
+        /// `systempaths=unconfined`, `mask=PATH:…`, `unmask=PATH:…`, `label=…`.
+        security_opt: Vec<String> = Vec::new();
+        /// Mount the root file system read-only. VOLUMEs of the image are then writable in memory.
         readonly_rootfs: bool = false;
+        /// Process namespace: `host` shares the host's, `private` is the default. Needs `allowed_modes`.
+        pid_mode: Option<String> = None;
+        /// IPC namespace: `host`, `private` (the default), or `none`, which is private without `/dev/shm`. Needs
+        /// `allowed_modes` for `host`.
+        ipc_mode: Option<String> = None;
+        /// UTS namespace: `host` shares the host's name, `private` is the default. Needs `allowed_modes` for `host`.
+        uts_mode: Option<String> = None;
+        /// Cgroup namespace: `private` (the default with cgroup v2) or `host` (the default with cgroup v1).
+        /// `host` needs `allowed_modes` with cgroup v2.
+        cgroupns: Option<String> = None;
+        /// User namespace: `host` (the default) or `private`, with ids of `userns_ids`.
+        userns: Option<String> = None, userns_mode;
+
+        /// Bound CPU time by the share of the node's compute that the job asked for, instead of sharing what is idle.
+        cpu_hard_limit: bool = false;
+        /// Period of that bound in microseconds, 1000 to 1000000. Without it 100000.
+        cpu_cfs_period: Option<i64> = None;
+        /// Hard limit of memory in MiB, above the `memory` of the job, which is then a reservation.
+        memory_hard_limit: Option<i64> = None;
+        /// Reservation (soft limit) of memory as a size, such as `64m`, up to the hard limit.
+        memory_reservation: Option<String> = None;
+        /// Memory and swap together as a size, at least the hard limit; `-1` for swap without limit. Without it no swap.
+        memory_swap: Option<String> = None;
+        /// How readily the kernel swaps, 0 to 100. Only with cgroup v1.
+        memory_swappiness: Option<i64> = None;
+        /// Score for the kernel's choice when memory is short, -1000 to 1000.
+        oom_score_adj: Option<i64> = None;
+        /// Most processes and threads in the container; 0 or -1 for no limit. Without it the plugin's `pids_limit`, which
+        /// it may not exceed.
+        pids_limit: Option<i64> = None;
+        /// Limits of huge pages as `size = "limit"`, such as `2MB = "64M"`.
+        hugepage_limits: BTreeMap<String, String> = BTreeMap::new();
+        /// Weight of block I/O among containers, 10 to 1000.
+        blkio_weight: Option<i64> = None;
         /// Size of `/dev/shm` in binary units, such as `128M`. Without it 64 MiB.
         shm_size: Option<String> = None;
         /// Kernel parameters of the container's namespaces.
         sysctl: BTreeMap<String, String> = BTreeMap::new();
-        /// Use the host's network, `/etc/hosts` and `/etc/resolv.conf`. Not together with a group network.
+
+        /// Host devices, or directories of them: each a path, `host:container:permissions`, a CDI name such as
+        /// `vendor.com/gpu=0`, or a block. Needs `allow_devices`.
+        devices: Vec<DeviceOption> = Vec::new();
+        /// Device cgroup rules such as `c 10:229 rwm`, for devices that appear later. Needs `allow_devices`.
+        device_cgroup_rules: Vec<String> = Vec::new();
+        /// Mounts of host paths or of other file systems. Paths outside the allocation need `volumes { enabled }`.
+        mounts: Vec<MountOption> = Vec::new(), mount;
+        /// Host paths to mount, each `source:target` or `source:target:options`; a relative source is inside the task
+        /// directory. Paths outside the allocation need `volumes { enabled }`.
+        volumes: Vec<String> = Vec::new();
+        /// File systems in memory, each `target` or `target:options`, such as `/tmp:size=64m,mode=1777`.
+        tmpfs: Vec<String> = Vec::new();
+
+        /// Use the host's network, `/etc/hosts` and `/etc/resolv.conf`. Not together with a group network. Needs
+        /// `allowed_modes`.
         host_network: bool = false;
+        /// `host` is `host_network = true`, `none` only has loopback; without it the group's network, else loopback.
+        network_mode: Option<String> = None;
         /// Show the host's `/etc/resolv.conf`, unless the group has a `dns` block.
         host_dns: bool = true;
-        /// Lines for `/etc/hosts`, each `name:address`.
+        /// Name servers, unless the group has a `dns` block. Without it the plugin setting counts.
+        dns_servers: Vec<String> = Vec::new();
+        /// Search domains, unless the group has a `dns` block.
+        dns_search_domains: Vec<String> = Vec::new();
+        /// Resolver options, unless the group has a `dns` block.
+        dns_options: Vec<String> = Vec::new();
+        /// Lines for `/etc/hosts`, each `name:address`; `host-gateway` as address is the host as the container sees it.
         extra_hosts: Vec<String> = Vec::new();
-        /// Mounts of host paths or of other file systems.
-        mounts: Vec<MountOption> = Vec::new();
+        /// Port labels as other drivers want them named. The group's network maps ports, so they change nothing.
+        ports: Vec<String> = Vec::new();
     }
 }
 
@@ -77,7 +160,7 @@ options! {
 }
 
 options! {
-    /// One `mounts` block.
+    /// One `mounts` block, in the Go driver's form or in Docker's.
     #[derive(Debug, Clone, PartialEq, Eq)]
     pub struct MountOption {
         /// `volume` or `bind` for a host path, else a file system type such as `tmpfs`.
@@ -86,8 +169,47 @@ options! {
         target: String = String::new() => required;
         /// Host path; a relative one, such as `local/app.conf`, is inside the task directory.
         source: String = String::new();
-        /// Mount options as in fstab, such as `rbind` and `ro`. Required for a host path.
+        /// Mount options as in fstab, such as `rbind` and `ro`. A host path needs them, or one of the blocks.
         options: Vec<String> = Vec::new();
+        /// Mount read-only.
+        readonly: Option<bool> = None;
+        /// How mounts propagate.
+        bind_options: Option<BindOptions> = None;
+        /// Size and mode of a file system in memory.
+        tmpfs_options: Option<TmpfsOptions> = None;
+    }
+}
+
+options! {
+    /// A `bind_options` block.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct BindOptions {
+        /// `private`, `rprivate`, `slave`, `rslave`, `shared` or `rshared`.
+        propagation: Option<String> = None;
+    }
+}
+
+options! {
+    /// A `tmpfs_options` block.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct TmpfsOptions {
+        /// Bytes, or a size in binary units.
+        size: Option<String> = None;
+        /// Permission bits as a decimal number, such as `511` for 0777. Without it 1777.
+        mode: Option<i64> = None;
+    }
+}
+
+options! {
+    /// One `devices` block.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct DeviceOption {
+        /// Path on the host, or a CDI name. In the short form all of `host:container:permissions`.
+        host_path: String = String::new() => required;
+        /// Path in the container. Without it the one on the host.
+        container_path: Option<String> = None;
+        /// Subset of `rwm`. Without it all.
+        cgroup_permissions: Option<String> = None;
     }
 }
 

@@ -62,11 +62,11 @@ pub(super) fn build(task: &TaskSpec, node: &NodeFacts) -> Result<serde_json::Map
         out.insert("memory".to_owned(), Value::Object(mem));
     }
 
-    match task.options.pids_limit {
+    match task.options.pids_limit.unwrap_or(0) {
         ..-1 => {
             return Err(SpecError::option(
                 "pids_limit",
-                task.options.pids_limit,
+                task.options.pids_limit.unwrap_or(0),
                 "a number above 0, or 0 for no limit, is expected",
             ));
         }
@@ -162,7 +162,7 @@ mod tests {
         assert!(built["cpu"].get("cpus").is_none() && built.get("pids").is_none() && built.get("memory").is_none());
         task.resources.cpuset_cpus = "0,3".to_owned();
         task.options = TaskOptions {
-            pids_limit: 7,
+            pids_limit: Some(7),
             ..TaskOptions::default()
         };
         let built = build(&task, &NodeFacts::default()).unwrap();
@@ -170,7 +170,7 @@ mod tests {
             (&built["cpu"]["cpus"], &built["pids"]["limit"]),
             (&json!("0,3"), &json!(7))
         );
-        task.options.pids_limit = -2;
+        task.options.pids_limit = Some(-2);
         assert!(build(&task, &NodeFacts::default()).is_err());
     }
 

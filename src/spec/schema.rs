@@ -13,6 +13,8 @@ pub enum AttrType {
     StringList,
     /// `list(map(string))`: accepts one block, several blocks and an attribute in HCL.
     StringMaps,
+    /// `any`: for options that take texts and blocks alike; the decoder tells what is allowed.
+    Any,
 }
 
 /// One node of a schema.
@@ -31,4 +33,19 @@ pub enum Schema {
     Block(Vec<(String, Schema)>),
     /// Any number of blocks of one kind.
     BlockList(Vec<(String, Schema)>),
+}
+
+impl Schema {
+    /// The same without a default.
+    #[must_use]
+    pub fn without_default(self) -> Self {
+        match self {
+            Self::Attr { ty, .. } => Self::Attr {
+                ty,
+                required: false,
+                default: None,
+            },
+            block => block,
+        }
+    }
 }

@@ -12,6 +12,8 @@ use super::value::{self, Fields};
 pub struct OptionDoc {
     /// Name as the user writes it; options inside a block as `block.name`.
     pub name: String,
+    /// Other names that mean the same, as other drivers call it.
+    pub aliases: Vec<&'static str>,
     /// Type, e.g. `list(string)`.
     pub ty: &'static str,
     /// Default as HCL, `required`, or empty for none.
@@ -24,6 +26,7 @@ pub struct OptionDoc {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Declared {
     pub(super) name: &'static str,
+    pub(super) aliases: &'static [&'static str],
     pub(super) schema: Schema,
     pub(super) ty: &'static str,
     pub(super) default: String,
@@ -53,10 +56,25 @@ pub(super) trait OptionValue: Sized {
     fn inner() -> Vec<Declared> {
         Vec::new()
     }
+    /// One value out of those given under two names of one option; `None` if they contradict each other. Lists are put
+    /// one after the other.
+    fn merge(self, _other: Self) -> Option<Self> {
+        None
+    }
+    /// True for what a host sends for an empty list, which nobody needs to have written.
+    fn is_blank(&self) -> bool {
+        false
+    }
 }
 
 /// Makes the [`Declared`] of one field.
-pub(super) fn declare<T: OptionValue>(name: &'static str, default: &T, required: bool, doc: &str) -> Declared {
+pub(super) fn declare<T: OptionValue>(
+    name: &'static str,
+    aliases: &'static [&'static str],
+    default: &T,
+    required: bool,
+    doc: &str,
+) -> Declared {
     let literal = default.literal();
     let shown = match (&literal, required) {
         (_, true) => "required".to_owned(),
@@ -66,6 +84,7 @@ pub(super) fn declare<T: OptionValue>(name: &'static str, default: &T, required:
     };
     Declared {
         name: plain(name),
+        aliases,
         schema: T::schema(required, literal),
         ty: T::TYPE,
         default: shown,
@@ -74,11 +93,16 @@ pub(super) fn declare<T: OptionValue>(name: &'static str, default: &T, required:
     }
 }
 
-/// The schema of a declared set.
+/// The schema of a declared set. An alias has the schema of its option, but no default: what is not given under one
+/// name must not look as if it were.
 pub(super) fn schema_of<T: Options>() -> Vec<(String, Schema)> {
     T::declared()
         .into_iter()
-        .map(|d| (d.name.to_owned(), d.schema))
+        .flat_map(|d| {
+            let alias = d.schema.clone().without_default();
+            let aliases = d.aliases.iter().map(move |a| ((*a).to_owned(), alias.clone()));
+            std::iter::once((d.name.to_owned(), d.schema)).chain(aliases)
+        })
         .collect()
 }
 
@@ -92,29 +116,24 @@ pub(super) fn decode<T: Options + Default>(msgpack: &[u8]) -> Result<T, SpecErro
 
 /// The documentation of a declared set, blocks flattened.
 pub(super) fn docs_of<T: Options>() -> Vec<OptionDoc> {
-    T::declared()
-        .into_iter()
-        .flat_map(|d| {
-            let block = d.name;
-            let inner: Vec<OptionDoc> = d
-                .inner
-                .iter()
-                .map(|i| OptionDoc {
-                    name: format!("{block}.{}", i.name),
-                    ty: i.ty,
-                    default: i.default.clone(),
-                    doc: i.doc.clone(),
-                })
-                .collect();
-            std::iter::once(OptionDoc {
-                name: block.to_owned(),
-                ty: d.ty,
-                default: d.default,
-                doc: d.doc,
-            })
-            .chain(inner)
-        })
-        .collect()
+    flat("", T::declared())
+}
+
+fn flat(prefix: &str, declared: Vec<Declared>) -> Vec<OptionDoc> {
+    let mut out = Vec::new();
+    for d in declared {
+        let name = format!("{prefix}{}", d.name);
+        let inner = flat(&format!("{name}."), d.inner);
+        out.push(OptionDoc {
+            name,
+            aliases: d.aliases.to_vec(),
+            ty: d.ty,
+            default: d.default,
+            doc: d.doc,
+        });
+        out.extend(inner);
+    }
+    out
 }
 
 /// Name of an option whose field is a raw identifier (`r#type`).
@@ -122,10 +141,11 @@ pub(super) fn plain(name: &'static str) -> &'static str {
     name.strip_prefix("r#").unwrap_or(name)
 }
 
-/// Declares a struct of options; see the module.
+/// Declares a struct of options; see the module. `=> required` after the default makes an option required, `, name`
+/// gives it one more name.
 macro_rules! options {
     ($(#[$meta:meta])* pub struct $name:ident {
-        $( $(#[doc = $doc:literal])+ $field:ident : $ty:ty = $default:expr $(=> $req:ident)? ; )*
+        $( $(#[doc = $doc:literal])+ $field:ident : $ty:ty = $default:expr $(=> $req:ident)? $(, $alias:ident)* ; )*
     }) => {
         $(#[$meta])*
         pub struct $name { $( $(#[doc = $doc])+ pub $field: $ty, )* }
@@ -141,6 +161,7 @@ macro_rules! options {
                 let default = Self::default();
                 vec![ $( $crate::spec::table::declare::<$ty>(
                     stringify!($field),
+                    &[ $( stringify!($alias) ),* ],
                     &default.$field,
                     false $(|| stringify!($req) == "required")?,
                     concat!($($doc),+),
@@ -149,7 +170,7 @@ macro_rules! options {
 
             fn read(fields: &$crate::spec::value::Fields<'_>) -> Result<Self, $crate::spec::SpecError> {
                 let default = Self::default();
-                Ok(Self { $( $field: fields.get::<$ty>(stringify!($field))?.unwrap_or(default.$field), )* })
+                Ok(Self { $( $field: fields.get::<$ty>(stringify!($field), &[ $( stringify!($alias) ),* ])?.unwrap_or(default.$field), )* })
             }
         }
     };

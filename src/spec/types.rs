@@ -4,11 +4,12 @@
 
 use super::error::SpecError;
 use super::go;
-use super::options::{Auth, MountOption};
+use super::options::{Auth, BindOptions, DeviceOption, MountOption, TmpfsOptions};
 use super::schema::{AttrType, Schema};
 use super::secret::Secret;
+use super::settings::{AllowedModes, VolumeSettings};
 use super::table::{self, Declared, OptionValue, Options};
-use super::value::{Fields, each, text, want_text, wrong};
+use super::value::{Fields, concrete, each, text, want_text, wrong};
 use rmpv::Value;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -50,6 +51,9 @@ impl OptionValue for Option<String> {
     }
     fn read(at: &str, value: &Value) -> Result<Option<Self>, SpecError> {
         Ok(String::read(at, value)?.map(Some))
+    }
+    fn merge(self, other: Self) -> Option<Self> {
+        (self == other).then_some(self)
     }
 }
 
@@ -207,6 +211,114 @@ impl OptionValue for BTreeMap<String, String> {
     }
 }
 
+/// `Option` tells "not given" from any value, also from the zero of its type.
+macro_rules! optional {
+    ($($inner:ty),*) => { $(
+        impl OptionValue for Option<$inner> {
+            const TYPE: &'static str = <$inner>::TYPE;
+            fn schema(required: bool, _default: Option<String>) -> Schema {
+                <$inner>::schema(required, None)
+            }
+            fn literal(&self) -> Option<String> {
+                None
+            }
+            fn read(at: &str, value: &Value) -> Result<Option<Self>, SpecError> {
+                Ok(<$inner>::read(at, value)?.map(Some))
+            }
+            fn merge(self, other: Self) -> Option<Self> {
+                (self == other).then_some(self)
+            }
+        }
+    )* };
+}
+optional!(bool, i64, Vec<String>);
+
+/// A block of one kind that may come as a list of one.
+macro_rules! block {
+    ($($inner:ty),*) => { $(
+        impl OptionValue for Option<$inner> {
+            const TYPE: &'static str = "block";
+            fn schema(_required: bool, _default: Option<String>) -> Schema {
+                Schema::Block(table::schema_of::<$inner>())
+            }
+            fn literal(&self) -> Option<String> {
+                None
+            }
+            fn inner() -> Vec<Declared> {
+                <$inner>::declared()
+            }
+            fn read(at: &str, value: &Value) -> Result<Option<Self>, SpecError> {
+                let Some(block) = each(value).iter().find(|b| !b.is_nil()) else {
+                    return Ok(None);
+                };
+                let fields = Fields::of(at, block).ok_or_else(|| wrong(at, block, "a block is expected"))?;
+                <$inner>::read(&fields).map(|b| Some(Some(b)))
+            }
+        }
+    )* };
+}
+block!(AllowedModes, VolumeSettings, BindOptions, TmpfsOptions);
+
+impl OptionValue for Vec<DeviceOption> {
+    const TYPE: &'static str = "list(string) or blocks";
+    fn schema(required: bool, _default: Option<String>) -> Schema {
+        attr(AttrType::Any, required, None)
+    }
+    fn literal(&self) -> Option<String> {
+        None
+    }
+    fn inner() -> Vec<Declared> {
+        DeviceOption::declared()
+    }
+    fn read(at: &str, value: &Value) -> Result<Option<Self>, SpecError> {
+        let allowed = "a path, host:container:permissions, a CDI name or a block with host_path is expected";
+        let each = each(concrete(value)).iter().enumerate();
+        each.filter(|(_, item)| !item.is_nil())
+            .map(|(i, item)| {
+                let at = format!("{at}[{i}]");
+                let item = concrete(item);
+                if let Some(fields) = Fields::of(&at, item) {
+                    // Nobody but us checks what the schema calls `any`.
+                    if let Some(name) = fields.unknown(&DeviceOption::declared()) {
+                        return Err(SpecError::option(
+                            format!("{at}.{name}"),
+                            name,
+                            "host_path, container_path and cgroup_permissions are expected",
+                        ));
+                    }
+                    let device = DeviceOption::read(&fields)?;
+                    return if device.host_path.is_empty() {
+                        Err(wrong(
+                            &format!("{at}.host_path"),
+                            item,
+                            "a path on the host or a CDI name is expected",
+                        ))
+                    } else {
+                        Ok(device)
+                    };
+                }
+                match text(item) {
+                    Some(host_path) if !host_path.is_empty() && !matches!(item, Value::Boolean(_)) => {
+                        Ok(DeviceOption {
+                            host_path,
+                            ..DeviceOption::default()
+                        })
+                    }
+                    _ => Err(wrong(&at, item, allowed)),
+                }
+            })
+            .collect::<Result<_, _>>()
+            .map(Some)
+    }
+    fn merge(mut self, other: Self) -> Option<Self> {
+        self.extend(other);
+        Some(self)
+    }
+    fn is_blank(&self) -> bool {
+        self.is_empty()
+    }
+}
+
 /// A block that may come as a list of one.
 impl OptionValue for Option<Auth> {
     const TYPE: &'static str = "block";
@@ -242,6 +354,13 @@ impl OptionValue for Vec<MountOption> {
     }
     fn inner() -> Vec<Declared> {
         MountOption::declared()
+    }
+    fn merge(mut self, other: Self) -> Option<Self> {
+        self.extend(other);
+        Some(self)
+    }
+    fn is_blank(&self) -> bool {
+        self.is_empty()
     }
     fn read(at: &str, value: &Value) -> Result<Option<Self>, SpecError> {
         let blocks = each(value).iter().enumerate().filter(|(_, b)| !b.is_nil());

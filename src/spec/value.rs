@@ -5,7 +5,7 @@
 //! `hclspecutils`/`cty` msgpack encoder and `base.MsgPackDecode`.
 
 use super::error::SpecError;
-use super::table::{OptionValue, plain};
+use super::table::{Declared, OptionValue, plain};
 use rmpv::Value;
 use std::collections::BTreeMap;
 
@@ -52,18 +52,59 @@ impl<'a> Fields<'a> {
         Some(Self { at: at.to_owned(), map })
     }
 
-    /// Reads one option; `None` if it is not given.
-    pub(super) fn get<T: OptionValue>(&self, name: &'static str) -> Result<Option<T>, SpecError> {
-        let name = plain(name);
-        let at = if self.at.is_empty() {
-            name.to_owned()
-        } else {
-            format!("{}.{name}", self.at)
-        };
-        match self.map.get(name) {
-            None | Some(Value::Nil) => Ok(None),
-            Some(value) => T::read(&at, value),
+    /// The first key that none of these options has.
+    pub(super) fn unknown(&self, declared: &[Declared]) -> Option<&str> {
+        let known = |key: &str| declared.iter().any(|d| d.name == key || d.aliases.contains(&key));
+        self.map.keys().map(String::as_str).find(|key| !known(key))
+    }
+
+    /// Reads one option under its name and its other names; `None` if it is not given under any.
+    pub(super) fn get<T: OptionValue>(
+        &self,
+        name: &'static str,
+        aliases: &[&'static str],
+    ) -> Result<Option<T>, SpecError> {
+        let mut given: Option<(&str, T)> = None;
+        for name in std::iter::once(plain(name)).chain(aliases.iter().copied()) {
+            let at = if self.at.is_empty() {
+                name.to_owned()
+            } else {
+                format!("{}.{name}", self.at)
+            };
+            let value = match self.map.get(name) {
+                None | Some(Value::Nil) => None,
+                Some(value) => T::read(&at, value)?,
+            };
+            given = match (given, value) {
+                (given, None) => given,
+                (None, Some(value)) => Some((name, value)),
+                (Some((_, first)), Some(value)) if first.is_blank() => Some((name, value)),
+                (given, Some(value)) if value.is_blank() => given,
+                (Some((first, one)), Some(other)) => match one.merge(other) {
+                    Some(both) => Some((first, both)),
+                    None => {
+                        return Err(SpecError::Refused {
+                            option: at.clone(),
+                            text: format!(
+                                "option {at}: it is another name for {first}, which is given too: only one of them is allowed"
+                            ),
+                        });
+                    }
+                },
+            };
         }
+        Ok(given.map(|(_, value)| value))
+    }
+}
+
+/// The value inside the pair of type and value in which cty encodes what a schema calls `any`, or the value itself.
+pub(super) fn concrete(value: &Value) -> &Value {
+    match value {
+        Value::Array(pair) => match pair.as_slice() {
+            [Value::Binary(ty), inner] if serde_json::from_slice::<serde_json::Value>(ty).is_ok() => inner,
+            _ => value,
+        },
+        other => other,
     }
 }
 
