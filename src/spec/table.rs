@@ -46,6 +46,8 @@ pub(super) trait Options: Sized {
 pub(super) trait OptionValue: Sized {
     /// Type as documented.
     const TYPE: &'static str;
+    /// What is documented as the default where there is no literal for it.
+    const BLANK: &'static str = "";
     /// Node of the schema.
     fn schema(required: bool, default: Option<String>) -> Schema;
     /// This value as HCL source; `None` for the value that "not given" decodes to anyway.
@@ -79,8 +81,7 @@ pub(super) fn declare<T: OptionValue>(
     let shown = match (&literal, required) {
         (_, true) => "required".to_owned(),
         (Some(text), false) => text.clone(),
-        (None, false) if T::TYPE == "bool" => "false".to_owned(),
-        (None, false) => String::new(),
+        (None, false) => T::BLANK.to_owned(),
     };
     Declared {
         name: plain(name),

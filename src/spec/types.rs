@@ -80,6 +80,7 @@ impl OptionValue for Secret {
 
 impl OptionValue for bool {
     const TYPE: &'static str = "bool";
+    const BLANK: &'static str = "false";
     fn schema(required: bool, default: Option<String>) -> Schema {
         attr(AttrType::Bool, required, default)
     }
