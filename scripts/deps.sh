@@ -2,7 +2,7 @@
 # Install what is missing, and only that.
 #
 #   scripts/deps.sh run     what `make run` needs: a C compiler, protoc, containerd, runc, CNI plugins, a registry
-#   scripts/deps.sh test    also crun, user-mode Linux, and containerd 2.4 built with Go into the cache
+#   scripts/deps.sh test    also crun, tini, user-mode Linux, and containerd 2.4 built with Go into the cache
 #   scripts/deps.sh deny    cargo-deny, into the cache
 #
 # Rust and Go themselves are not installed: which way they come is the user's choice.
@@ -29,6 +29,7 @@ missing_packages() {
 	[ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
 	[ "$1" = run ] && return
 	have crun || echo crun
+	[ -x /usr/bin/tini-static ] || echo tini
 	have linux.uml || echo user-mode-linux
 }
 

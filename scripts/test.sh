@@ -14,8 +14,8 @@ cd "$root"
 export CARGO_TERM_COLOR=never
 
 all="fmt lint unit protocol gohost telemetry
-lifecycle-16-v1 lifecycle-24-v1 chaos-16-v1 chaos-24-v1
-lifecycle-24-v2"
+lifecycle-16-v1 lifecycle-24-v1 options-16-v1 options-24-v1 chaos-16-v1 chaos-24-v1
+lifecycle-24-v2 options-24-v2 options-16-v2"
 # By name only: they take as long again in the guest.
 extra="lifecycle-16-v2 chaos-24-v2 chaos-16-v2"
 read -r -d '' -a suites <<<"${SUITE:-$all}" || true
@@ -44,7 +44,7 @@ wanted() {
 
 # The drivers are copied aside: the next build with other features writes to the same file name.
 build() {
-	if wanted 'protocol' || wanted 'gohost' || wanted 'telemetry' || wanted 'lifecycle-*' || wanted 'chaos-*'; then
+	if wanted 'protocol' || wanted 'gohost' || wanted 'telemetry' || wanted 'lifecycle-*' || wanted 'options-*' || wanted 'chaos-*'; then
 		# The whole workspace each time: with other packages, features differ and everything is built again.
 		cargo build --workspace --locked
 		install -m 755 "$target/debug/containerd-driver" "$CD_DRIVER_BIN"
@@ -53,7 +53,7 @@ build() {
 		cargo build --workspace --locked --features containerd-driver/chaos
 		install -m 755 "$target/debug/containerd-driver" "$CD_DRIVER_CHAOS_BIN"
 	fi
-	if wanted 'unit' || wanted 'protocol' || wanted 'telemetry' || wanted 'lifecycle-*' || wanted 'chaos-*'; then
+	if wanted 'unit' || wanted 'protocol' || wanted 'telemetry' || wanted 'lifecycle-*' || wanted 'options-*' || wanted 'chaos-*'; then
 		# "Executable tests/golden/main.rs (target/debug/deps/golden-0123456789abcdef)" becomes "golden PATH",
 		# "Executable unittests src/lib.rs (…)" becomes "unittests PATH".
 		cargo test --workspace --no-run --locked 2>&1 | tee /dev/stderr | awk '

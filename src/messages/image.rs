@@ -37,6 +37,8 @@ pub struct EnsureImage {
     pub policy: PullPolicy,
     /// Upper bound for the whole pull.
     pub timeout: Duration,
+    /// containerd snapshotter in which it must be unpacked.
+    pub snapshotter: String,
     /// Who is told about progress (task events); `None` for nobody.
     pub observer: Option<crate::spec::identity::TaskId>,
 }

@@ -24,6 +24,7 @@ mod process;
 pub mod record;
 pub mod reference;
 mod resources;
+pub mod runtime;
 pub mod schema;
 pub mod secret;
 pub mod settings;

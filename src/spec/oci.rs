@@ -9,6 +9,7 @@ use super::identity::{ContainerId, Digest};
 use super::image::ImageFacts;
 use super::mounts::Mounts;
 use super::node::NodeFacts;
+use super::runtime::{self, Runtime};
 use super::settings::Settings;
 use super::task::TaskSpec;
 use super::{capabilities, devices, env, network, process, resources, user};
@@ -66,6 +67,10 @@ pub struct ContainerPlan {
     pub spec_json: Vec<u8>,
     /// SHA-256 (64 hex digits) over the specification, the files, the image, the runtime and the snapshotter.
     pub hash: String,
+    /// What carries it out.
+    pub runtime: Runtime,
+    /// containerd snapshotter of its root file system.
+    pub snapshotter: String,
     /// Host name of the container.
     pub hostname: String,
     /// Files to write first.
@@ -98,6 +103,8 @@ pub fn build(
     refusals(inputs)?;
     let o = &task.options;
     let container = ContainerId::of(&task.id);
+    let runtime = runtime::of(inputs)?;
+    let snapshotter = snapshotter(task, settings).to_owned();
     let argv = process::argv(task, image)?;
     let hostname = network::hostname(task)?;
     let mounts = Mounts::build(task, &container, &hostname, node)?;
@@ -140,12 +147,14 @@ pub fn build(
         "linux": linux,
     });
     let spec_json = serde_json::to_vec(&spec).map_err(|e| SpecError::Decode(format!("OCI specification: {e}")))?;
-    let hash = hash(&spec_json, &files, image, settings);
+    let hash = hash(&spec_json, &files, image, &runtime, &snapshotter);
     let program = (argv.option, argv.argv.into_iter().next().unwrap_or_default());
     Ok(ContainerPlan {
         container,
         spec_json,
         hash,
+        runtime,
+        snapshotter,
         hostname,
         files,
         beneath,
@@ -185,8 +194,14 @@ fn refusals(inputs: &Inputs<'_>) -> Result<(), SpecError> {
     }
 }
 
+/// The snapshotter of a task's root file system, which is also where its image is unpacked.
+#[must_use]
+pub fn snapshotter<'a>(task: &'a TaskSpec, settings: &'a Settings) -> &'a str {
+    task.options.snapshotter.as_deref().unwrap_or(&settings.snapshotter)
+}
+
 /// The hash of all that makes a container what it is. Lengths keep neighbours apart.
-fn hash(spec_json: &[u8], files: &[GeneratedFile], image: &ImageFacts, settings: &Settings) -> String {
+fn hash(spec_json: &[u8], files: &[GeneratedFile], image: &ImageFacts, runtime: &Runtime, snapshotter: &str) -> String {
     let mut all = Vec::new();
     let mut feed = |part: &[u8]| {
         all.extend_from_slice(&(part.len() as u64).to_be_bytes());
@@ -205,8 +220,9 @@ fn hash(spec_json: &[u8], files: &[GeneratedFile], image: &ImageFacts, settings:
             .unwrap_or_default()
             .as_bytes(),
     );
-    feed(settings.containerd_runtime.as_bytes());
-    feed(settings.snapshotter.as_bytes());
+    feed(runtime.kind.as_bytes());
+    feed(runtime.binary.as_bytes());
+    feed(snapshotter.as_bytes());
     Digest::sha256(&all).as_str().trim_start_matches("sha256:").to_owned()
 }
 

@@ -6,6 +6,7 @@
 use super::error::SpecError;
 use super::gates::Gates;
 use super::options::Auth;
+use super::runtime;
 use super::schema::Schema;
 use super::table::{self, OptionDoc, options};
 use std::collections::BTreeMap;
@@ -136,5 +137,6 @@ pub fn decode(msgpack: &[u8]) -> Result<Settings, SpecError> {
     let settings: Settings = table::decode(msgpack)?;
     // What contradicts itself is told when the agent starts, not when a task does.
     Gates::of(&settings)?;
+    runtime::default(&settings)?;
     Ok(settings)
 }

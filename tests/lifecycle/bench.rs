@@ -262,10 +262,11 @@ pub fn namespace(pid: impl std::fmt::Display, kind: &str) -> String {
 
 /// Runs a group on a runtime of its own.
 macro_rules! group {
-    ($(#[$doc:meta])* $name:ident, $bench:expr, { $($promise:ident),+ $(,)? }) => {
+    ($(#[$doc:meta])* $name:ident, $bench:expr, $(if $wanted:expr,)? { $($promise:ident),+ $(,)? }) => {
         $(#[$doc])*
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $name() {
+            $(if !$wanted { return; })?
             let mut bench = $bench.await;
             $(bench.case(stringify!($promise), |bench| Box::pin($promise(bench))).await;)+
             bench.finish();

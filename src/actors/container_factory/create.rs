@@ -8,7 +8,7 @@
 use super::remove::{at, remove};
 use crate::actors::shared::{Links, Shared, unix_nanos};
 use crate::actors::supervision::book::ask_until;
-use crate::containerd::{ContainerRecord, Gateway, NewContainer, NewTask};
+use crate::containerd::{ContainerRecord, Gateway, NewContainer, NewTask, RuntimeOptions};
 use crate::host::{HostError, paths};
 use crate::messages::Cx;
 use crate::messages::container::{ContainerError, CreateContainer, Created};
@@ -18,7 +18,6 @@ use crate::spec::SpecError;
 use crate::spec::identity::ContainerId;
 use crate::spec::labels::{self, Marks};
 use crate::spec::oci::{self, ContainerPlan};
-use crate::spec::settings::Settings;
 use crate::spec::signal;
 use crate::telemetry::names;
 use std::collections::{BTreeMap, HashMap};
@@ -67,7 +66,6 @@ pub(super) async fn create(
     let logs = check_logs(links, &req).await?;
     let start = Beginning {
         gateway,
-        settings: &configured.settings,
         id: &id,
         req: &req,
         plan: &plan,
@@ -142,7 +140,6 @@ async fn check_logs(
 /// What every attempt of one creation begins with.
 struct Beginning<'a> {
     gateway: &'a Gateway,
-    settings: &'a Settings,
     id: &'a ContainerId,
     req: &'a CreateContainer,
     plan: &'a ContainerPlan,
@@ -155,21 +152,24 @@ impl Beginning<'_> {
     async fn attempt(&self, purged: bool) -> Result<Attempt, ContainerError> {
         let Self {
             gateway,
-            settings,
             id,
             req,
             plan,
             stop_signal,
             logs,
         } = *self;
-        let (now, snapshotter) = (unix_nanos(), settings.snapshotter.as_str());
+        let (now, snapshotter) = (unix_nanos(), plan.snapshotter.as_str());
         let container = NewContainer {
             id: id.as_str().to_owned(),
             image: req.image.name.clone(),
             snapshotter: snapshotter.to_owned(),
             snapshot_key: id.as_str().to_owned(),
-            runtime: settings.containerd_runtime.clone(),
-            runtime_options: None,
+            runtime: plan.runtime.kind.clone(),
+            runtime_options: plan.runtime.takes_options().then(|| RuntimeOptions {
+                binary_name: plan.runtime.binary.clone(),
+                systemd_cgroup: plan.runtime.systemd_cgroup,
+                ..RuntimeOptions::default()
+            }),
             spec_json: plan.spec_json.clone(),
             labels: labels_of(req, plan, stop_signal, now),
         };

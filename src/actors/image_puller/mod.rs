@@ -42,6 +42,7 @@ struct PullKey {
     image: String,
     credentials: Option<Credentials>,
     policy: PullPolicy,
+    snapshotter: String,
 }
 
 struct Pull {
@@ -103,7 +104,7 @@ impl ImagePuller {
         )));
         let progress = Progress::new(req.image.clone(), Arc::clone(&watchers), Arc::clone(&self.links));
         let config = PullConfig {
-            snapshotter: configured.settings.snapshotter.clone(),
+            snapshotter: req.snapshotter.clone(),
             transfer: self.shared.transfer.load(std::sync::atomic::Ordering::Relaxed),
             ..self.known.clone()
         };
@@ -172,6 +173,7 @@ impl Handler<Ask<EnsureImage>> for ImagePuller {
             image: req.image.clone(),
             credentials: req.credentials.clone(),
             policy: req.policy,
+            snapshotter: req.snapshotter.clone(),
         };
         match self.pulls.get_mut(&key) {
             Some(pull) => {

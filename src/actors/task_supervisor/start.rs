@@ -9,6 +9,7 @@ use crate::messages::image::{Credentials, EnsureImage, ImageReady, PullPolicy};
 use crate::messages::runtime::TaskView;
 use crate::messages::task::{Start, Started, TaskError};
 use crate::messages::{Ask, Owed, Request as _};
+use crate::spec::oci;
 use crate::spec::settings::Settings;
 use crate::spec::task::TaskSpec;
 use crate::telemetry::propagate::handling;
@@ -203,6 +204,7 @@ fn ensure_image(task: &TaskSpec, settings: &Settings) -> EnsureImage {
             PullPolicy::IfNotPresent
         },
         timeout: task.options.image_pull_timeout.unwrap_or(settings.image_pull_timeout),
+        snapshotter: oci::snapshotter(task, settings).to_owned(),
         observer: Some(task.id.clone()),
     }
 }

@@ -95,6 +95,8 @@ pub struct ImageConfig {
     pub workdir: String,
     pub stop_signal: String,
     pub labels: Vec<(String, String)>,
+    /// VOLUME paths.
+    pub volumes: Vec<String>,
     /// A second layer of this many incompressible bytes, for slow pulls.
     pub ballast: usize,
     /// Distinguishes layers of otherwise equal images, so that each is really pulled.
@@ -124,6 +126,11 @@ impl ImageConfig {
 
     pub fn workdir(mut self, dir: impl Into<String>) -> Self {
         self.workdir = dir.into();
+        self
+    }
+
+    pub fn volume(mut self, path: impl Into<String>) -> Self {
+        self.volumes.push(path.into());
         self
     }
 
@@ -209,6 +216,10 @@ pub fn busybox(tweaks: &ImageConfig) -> Result<Image> {
     });
     if !tweaks.stop_signal.is_empty() {
         config["StopSignal"] = json!(tweaks.stop_signal);
+    }
+    if !tweaks.volumes.is_empty() {
+        let volumes = tweaks.volumes.iter().map(|path| (path.clone(), json!({})));
+        config["Volumes"] = Json::Object(volumes.collect());
     }
     let architecture = match std::env::consts::ARCH {
         "x86_64" => "amd64",

@@ -39,7 +39,11 @@ pub struct Containerd {
     binaries: Binaries,
     daemon: Mutex<Option<Daemon>>,
     keep: bool,
+    without_unified: bool,
 }
+
+/// Runs the rest of its arguments where no unified hierarchy is mounted. Mounts made outside go on arriving.
+const HIDE_UNIFIED: &str = "umount /sys/fs/cgroup/unified && exec \"$0\" \"$@\"";
 
 impl Containerd {
     /// Starts one below `root`, which it creates and owns. `root` must be short: the socket path has to stay below 100 bytes.
@@ -49,12 +53,22 @@ impl Containerd {
 
     /// The same with more lines for `config.toml`.
     pub async fn start_with(kind: ContainerdKind, root: &Path, extra_config: &str) -> Result<Containerd> {
+        Containerd::begin(kind, root, extra_config, false).await
+    }
+
+    /// The same in a mount namespace of its own, without the unified hierarchy that lies beside version 1.
+    pub async fn start_without_unified(kind: ContainerdKind, root: &Path, extra_config: &str) -> Result<Containerd> {
+        Containerd::begin(kind, root, extra_config, true).await
+    }
+
+    async fn begin(kind: ContainerdKind, root: &Path, extra_config: &str, without_unified: bool) -> Result<Containerd> {
         let binaries = kind.locate()?;
         let containerd = Containerd {
             root: root.to_owned(),
             binaries,
             daemon: Mutex::new(None),
             keep: false,
+            without_unified,
         };
         ensure!(
             containerd.socket().as_os_str().len() < 100,
@@ -72,9 +86,18 @@ impl Containerd {
     /// Starts the daemon if it does not run and waits until it serves.
     pub async fn start_again(&self) -> Result<()> {
         if self.pid().is_none() {
+            let mut argv: Vec<std::ffi::OsString> = Vec::new();
+            if self.without_unified {
+                argv.extend(["unshare", "-m", "--propagation", "slave", "sh", "-c", HIDE_UNIFIED].map(Into::into));
+            }
+            argv.extend([
+                self.binaries.containerd.clone().into(),
+                "--config".into(),
+                self.root.join("config.toml").into(),
+            ]);
             let recipe = Recipe {
-                bin: self.binaries.containerd.clone(),
-                args: vec!["--config".into(), self.root.join("config.toml").into()],
+                bin: argv.remove(0).into(),
+                args: argv,
                 env: vec![("PATH".into(), self.binaries.path())],
                 log: self.log_path(),
             };

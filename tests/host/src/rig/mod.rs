@@ -31,6 +31,9 @@ use home::Home;
 use running::persisted;
 use shared::Shared;
 
+/// Where the unified hierarchy is on a machine that has both.
+const UNIFIED: &str = "/sys/fs/cgroup/unified";
+
 /// What may differ from [`Rig::new`].
 #[derive(Clone, Debug)]
 pub struct RigOpts {
@@ -48,6 +51,8 @@ pub struct RigOpts {
     pub dir: Option<PathBuf>,
     /// Launch the probes of an agent start first.
     pub like_agent: bool,
+    /// Hide the unified hierarchy that lies beside version 1 from containerd and what it starts.
+    pub without_unified: bool,
 }
 
 impl RigOpts {
@@ -66,6 +71,7 @@ impl RigOpts {
             containerd_config: String::new(),
             dir: None,
             like_agent: false,
+            without_unified: false,
         }
     }
 }
@@ -98,8 +104,11 @@ impl Backend {
             None => Home::fresh(&opts.namespace)?,
         };
         let registry = Registry::start(&home.path().join("reg")).await?;
-        let containerd =
-            Containerd::start_with(opts.kind.clone(), &home.path().join("cd"), &opts.containerd_config).await?;
+        let root = home.path().join("cd");
+        let containerd = match opts.without_unified && Path::new(UNIFIED).exists() {
+            true => Containerd::start_without_unified(opts.kind.clone(), &root, &opts.containerd_config).await?,
+            false => Containerd::start_with(opts.kind.clone(), &root, &opts.containerd_config).await?,
+        };
         let mut config = json!({ "containerd_address": containerd.socket().display().to_string(), "containerd_namespace": opts.namespace });
         if let Json::Object(more) = &opts.config {
             for (key, value) in more {

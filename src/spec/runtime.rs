@@ -1,0 +1,165 @@
+//! Which runtime carries out a container: a name becomes the type of a containerd shim and, for runtimes with runc's
+//! command line, a binary.
+
+use super::error::SpecError;
+use super::oci::Inputs;
+use super::settings::Settings;
+
+/// The shim of runc and of what has its command line.
+const RUNC_SHIM: &str = "io.containerd.runc.v2";
+
+/// What a short name stands for. Names and types are those that the projects document for containerd.
+const KNOWN: [(&str, &str, &str); 7] = [
+    ("runc", RUNC_SHIM, ""),
+    ("crun", RUNC_SHIM, "crun"),
+    ("youki", RUNC_SHIM, "youki"),
+    ("kata", "io.containerd.kata.v2", ""),
+    ("runsc", "io.containerd.runsc.v1", ""),
+    ("gvisor", "io.containerd.runsc.v1", ""),
+    ("spin", "io.containerd.spin.v2", ""),
+];
+
+/// A runtime as containerd is told it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Runtime {
+    /// Type of the shim, e.g. `io.containerd.runc.v2`.
+    pub kind: String,
+    /// Binary with runc's command line, a path or a name to look up; empty for `runc`.
+    pub binary: String,
+    /// Whether it makes cgroups by systemd.
+    pub systemd_cgroup: bool,
+}
+
+impl Runtime {
+    /// True if the shim takes runc's options at all.
+    #[must_use]
+    pub fn takes_options(&self) -> bool {
+        self.kind == RUNC_SHIM && (!self.binary.is_empty() || self.systemd_cgroup)
+    }
+}
+
+/// The runtime of a task: what it names, if the operator allows it, else `containerd_runtime`.
+pub(super) fn of(inputs: &Inputs<'_>) -> Result<Runtime, SpecError> {
+    let settings = inputs.settings;
+    match &inputs.task.options.runtime {
+        Some(name) => {
+            inputs.gates.runtime(name)?;
+            resolve("runtime", name, settings)
+        }
+        None => resolve("containerd_runtime", &settings.containerd_runtime, settings),
+    }
+}
+
+/// The runtime that the settings give to all tasks.
+///
+/// # Errors
+/// The setting, its value and what is allowed.
+pub fn default(settings: &Settings) -> Result<Runtime, SpecError> {
+    resolve("containerd_runtime", &settings.containerd_runtime, settings)
+}
+
+fn resolve(option: &str, name: &str, settings: &Settings) -> Result<Runtime, SpecError> {
+    let (kind, binary) = if let Some(text) = settings.runtimes.get(name) {
+        let mut words = text.split_whitespace();
+        let (kind, binary) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        if !is_type(kind) || words.next().is_some() || (!binary.is_empty() && kind != RUNC_SHIM) {
+            return Err(SpecError::option(
+                format!("runtimes.{name}"),
+                text,
+                format!("a type such as {RUNC_SHIM} is expected, for this one optionally with a binary after it"),
+            ));
+        }
+        (kind, binary)
+    } else if let Some((_, kind, binary)) = KNOWN.iter().find(|(known, ..)| *known == name) {
+        (*kind, *binary)
+    } else if is_type(name) {
+        (name, "")
+    } else {
+        let known: Vec<&str> = KNOWN.iter().map(|(known, ..)| *known).collect();
+        let own = settings.runtimes.keys().map(String::as_str);
+        return Err(SpecError::option(
+            option,
+            name,
+            format!(
+                "one of {}, a type such as {RUNC_SHIM}, or a name in the plugin setting runtimes is expected",
+                own.chain(known).collect::<Vec<_>>().join(", ")
+            ),
+        ));
+    };
+    Ok(Runtime {
+        kind: kind.to_owned(),
+        binary: binary.to_owned(),
+        systemd_cgroup: settings.systemd_cgroup && kind == RUNC_SHIM,
+    })
+}
+
+/// `io.containerd.NAME.VERSION`: what containerd makes the name of the shim's binary from. No path: a task must not
+/// choose a program of the host.
+fn is_type(text: &str) -> bool {
+    let parts: Vec<&str> = text.split('.').collect();
+    let word = |p: &&str| !p.is_empty() && p.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    parts.len() >= 3 && parts.iter().all(|p| word(p))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> Settings {
+        let mut settings = Settings::default();
+        for (name, text) in [
+            ("dev", "io.containerd.runc.v2 /opt/crun"),
+            ("wasm", "io.containerd.wasmtime.v1"),
+            ("bad", "io.containerd.kata.v2 /opt/kata"),
+            ("path", "/opt/shim"),
+        ] {
+            settings.runtimes.insert(name.to_owned(), text.to_owned());
+        }
+        settings
+    }
+
+    #[test]
+    fn a_name_becomes_a_type_and_a_binary() {
+        for (name, kind, binary) in [
+            ("io.containerd.runc.v2", RUNC_SHIM, ""),
+            ("runc", RUNC_SHIM, ""),
+            ("crun", RUNC_SHIM, "crun"),
+            ("dev", RUNC_SHIM, "/opt/crun"),
+            ("wasm", "io.containerd.wasmtime.v1", ""),
+            ("kata", "io.containerd.kata.v2", ""),
+        ] {
+            let found = resolve("runtime", name, &settings()).unwrap();
+            assert_eq!((found.kind.as_str(), found.binary.as_str()), (kind, binary), "{name}");
+            assert_eq!(found.takes_options(), !binary.is_empty());
+        }
+    }
+
+    #[test]
+    fn what_is_no_runtime_is_refused_by_name() {
+        for name in [
+            "bad",
+            "path",
+            "nope",
+            "/usr/bin/crun",
+            "",
+            "a..b.c",
+            "io.containerd.runc.v2 x",
+        ] {
+            let text = resolve("runtime", name, &settings()).unwrap_err().to_string();
+            assert!(
+                text.contains("runtime") && text.contains(name) && text.contains("expected"),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn systemd_is_asked_of_runc_alone() {
+        let settings = Settings {
+            systemd_cgroup: true,
+            ..settings()
+        };
+        assert!(resolve("runtime", "runc", &settings).unwrap().takes_options());
+        assert!(!resolve("runtime", "kata", &settings).unwrap().systemd_cgroup);
+    }
+}

@@ -1,0 +1,274 @@
+//! Capabilities, system calls, privileges, hidden paths and namespaces.
+
+use crate::bench::{Bench, container_of, group, namespace};
+use crate::look::{bench, consent, crun, end, says, wants, with};
+use serde_json::{Value as Json, json};
+
+group!(isolation_runc, bench(consent()), if wants("runc"), {
+    capabilities_are_the_default_set_and_what_was_added_and_dropped,
+    programs_gain_no_privileges_unless_they_may,
+    the_default_profile_filters_system_calls,
+    a_profile_of_ones_own_filters_what_it_names,
+    kernel_paths_are_hidden_and_read_only,
+    a_privileged_task_has_it_all,
+    namespaces_are_private_or_the_hosts_as_asked,
+    kernel_parameters_are_those_of_the_container,
+    contradictions_are_refused,
+});
+group!(isolation_crun, crun(), if wants("crun"), {
+    capabilities_are_the_default_set_and_what_was_added_and_dropped,
+    programs_gain_no_privileges_unless_they_may,
+    the_default_profile_filters_system_calls,
+    kernel_paths_are_hidden_and_read_only,
+    namespaces_are_private_or_the_hosts_as_asked,
+});
+
+const CHOWN: u64 = 1 << 0;
+const NET_ADMIN: u64 = 1 << 12;
+const NET_RAW: u64 = 1 << 13;
+const SYS_ADMIN: u64 = 1 << 21;
+/// containerd's default set.
+const DEFAULT: u64 = 0xa804_25fb;
+
+const CAPS: &str =
+    "echo eff=$(sed -n 's/^CapEff:.//p' /proc/self/status); echo bnd=$(sed -n 's/^CapBnd:.//p' /proc/self/status)
+    echo inh=$(sed -n 's/^CapInh:.//p' /proc/self/status); echo amb=$(sed -n 's/^CapAmb:.//p' /proc/self/status)";
+
+async fn capabilities_are_the_default_set_and_what_was_added_and_dropped(b: &mut Bench) {
+    for (options, want) in [
+        (json!({}), DEFAULT),
+        (
+            json!({ "cap_add": ["NET_ADMIN"], "cap_drop": ["CAP_CHOWN"] }),
+            (DEFAULT | NET_ADMIN) & !CHOWN,
+        ),
+        (json!({ "cap_drop": ["ALL"], "cap_add": ["CAP_NET_RAW"] }), NET_RAW),
+        (json!({ "cap_drop": ["all"] }), 0),
+    ] {
+        let seen = b.look(options.clone(), CAPS).await;
+        for (key, want) in [("eff", want), ("bnd", want), ("inh", 0), ("amb", 0)] {
+            assert_eq!(
+                u64::from_str_radix(seen.get(key), 16).unwrap(),
+                want,
+                "{key} of {options}"
+            );
+        }
+    }
+    // What was dropped does not come back, whatever a user may do.
+    let script = "mkdir -p /tmp/x && touch /tmp/x/f && chown 1000 /tmp/x/f 2>/dev/null; echo chown=$?";
+    let seen = b.look(json!({ "cap_drop": ["CHOWN"] }), script).await;
+    seen.are([("chown", "1")]);
+    says(
+        &b.refused(json!({ "cap_add": ["CAP_NOSUCH"] })).await,
+        &["cap_add", "CAP_NOSUCH"],
+    );
+}
+
+async fn programs_gain_no_privileges_unless_they_may(b: &mut Bench) {
+    let script = "echo nnp=$(sed -n 's/^NoNewPrivs:.//p' /proc/self/status)
+        cp /bin/busybox /tmp/su 2>/dev/null";
+    for (options, want) in [
+        (json!({}), "1"),
+        (json!({ "no_new_privileges": true }), "1"),
+        (json!({ "no_new_privileges": false }), "0"),
+        (json!({ "security_opt": ["no-new-privileges"] }), "1"),
+        (json!({ "security_opt": ["no-new-privileges:false"] }), "0"),
+    ] {
+        b.look(options, script).await.are([("nnp", want)]);
+    }
+}
+
+/// Kernels without the filter, such as that of user-mode Linux, refuse what asks for it by name.
+fn kernel_filters() -> bool {
+    std::fs::read_to_string("/proc/self/status").is_ok_and(|text| text.contains("\nSeccomp:"))
+}
+
+const FILTER: &str = "echo filter=$(sed -n 's/^Seccomp:.//p' /proc/self/status)";
+
+async fn the_default_profile_filters_system_calls(b: &mut Bench) {
+    if !kernel_filters() {
+        says(&b.refused(json!({ "seccomp": true })).await, &["seccomp", "kernel"]);
+        return;
+    }
+    b.look(json!({}), FILTER).await.are([("filter", "0")]);
+    b.look(json!({ "seccomp": false }), FILTER).await.are([("filter", "0")]);
+    // Without the profile, and with the capability: it is the filter that refuses.
+    let script = "busybox unshare -U true 2>/dev/null; echo unshare=$?; echo filter=$(sed -n 's/^Seccomp:.//p' /proc/self/status)
+        date -s @1 2>&1 | grep -q ermitted && echo date=refused; touch /x && echo touch=ok";
+    let seen = b.look(json!({ "seccomp": true }), script).await;
+    seen.are([("filter", "2"), ("date", "refused"), ("touch", "ok")]);
+    assert_ne!(seen.get("unshare"), "0");
+    // The profile knows what the capabilities of the task allow.
+    let options = json!({ "seccomp": true, "cap_add": ["SYS_ADMIN"] });
+    b.look(options, "busybox unshare -m true; echo unshare=$?")
+        .await
+        .are([("unshare", "0")]);
+    let options = json!({ "security_opt": ["seccomp=unconfined"] });
+    b.look(options, FILTER).await.are([("filter", "0")]);
+}
+
+async fn a_profile_of_ones_own_filters_what_it_names(b: &mut Bench) {
+    if !kernel_filters() {
+        return;
+    }
+    let profile = json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{ "names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 95 }],
+    });
+    let path = b.rig.dir().join("profile.json");
+    std::fs::write(&path, profile.to_string()).expect("a file");
+    let script = "mkdir /tmp/d 2>&1 | grep -q 'not supported' && echo mkdir=refused; touch /f && echo touch=ok";
+    for options in [
+        json!({ "seccomp": true, "seccomp_profile": path.display().to_string() }),
+        json!({ "security_opt": [format!("seccomp={}", path.display())] }),
+    ] {
+        b.look(options, script)
+            .await
+            .are([("mkdir", "refused"), ("touch", "ok")]);
+    }
+    // From the task directory, where a job's artifacts are.
+    let spec = b.with_options(
+        json!({ "seccomp": true, "seccomp_profile": "local/profile.json" }),
+        script,
+    );
+    let alloc = b.rig.alloc();
+    let dir = alloc.add_task(&spec.name).expect("task directory");
+    std::fs::write(dir.join("local/profile.json"), profile.to_string()).expect("a file");
+    let task = b.rig.start_in(alloc, &spec).await.expect("StartTask");
+    task.exit(crate::bench::patience()).await;
+    task.logs_end(crate::bench::patience()).await;
+    crate::look::pairs(&task.logs().stdout.text()).are([("mkdir", "refused")]);
+    end(task).await;
+    for (text, words) in [
+        ("{", ["seccomp_profile", "bad.json"]),
+        (
+            r#"{"defaultAction":"SCMP_ACT_NOTHING"}"#,
+            ["seccomp_profile", "SCMP_ACT_NOTHING"],
+        ),
+    ] {
+        let bad = b.rig.dir().join("bad.json");
+        std::fs::write(&bad, text).expect("a file");
+        let options = json!({ "seccomp": true, "seccomp_profile": bad.display().to_string() });
+        says(&b.refused(options).await, &words);
+    }
+    let missing = json!({ "seccomp": true, "seccomp_profile": "/no/such.json" });
+    says(&b.refused(missing).await, &["seccomp_profile", "/no/such.json"]);
+    let lonely = json!({ "seccomp_profile": path.display().to_string() });
+    says(
+        &b.refused(lonely).await,
+        &["seccomp must be set to true, if using a custom seccomp_profile."],
+    );
+}
+
+async fn kernel_paths_are_hidden_and_read_only(b: &mut Bench) {
+    let script = "echo keys=$(cat /proc/keys | wc -c); echo latency=$(cat /proc/timer_list 2>/dev/null | wc -c)
+        (echo 1 >/proc/sys/kernel/panic) 2>/dev/null; echo write=$?; touch /sys/x 2>/dev/null; echo sys=$?";
+    let seen = b.look(json!({}), script).await;
+    seen.are([("keys", "0"), ("latency", "0")]);
+    assert_ne!(seen.get("write"), "0");
+    assert_ne!(seen.get("sys"), "0");
+    let open = json!({ "security_opt": ["systempaths=unconfined"] });
+    let mounted = "echo masked=$(grep -c ' /proc/' /proc/self/mountinfo)";
+    b.look(open, mounted).await.are([("masked", "0")]);
+    let more = json!({ "security_opt": ["mask=/etc/passwd"] });
+    b.look(more, "echo size=$(cat /etc/passwd | wc -c)")
+        .await
+        .are([("size", "0")]);
+}
+
+async fn a_privileged_task_has_it_all(b: &mut Bench) {
+    let script = format!(
+        "{CAPS}; test -c /dev/fuse && echo fuse=yes; touch /sys/fs/cgroup/x 2>/dev/null; grep ' /sys ' /proc/self/mountinfo | grep -q ' rw,' && echo sys=rw; {FILTER}; echo nnp=$(sed -n 's/^NoNewPrivs:.//p' /proc/self/status)"
+    );
+    let seen = b.look(json!({ "privileged": true, "seccomp": true }), &script).await;
+    let all = u64::from_str_radix(seen.get("eff"), 16).unwrap();
+    assert_eq!(all & SYS_ADMIN, SYS_ADMIN);
+    seen.are([("sys", "rw"), ("nnp", "0")]);
+    if kernel_filters() {
+        seen.are([("filter", "0")]);
+    }
+}
+
+async fn namespaces_are_private_or_the_hosts_as_asked(b: &mut Bench) {
+    let kinds = ["pid", "ipc", "uts", "net", "mnt", "cgroup"];
+    let table: [(Json, &[&str]); 6] = [
+        (json!({}), &[]),
+        (json!({ "pid_mode": "host" }), &["pid"]),
+        (json!({ "ipc_mode": "host" }), &["ipc"]),
+        (json!({ "uts_mode": "host" }), &["uts"]),
+        (json!({ "network_mode": "host" }), &["net"]),
+        (json!({ "cgroupns": "host" }), &["cgroup"]),
+    ];
+    for (options, shared) in table {
+        let task = b.start(with(b.sleeper(), options.clone())).await;
+        let (_, pid) = container_of(&task).await;
+        for kind in kinds {
+            let same = namespace(pid, kind) == namespace("self", kind);
+            // With version 1 the cgroup namespace is the host's unless the task asks.
+            let default = kind == "cgroup" && !crate::limits::unified();
+            assert_eq!(
+                same,
+                shared.contains(&kind) || default,
+                "{kind} namespace with {options}"
+            );
+        }
+        end(task).await;
+    }
+    let task = b.start(with(b.sleeper(), json!({ "cgroupns": "private" }))).await;
+    assert_ne!(
+        namespace(container_of(&task).await.1, "cgroup"),
+        namespace("self", "cgroup")
+    );
+    end(task).await;
+    let none = b
+        .look(
+            json!({ "ipc_mode": "none" }),
+            "echo shm=$(grep -c ' /dev/shm ' /proc/self/mountinfo)",
+        )
+        .await;
+    none.are([("shm", "0")]);
+    for option in ["pid_mode", "ipc_mode", "uts_mode", "cgroupns", "userns", "network_mode"] {
+        says(&b.refused(json!({ option: "container:other" })).await, &[option]);
+    }
+}
+
+async fn kernel_parameters_are_those_of_the_container(b: &mut Bench) {
+    let options = json!({ "sysctl": [{ "net.ipv4.ip_forward": "1", "kernel.msgmax": "9000" }] });
+    let script = "echo forward=$(cat /proc/sys/net/ipv4/ip_forward); echo msgmax=$(cat /proc/sys/kernel/msgmax)";
+    b.look(options, script)
+        .await
+        .are([("forward", "1"), ("msgmax", "9000")]);
+    let host = json!({ "sysctl": [{ "net.ipv4.ip_forward": "1" }], "host_network": true });
+    says(
+        &b.refused(host).await,
+        &["sysctl", "net.ipv4.ip_forward", "host_network"],
+    );
+}
+
+async fn contradictions_are_refused(b: &mut Bench) {
+    for (options, words) in [
+        (
+            json!({ "seccomp": true, "security_opt": ["seccomp=unconfined"] }),
+            ["seccomp", "security_opt"],
+        ),
+        (
+            json!({ "no_new_privileges": true, "security_opt": ["no-new-privileges:false"] }),
+            ["no_new_privileges", "security_opt"],
+        ),
+        (json!({ "security_opt": ["nosuch=1"] }), ["security_opt", "nosuch"]),
+        (
+            json!({ "host_network": true, "network_mode": "none" }),
+            ["host_network", "network_mode"],
+        ),
+        (
+            json!({ "command": "a", "entrypoint": ["b"] }),
+            ["command", "entrypoint"],
+        ),
+        (
+            json!({ "apparmor_profile": "no-such-profile" }),
+            ["apparmor_profile", "no-such-profile"],
+        ),
+        (json!({ "pid_mode": "nonsense" }), ["pid_mode", "pid_mode=host"]),
+    ] {
+        says(&b.refused(options).await, &words);
+    }
+}

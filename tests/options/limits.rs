@@ -1,0 +1,185 @@
+//! Limits, as the kernel has them for the container's cgroup.
+
+use crate::bench::{Bench, container_of, group};
+use crate::look::{bench, consent, crun, end, says, wants, with};
+use serde_json::{Value as Json, json};
+use std::path::{Path, PathBuf};
+use testhost::procfs;
+use testhost::rig::RunningTask;
+use testhost::task::TaskSpec;
+
+group!(limits_runc, bench(consent()), if wants("runc"), {
+    memory_cpu_and_processes_are_bounded_as_asked,
+    a_forker_ends_at_its_limit,
+    what_the_kernel_cannot_limit_is_refused,
+    shared_memory_has_the_size_asked_for,
+    a_tasks_processes_are_where_nomad_wants_them,
+});
+group!(limits_crun, crun(), if wants("crun"), {
+    memory_cpu_and_processes_are_bounded_as_asked,
+});
+group!(limits_ceiling, bench(json!({ "pids_limit": 50 })), if wants("runc"), {
+    the_operators_limit_of_processes_is_default_and_ceiling,
+});
+
+/// True for a machine with cgroup version 2 only.
+pub fn unified() -> bool {
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+}
+
+/// A setting of the cgroup a process is in, by its name in version 1 (`controller.name`) and 2; `None` if the kernel has
+/// no such controller.
+fn setting(pid: u32, v1: &str, v2: &str) -> Option<String> {
+    let dirs = procfs::cgroups(pid);
+    let controller = v1.split('.').next().unwrap_or_default();
+    let name = if unified() { v2 } else { v1 };
+    let files: Vec<PathBuf> = dirs
+        .iter()
+        .filter(|dir| {
+            unified()
+                || dir
+                    .components()
+                    .any(|part| part.as_os_str().to_string_lossy().split(',').any(|c| c == controller))
+        })
+        .map(|dir| dir.join(name))
+        .collect();
+    let found = files.iter().find_map(|file| std::fs::read_to_string(file).ok());
+    found.map(|text| text.trim().to_owned())
+}
+
+async fn running(b: &Bench, spec: TaskSpec, options: Json) -> (RunningTask, u32) {
+    let task = b.start(with(spec, options)).await;
+    let (_, pid) = container_of(&task).await;
+    (task, pid)
+}
+
+/// Checks a setting where the kernel has it.
+#[track_caller]
+fn is(pid: u32, v1: &str, v2: &str, want: &[&str]) {
+    if let Some(found) = setting(pid, v1, v2) {
+        assert!(
+            want.contains(&found.as_str()),
+            "{v1} or {v2} is {found:?}, not one of {want:?}"
+        );
+    }
+}
+
+async fn memory_cpu_and_processes_are_bounded_as_asked(b: &mut Bench) {
+    let options = json!({
+        "memory_hard_limit": 192,
+        "memory_reservation": "32m",
+        "cpu_hard_limit": true,
+        "cpu_cfs_period": 50000,
+        "pids_limit": 77,
+    });
+    let (task, pid) = running(b, b.sleeper().memory_mb(64).cpu_shares(800), options).await;
+    is(pid, "memory.limit_in_bytes", "memory.max", &["201326592"]);
+    is(pid, "memory.soft_limit_in_bytes", "memory.low", &["33554432"]);
+    is(pid, "pids.max", "pids.max", &["77"]);
+    // A tenth of the node's compute, for all of its cores.
+    let quota = 50000 * std::thread::available_parallelism().map_or(1, usize::from) / 10;
+    is(
+        pid,
+        "cpu.cfs_quota_us",
+        "cpu.max",
+        &[&quota.to_string(), &format!("{quota} 50000")],
+    );
+    is(
+        pid,
+        "cpu.cfs_period_us",
+        "cpu.max",
+        &["50000", &format!("{quota} 50000")],
+    );
+    end(task).await;
+    // Nothing said: no quota, no limit of processes, no swap.
+    let (task, pid) = running(b, b.sleeper().memory_mb(64), json!({})).await;
+    is(pid, "cpu.cfs_quota_us", "cpu.max", &["-1", "max 100000"]);
+    is(pid, "pids.max", "pids.max", &["max"]);
+    is(
+        pid,
+        "memory.memsw.limit_in_bytes",
+        "memory.swap.max",
+        &["67108864", "0"],
+    );
+    end(task).await;
+    let (task, pid) = running(b, b.sleeper().memory_mb(64).memory_max_mb(-1), json!({})).await;
+    let hard = setting(pid, "memory.limit_in_bytes", "memory.max").expect("a memory limit");
+    assert!(
+        hard == "max" || hard.parse::<u64>().is_ok_and(|n| n > 1 << 60),
+        "memory_max = -1 is {hard}"
+    );
+    end(task).await;
+}
+
+async fn a_forker_ends_at_its_limit(b: &mut Bench) {
+    let script = "n=0; while [ $n -lt 40 ]; do sleep 5 & n=$((n+1)); done 2>/dev/null; echo never=1";
+    let task = b.start(b.with_options(json!({ "pids_limit": 20 }), script)).await;
+    let exit = task.exit(crate::bench::patience()).await;
+    assert_ne!(exit.exit_code, 0, "forty processes within a limit of twenty");
+    end(task).await;
+}
+
+async fn what_the_kernel_cannot_limit_is_refused(b: &mut Bench) {
+    for (options, words) in [
+        (json!({ "pids_limit": -2 }), ["pids_limit", "-2"]),
+        (json!({ "cpu_cfs_period": 10 }), ["cpu_cfs_period", "10"]),
+        (json!({ "memory_hard_limit": 8 }), ["memory_hard_limit", "8"]),
+        (json!({ "memory_reservation": "9g" }), ["memory_reservation", "9g"]),
+        (json!({ "memory_swap": "1m" }), ["memory_swap", "1m"]),
+        (json!({ "memory_swappiness": 101 }), ["memory_swappiness", "101"]),
+        (json!({ "blkio_weight": 5 }), ["blkio_weight", "5"]),
+        (json!({ "shm_size": "lots" }), ["shm_size", "lots"]),
+        (
+            json!({ "hugepage_limits": [{ "3MB": "6M" }] }),
+            ["hugepage_limits", "3MB"],
+        ),
+    ] {
+        says(&b.refused(options).await, &words);
+    }
+}
+
+async fn shared_memory_has_the_size_asked_for(b: &mut Bench) {
+    let script = "echo kib=$(df -k /dev/shm | tail -n 1 | tr -s ' ' | cut -d ' ' -f 2)";
+    for (options, want) in [
+        (json!({}), "65536"),
+        (json!({ "shm_size": "128M" }), "131072"),
+        (json!({ "shm_size": 33554432 }), "32768"),
+    ] {
+        b.look(options, script).await.are([("kib", want)]);
+    }
+}
+
+async fn a_tasks_processes_are_where_nomad_wants_them(b: &mut Bench) {
+    let Ok(dir) = testhost::alloc::prepare_share_cpuset("nomad") else {
+        return;
+    };
+    let (task, pid) = running(b, b.sleeper().cpuset_cgroup(dir.display().to_string()), json!({})).await;
+    let inside = procfs::cgroups(pid);
+    assert!(
+        inside.iter().any(|found| found == &dir || found.starts_with(&dir)),
+        "{inside:?} has nothing of {}",
+        dir.display()
+    );
+    // The shim is not there.
+    let procs = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    for other in procs.lines().filter_map(|line| line.parse::<u32>().ok()) {
+        let name = std::fs::read_to_string(format!("/proc/{other}/comm")).unwrap_or_default();
+        assert!(!name.starts_with("containerd"), "{name} is in {}", dir.display());
+    }
+    end(task).await;
+}
+
+async fn the_operators_limit_of_processes_is_default_and_ceiling(b: &mut Bench) {
+    let (task, pid) = running(b, b.sleeper(), json!({})).await;
+    is(pid, "pids.max", "pids.max", &["50"]);
+    end(task).await;
+    let (task, pid) = running(b, b.sleeper(), json!({ "pids_limit": 10 })).await;
+    is(pid, "pids.max", "pids.max", &["10"]);
+    end(task).await;
+    for above in [51, 0, -1] {
+        says(
+            &b.refused(json!({ "pids_limit": above })).await,
+            &["pids_limit", &above.to_string(), "50"],
+        );
+    }
+}
