@@ -30,6 +30,8 @@ pub struct Abilities {
     pub transfer: bool,
     /// Snapshotters that started, sorted.
     pub snapshotters: Vec<String>,
+    /// Those of them that show a container's files under other ids, for user namespaces.
+    pub remap_ids: Vec<String>,
     /// Plugins that did not start. Many are normal: a snapshotter for a file system that is not here.
     pub plugins_failed: Vec<FailedPlugin>,
 }
@@ -96,6 +98,9 @@ impl Gateway {
                     reason: error.message,
                 });
             } else if plugin.r#type == "io.containerd.snapshotter.v1" {
+                if plugin.capabilities.iter().any(|c| c == "remap-ids") {
+                    abilities.remap_ids.push(plugin.id.clone());
+                }
                 abilities.snapshotters.push(plugin.id);
             } else if plugin.r#type == "io.containerd.transfer.v1" {
                 abilities.transfer = true;

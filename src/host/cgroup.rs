@@ -61,6 +61,21 @@ pub fn remove_empty(root: &Path, version: CgroupVersion, path: &Path) -> Result<
     Ok(())
 }
 
+/// Puts a process into a cgroup; its children are then born there.
+///
+/// # Errors
+/// If there is no such cgroup or the kernel refuses.
+pub fn join(dir: &Path, pid: u32) -> Result<(), HostError> {
+    const WHAT: &str = "join cgroup";
+    let procs = dir.join("cgroup.procs");
+    // Not created: where there is no cgroup there must not be a file either.
+    let mut file = std::fs::File::options()
+        .write(true)
+        .open(&procs)
+        .map_err(|e| HostError::from_io(WHAT, &procs, &e))?;
+    std::io::Write::write_all(&mut file, pid.to_string().as_bytes()).map_err(|e| HostError::from_io(WHAT, &procs, &e))
+}
+
 /// The container's directory in every hierarchy.
 fn tops(root: &Path, version: CgroupVersion, path: &Path) -> Result<Vec<PathBuf>, HostError> {
     let rest = relative(path).ok_or_else(|| {

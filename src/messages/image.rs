@@ -87,6 +87,16 @@ pub enum ImageError {
         /// What is wrong and what is allowed.
         reason: String,
     },
+    /// containerd cannot unpack it where the task wants it.
+    #[error("option snapshotter: {snapshotter:?}: one of containerd's snapshotters is expected: {known}")]
+    NoSnapshotter {
+        /// Normalised name.
+        image: String,
+        /// As the task names it.
+        snapshotter: String,
+        /// Those that containerd has.
+        known: String,
+    },
     /// The registry says that there is no such image.
     #[error("option image: {image} does not exist at {registry}: {reason}")]
     NotFound {
@@ -157,7 +167,8 @@ impl ImageError {
     pub fn image(&self) -> &str {
         match self {
             Self::BadReference { reference, .. } => reference,
-            Self::NotFound { image, .. }
+            Self::NoSnapshotter { image, .. }
+            | Self::NotFound { image, .. }
             | Self::Denied { image, .. }
             | Self::Registry { image, .. }
             | Self::Unusable { image, .. }
@@ -177,7 +188,11 @@ impl ImageError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::BadReference { .. } | Self::NotFound { .. } | Self::Denied { .. } | Self::Unusable { .. } => false,
+            Self::BadReference { .. }
+            | Self::NoSnapshotter { .. }
+            | Self::NotFound { .. }
+            | Self::Denied { .. }
+            | Self::Unusable { .. } => false,
             Self::Registry { .. } | Self::Timeout { .. } | Self::Interrupted { .. } => true,
             Self::Containerd { source, .. } => source.is_transient(),
         }

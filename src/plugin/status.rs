@@ -28,9 +28,8 @@ pub(super) fn of_task(error: &TaskError) -> Status {
 fn code(error: &TaskError) -> Code {
     match error {
         TaskError::NotFound => Code::NotFound,
-        TaskError::Container(ContainerError::Spec(_)) | TaskError::Image(ImageError::BadReference { .. }) => {
-            Code::InvalidArgument
-        }
+        TaskError::Container(ContainerError::Spec(_))
+        | TaskError::Image(ImageError::BadReference { .. } | ImageError::NoSnapshotter { .. }) => Code::InvalidArgument,
         TaskError::Container(
             ContainerError::Containerd { .. }
             | ContainerError::Command { .. }

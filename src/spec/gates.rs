@@ -28,6 +28,17 @@ pub enum Profile {
     GoDriver,
 }
 
+impl Profile {
+    /// As the setting names it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Strict => "strict",
+            Self::GoDriver => "go-driver",
+        }
+    }
+}
+
 /// A protection that a task may do without, if the operator agrees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Protection {
@@ -103,17 +114,11 @@ impl Gates {
     /// # Errors
     /// The setting, its value and what is allowed.
     pub fn of(settings: &Settings) -> Result<Self, SpecError> {
-        let profile = match settings.security_profile.as_str() {
-            "strict" => Profile::Strict,
-            "go-driver" => Profile::GoDriver,
-            other => {
-                return Err(SpecError::option(
-                    "security_profile",
-                    other,
-                    "\"strict\" or \"go-driver\" is expected",
-                ));
-            }
-        };
+        let named = settings.security_profile.as_str();
+        let profile = [Profile::Strict, Profile::GoDriver]
+            .into_iter()
+            .find(|p| p.name() == named)
+            .ok_or_else(|| SpecError::option("security_profile", named, "\"strict\" or \"go-driver\" is expected"))?;
         let go = profile == Profile::GoDriver;
         let host = |given: Option<&Vec<String>>| {
             Some(
@@ -128,10 +133,12 @@ impl Gates {
             profile,
             privileged: settings.allow_privileged.unwrap_or(go),
             caps: capabilities::allowed(settings.allow_caps.as_deref(), go)?,
-            runtimes: settings
-                .allow_runtimes
-                .clone()
-                .unwrap_or_else(|| own.cloned().chain(["runc".to_owned()]).collect()),
+            runtimes: settings.allow_runtimes.clone().unwrap_or_else(|| {
+                let mut names: Vec<String> = own.cloned().chain(["runc".to_owned()]).collect();
+                names.sort();
+                names.dedup();
+                names
+            }),
             modes: AllowedModes {
                 pid: host(modes.pid.as_ref()),
                 network: host(modes.network.as_ref()),
@@ -168,6 +175,18 @@ impl Gates {
     #[must_use]
     pub fn caps(&self) -> Option<&BTreeSet<String>> {
         self.caps.as_ref()
+    }
+
+    /// Names of runtimes that a task can name, as patterns.
+    #[must_use]
+    pub fn runtimes(&self) -> &[String] {
+        &self.runtimes
+    }
+
+    /// Whether host paths outside the allocation can be mounted.
+    #[must_use]
+    pub fn volumes(&self) -> bool {
+        self.volumes
     }
 
     /// A runtime that a task names.

@@ -12,6 +12,7 @@ pub mod verdict;
 use crate::actors::shared::{Configured, Shared};
 use crate::messages::health::{Health, ProbeNow};
 use crate::messages::{Cx, Fact as _, Tell};
+use crate::spec::gates::Gates;
 use crate::telemetry::names;
 use crate::telemetry::propagate::{self, handling};
 use actix::{
@@ -110,6 +111,11 @@ async fn look(configured: &Configured, shared: &Shared) -> Finding {
     if !shared.node.is_root {
         return Finding::NotRoot;
     }
+    let gates = match Gates::of(settings) {
+        Ok(gates) => gates,
+        // Checked when the settings came; said here too rather than swallowed.
+        Err(e) => return Finding::BadSettings(e.to_string()),
+    };
     let version = match configured.gateway.version().await {
         Ok(version) => version,
         Err(fault) => {
@@ -133,6 +139,7 @@ async fn look(configured: &Configured, shared: &Shared) -> Finding {
                 snapshotter: settings.snapshotter.clone(),
                 runtime: settings.containerd_runtime.clone(),
                 cgroup: shared.node.cgroups,
+                gates,
             }
         }
         Err(fault) => Finding::Fault {

@@ -3,12 +3,15 @@
 use crate::host::node::CgroupVersion;
 use crate::messages::health::{Attribute, Health, Verdict};
 use crate::messages::runtime::{ContainerdFault, FaultKind};
+use crate::spec::gates::Gates;
 
 /// What one probe found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Finding {
     /// The operator has switched the driver off.
     Disabled,
+    /// The settings contradict themselves.
+    BadSettings(String),
     /// The plugin does not run as root.
     NotRoot,
     /// containerd did not answer.
@@ -34,6 +37,8 @@ pub enum Finding {
         runtime: String,
         /// cgroup mode of the node.
         cgroup: CgroupVersion,
+        /// What the operator allows.
+        gates: Gates,
     },
 }
 
@@ -71,6 +76,7 @@ impl Memory {
                 Health::Undetected,
                 "disabled by plugin configuration (enabled = false)".to_owned(),
             ),
+            Finding::BadSettings(text) => bad(Health::Unhealthy, text.clone()),
             Finding::NotRoot => bad(Health::Unhealthy, "Driver must run as root".to_owned()),
             Finding::Fault { fault, socket, present } => {
                 if fault.kind == FaultKind::Deadline {
@@ -104,6 +110,7 @@ impl Memory {
                 snapshotter,
                 runtime,
                 cgroup,
+                gates,
             } => {
                 self.seen = true;
                 self.deadlines = 0;
@@ -118,7 +125,8 @@ impl Memory {
                 }
                 let version = version.trim_start_matches('v').to_owned();
                 let text = |key: &str, value: &str| (key.to_owned(), Attribute::Text(value.to_owned()));
-                let mut attributes = vec![
+                let mut attributes = allowed(gates);
+                attributes.extend([
                     text("driver.containerd-driver.version", &version),
                     text("driver.containerd-driver.driver_version", env!("CARGO_PKG_VERSION")),
                     text("driver.containerd-driver.runtime", runtime),
@@ -133,7 +141,7 @@ impl Memory {
                     // Names that the Go driver used: constraints in existing jobs name them.
                     text("driver.containerd.containerd_version", &version),
                     text("driver.containerd.containerd_revision", revision),
-                ];
+                ]);
                 attributes.sort_by(|a, b| a.0.cmp(&b.0));
                 Some(Verdict {
                     health: Health::Healthy,
@@ -145,9 +153,24 @@ impl Memory {
     }
 }
 
+/// What constraints of jobs can ask for, under names like those of Nomad's Docker driver.
+fn allowed(gates: &Gates) -> Vec<(String, Attribute)> {
+    let key = |name: &str| format!("driver.containerd-driver.{name}");
+    vec![
+        (
+            key("security_profile"),
+            Attribute::Text(gates.profile.name().to_owned()),
+        ),
+        (key("privileged.enabled"), Attribute::Bool(gates.privileged().is_ok())),
+        (key("volumes.enabled"), Attribute::Bool(gates.volumes())),
+        (key("runtimes"), Attribute::Text(gates.runtimes().join(","))),
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::settings::Settings;
 
     fn fault(kind: FaultKind, present: bool) -> Finding {
         Finding::Fault {
@@ -169,7 +192,24 @@ mod tests {
             snapshotter: "overlayfs".into(),
             runtime: "io.containerd.runc.v2".into(),
             cgroup: CgroupVersion::V1,
+            gates: Gates::of(&Settings::go_driver()).unwrap(),
         }
+    }
+
+    #[test]
+    fn what_the_operator_allows_can_be_asked_for_by_constraints() {
+        let v = Memory::resume(Health::Undetected).judge(&serving()).unwrap();
+        let get = |name: &str| {
+            let key = format!("driver.containerd-driver.{name}");
+            v.attributes.iter().find(|(k, _)| *k == key).map(|(_, a)| a.clone())
+        };
+        assert_eq!(get("security_profile"), Some(Attribute::Text("go-driver".into())));
+        assert_eq!(get("volumes.enabled"), Some(Attribute::Bool(true)));
+        assert_eq!(get("privileged.enabled"), Some(Attribute::Bool(true)));
+        assert_eq!(
+            get("runtimes"),
+            Some(Attribute::Text("io.containerd.runc.v2,runc".into()))
+        );
     }
 
     #[test]

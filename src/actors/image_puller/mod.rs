@@ -19,7 +19,7 @@ mod registry;
 mod transfer;
 mod unpack;
 
-use crate::actors::shared::{Links, Shared};
+use crate::actors::shared::{Configured, Links, Shared};
 use crate::messages::image::{Credentials, EnsureImage, ImageError, ImageReady, PullPolicy};
 use crate::messages::runtime::FaultKind;
 use crate::messages::{Ask, Cx, Owed, Request as _};
@@ -110,7 +110,10 @@ impl ImagePuller {
         };
         let work = self.shared.io.spawn(
             async move {
-                let done = ensure::ensure(&configured.gateway, &config, &req, &|event| progress.on(&event)).await;
+                let done = match named_snapshotter(&configured, &req).await {
+                    Ok(()) => ensure::ensure(&configured.gateway, &config, &req, &|event| progress.on(&event)).await,
+                    Err(e) => Err(e),
+                };
                 let done = done.map_err(|e| name_the_socket(e, &configured.settings.containerd_address));
                 progress.finish(&done);
                 done
@@ -141,6 +144,30 @@ impl ImagePuller {
             }
         }));
     }
+}
+
+/// Asks containerd whether it has the snapshotter that a task names: what comes back from a pull into one that is not
+/// there does not name the option. The configured one is the health probe's to watch.
+async fn named_snapshotter(configured: &Configured, req: &EnsureImage) -> Result<(), ImageError> {
+    if req.snapshotter == configured.settings.snapshotter {
+        return Ok(());
+    }
+    let abilities = configured
+        .gateway
+        .abilities()
+        .await
+        .map_err(|source| ImageError::Containerd {
+            image: req.image.clone(),
+            source,
+        })?;
+    if abilities.snapshotters.contains(&req.snapshotter) {
+        return Ok(());
+    }
+    Err(ImageError::NoSnapshotter {
+        image: req.image.clone(),
+        snapshotter: req.snapshotter.clone(),
+        known: abilities.snapshotters.join(", "),
+    })
 }
 
 /// Every start comes here first: without containerd, this is the error that a user sees.
