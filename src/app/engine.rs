@@ -167,6 +167,7 @@ impl Engine {
         Arc::new(Logs {
             front: Arc::clone(&self.front),
             shared: Arc::clone(&self.shared),
+            sinks: watch::Sender::default(),
         })
     }
 
@@ -221,6 +222,8 @@ impl Engine {
 struct Logs {
     front: Arc<Front>,
     shared: Arc<Shared>,
+    /// Where the bytes go, to be watched.
+    sinks: watch::Sender<Vec<Arc<OwnedFd>>>,
 }
 
 impl Logs {
@@ -257,6 +260,7 @@ impl cli::LogDoor for Logs {
         fifo: &'a Path,
         sink: Arc<OwnedFd>,
     ) -> Answer<'a, Result<(), LogError>> {
+        self.sinks.send_modify(|sinks| sinks.push(Arc::clone(&sink)));
         Box::pin(self.front.attach(Attach {
             container: container.clone(),
             stream,
@@ -267,6 +271,31 @@ impl cli::LogDoor for Logs {
 
     fn drain<'a>(&'a self, container: &'a ContainerId) -> Answer<'a, Result<Drained, LogError>> {
         Box::pin(self.front.drain(container.clone()))
+    }
+
+    /// A pipe whose reader is gone shows an error to poll(2), also when nobody writes. The thread that waits for it ends
+    /// with the process.
+    fn broken<'a>(&'a self, _container: &'a ContainerId) -> Answer<'a, String> {
+        let mut attached = self.sinks.subscribe();
+        Box::pin(async move {
+            // Both, or the command has failed before.
+            let both = attached.wait_for(|sinks| sinks.len() > 1).await;
+            let Some(sinks) = both.ok().map(|sinks| sinks.clone()) else {
+                return std::future::pending().await;
+            };
+            let (tell, told) = tokio::sync::oneshot::channel();
+            let watch = std::thread::Builder::new()
+                .name("output-watch".to_owned())
+                .spawn(move || {
+                    if fifo::wait_until_unread(&sinks).is_ok() {
+                        tell.send(()).ok();
+                    }
+                });
+            match watch {
+                Ok(_) if told.await.is_ok() => "nobody reads it any more".to_owned(),
+                _ => std::future::pending().await,
+            }
+        })
     }
 
     fn close<'a>(&'a self, container: &'a ContainerId) -> Answer<'a, ()> {

@@ -49,7 +49,7 @@ const TRIES: u32 = 5;
 /// Runs the command to its end and gives the exit code. `doors` must be those of actors that were started with
 /// [`RunCommand::settings`]. Errors go to standard error.
 pub async fn run(command: RunCommand, doors: Doors, logs: Arc<dyn LogDoor>) -> u8 {
-    let (tell, interrupts) = mpsc::channel(8);
+    let (tell, mut interrupts) = mpsc::channel(8);
     let watching = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(|kind| {
         let (tell, listening) = (tell.clone(), signal(kind));
         tokio::spawn(async move {
@@ -57,11 +57,15 @@ pub async fn run(command: RunCommand, doors: Doors, logs: Arc<dyn LogDoor>) -> u
             while listening.recv().await.is_some() && tell.send(kind.as_raw_value()).await.is_ok() {}
         })
     });
-    let password = match &command.registry_user {
-        Some(_) => tokio::task::spawn_blocking(first_line).await.unwrap_or_default(),
-        None => None,
+    let password = tokio::select! {
+        password = password(&command) => Ok(password),
+        // Nothing was begun. The thread that reads standard input ends with the process.
+        Some(number) = interrupts.recv(), if command.registry_user.is_some() => Err(Ending::Interrupted(number)),
     };
-    let ending = follow(command.task(password), &doors, &*logs, interrupts).await;
+    let ending = match password {
+        Ok(password) => follow(command.task(password), &doors, &*logs, interrupts).await,
+        Err(ending) => ending,
+    };
     for task in watching {
         task.abort();
     }
@@ -69,6 +73,13 @@ pub async fn run(command: RunCommand, doors: Doors, logs: Arc<dyn LogDoor>) -> u
         say!("containerd-driver: {sentence}");
     }
     ending.code()
+}
+
+async fn password(command: &RunCommand) -> Option<Secret> {
+    match &command.registry_user {
+        Some(_) => tokio::task::spawn_blocking(first_line).await.unwrap_or_default(),
+        None => None,
+    }
 }
 
 /// The same with the interrupts as a parameter.

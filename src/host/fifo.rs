@@ -10,6 +10,7 @@ use rustix::fs::{self, AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 
 /// What a log path is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,6 +127,33 @@ pub fn open_reader(path: &Path) -> Result<OwnedFd, HostError> {
 }
 
 /// Words for a file type.
+/// Returns when the reader of one of these pipes is gone. Files and terminals never end it.
+///
+/// # Errors
+/// If the kernel cannot wait for them.
+pub fn wait_until_unread(sinks: &[Arc<OwnedFd>]) -> Result<(), HostError> {
+    use rustix::event::{PollFd, PollFlags, poll};
+    loop {
+        // No event is asked for: errors are told anyway.
+        let mut fds: Vec<PollFd<'_>> = sinks.iter().map(|fd| PollFd::new(&**fd, PollFlags::empty())).collect();
+        match poll(&mut fds, None) {
+            Err(Errno::INTR) => continue,
+            Err(errno) => return Err(HostError::from_errno("watch output", Path::new("-"), errno)),
+            Ok(_) => {}
+        }
+        if fds.iter().any(|fd| fd.revents().contains(PollFlags::ERR)) {
+            return Ok(());
+        }
+        if fds.iter().any(|fd| !fd.revents().is_empty()) {
+            return Err(HostError::new(
+                "watch output",
+                Path::new("-"),
+                "it cannot be waited for",
+            ));
+        }
+    }
+}
+
 pub(crate) fn kind(of: FileType) -> &'static str {
     match of {
         FileType::RegularFile => "regular file",
@@ -190,6 +218,15 @@ mod tests {
             error.contains("leads out") || error.contains("does not exist"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_pipe_without_its_reader_is_noticed_although_nobody_writes() {
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        let sinks = vec![Arc::new(writer)];
+        let watch = std::thread::spawn(move || wait_until_unread(&sinks).is_ok());
+        drop(reader);
+        assert!(watch.join().unwrap());
     }
 
     #[test]

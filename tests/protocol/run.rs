@@ -216,6 +216,64 @@ async fn ctrl_c_stops_the_task_properly() {
 }
 
 #[tokio::test]
+async fn a_reader_that_goes_away_ends_the_task() {
+    use std::io::{BufRead as _, BufReader};
+    let stage = Stage::new().await;
+    // Says nothing more after its first line: that nobody listens must be noticed without a write.
+    let script = "trap 'exit 3' TERM; echo one; while :; do sleep 0.1; done";
+    let mut command = stage.command(&[], &stage.image, &["sh", "-c", script]);
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("spawn");
+    let out = child
+        .stdout
+        .take()
+        .and_then(|out| out.into_owned_fd().ok())
+        .expect("a pipe");
+    let line = tokio::task::spawn_blocking(move || {
+        // The descriptor is non-blocking, as tokio's are.
+        let flags = rustix::fs::fcntl_getfl(&out).expect("flags");
+        rustix::fs::fcntl_setfl(&out, flags - rustix::fs::OFlags::NONBLOCK).expect("flags");
+        let mut line = String::new();
+        BufReader::new(std::fs::File::from(out))
+            .read_line(&mut line)
+            .expect("a line");
+        line
+    });
+    assert_eq!(within(SOON, "the first line", line).await.expect("reader"), "one\n");
+    let output = within(SOON, "the end without a reader", child.wait_with_output())
+        .await
+        .expect("wait");
+    assert_eq!(output.status.code(), Some(3));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("nobody reads it"), "{said}");
+    stage.nothing_left().await;
+}
+
+#[tokio::test]
+async fn an_interrupt_ends_the_wait_for_a_password() {
+    let stage = Stage::new().await;
+    let mut command = stage.command(&["--registry-user", "me"], &stage.image, &[]);
+    let mut child = command.stdin(Stdio::piped()).spawn().expect("spawn");
+    let pid = child.id().and_then(|pid| Pid::from_raw(pid as i32)).expect("a pid");
+    // Ready once the signal is caught.
+    until(SOON, "the signal handler", || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).ok()?;
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
+        (u64::from_str_radix(caught.trim(), 16).ok()? & 2 != 0).then_some(())
+    })
+    .await;
+    kill_process(pid, Signal::INT).expect("signal");
+    let status = within(SOON, "the end after the interrupt", child.wait())
+        .await
+        .expect("wait");
+    assert_eq!(status.code(), Some(130));
+    stage.nothing_left().await;
+}
+
+#[tokio::test]
 async fn the_second_ctrl_c_kills() {
     let stage = Stage::new().await;
     let dir = home();
