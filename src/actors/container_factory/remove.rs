@@ -4,9 +4,11 @@
 
 use crate::actors::shared::Shared;
 use crate::containerd::Gateway;
+use crate::host::{cgroup, node};
 use crate::messages::container::ContainerError;
 use crate::messages::runtime::{ContainerdFault, FaultKind, TaskView};
 use crate::spec::identity::ContainerId;
+use std::path::Path;
 use std::time::Duration;
 
 /// How long a killed process may take to be gone: the kernel frees its memory first.
@@ -30,13 +32,30 @@ pub(super) async fn remove(shared: &Shared, id: &ContainerId) -> Result<(), Cont
         .remove_snapshot(&snapshotter, id.as_str())
         .await
         .map_err(at("removing snapshot"))?;
-    if record.is_some() {
+    if let Some(record) = &record {
+        remove_cgroup(shared, id, &record.spec_json);
         gateway
             .delete_container(id.as_str())
             .await
             .map_err(at("deleting container"))?;
     }
     remove_files(shared, id).await
+}
+
+/// The runtime removes the cgroup with the task; a shim that was killed does not. Only a directory of its own and without
+/// processes goes, so a failure is worth a line but not a failed removal.
+fn remove_cgroup(shared: &Shared, id: &ContainerId, spec_json: &[u8]) {
+    let spec: serde_json::Value = serde_json::from_slice(spec_json).unwrap_or_default();
+    let path = spec.pointer("/linux/cgroupsPath").and_then(serde_json::Value::as_str);
+    // The form with colons is systemd's, which removes what it made.
+    let Some(path) = path.filter(|p| p.starts_with('/') && !p.contains(':')) else {
+        return;
+    };
+    let root = Path::new(node::CGROUP_ROOT);
+    let removed = tokio::task::block_in_place(|| cgroup::remove_empty(root, shared.node.cgroups, Path::new(path)));
+    if let Err(error) = removed {
+        tracing::warn!(container.id = %id, error = %error, "the cgroup is left");
+    }
 }
 
 /// True if the container has a process namespace of its own.
