@@ -9,7 +9,7 @@ use super::remove::{at, remove};
 use crate::actors::shared::{Links, Shared, unix_nanos};
 use crate::actors::supervision::book::ask_until;
 use crate::containerd::{ContainerRecord, Gateway, NewContainer, NewTask};
-use crate::host::{HostError, paths};
+use crate::host::{HostError, paths, selinux};
 use crate::messages::Cx;
 use crate::messages::container::{ContainerError, CreateContainer, Created};
 use crate::messages::logs::CheckLogPaths;
@@ -22,7 +22,7 @@ use crate::spec::settings::Settings;
 use crate::spec::signal;
 use crate::telemetry::names;
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing::Instrument as _;
@@ -171,7 +171,7 @@ impl Beginning<'_> {
             runtime: settings.containerd_runtime.clone(),
             runtime_options: None,
             spec_json: plan.spec_json.clone(),
-            labels: labels_of(req, plan, stop_signal, now),
+            labels: labels_of(req, settings, plan, stop_signal, now),
         };
         let adopted = match gateway.create_container(container).await {
             Ok(()) => None,
@@ -228,8 +228,9 @@ impl Beginning<'_> {
             rootfs,
             stdin: None,
             stdout: logs.0.clone(),
-            stderr: logs.1.clone(),
-            terminal: false,
+            // A terminal has one stream.
+            stderr: logs.1.clone().filter(|_| !plan.terminal),
+            terminal: plan.terminal,
         };
         match gateway.create_task(task).await {
             Ok(_pid) => {}
@@ -268,10 +269,30 @@ fn unsettled(error: ContainerError) -> Result<Attempt, ContainerError> {
 /// What must be so on the host before the mounts are made. A task can plant a link in its own directories, and the
 /// runtime, which is root, would follow it: sources there must resolve beneath them.
 fn host_side(plan: &ContainerPlan) -> Result<(), ContainerError> {
+    let fault = |source: &Path, e: HostError| ContainerError::Host {
+        what: match plan.sources.iter().find(|(_, path)| path == source) {
+            Some((option, _)) if *option == "volumes" => "option volumes: source",
+            Some(_) => "option mounts: source",
+            None => "mount source",
+        },
+        path: source.display().to_string(),
+        reason: e.reason,
+    };
     for (dir, source) in &plan.beneath {
-        paths::check_beneath(dir, source).map_err(|e| ContainerError::Host {
-            what: "option mounts: source",
-            path: source.display().to_string(),
+        paths::check_beneath(dir, source).map_err(|e| fault(source, e))?;
+    }
+    for (_, source) in &plan.sources {
+        paths::check_exists(source).map_err(|e| fault(source, e))?;
+    }
+    for (source, label) in &plan.relabel {
+        let dir = plan
+            .beneath
+            .iter()
+            .find(|(_, path)| path == source)
+            .map(|(dir, _)| dir.as_path());
+        selinux::relabel(dir, source, label).map_err(|e| ContainerError::Host {
+            what: e.what,
+            path: e.path.display().to_string(),
             reason: e.reason,
         })?;
     }
@@ -320,8 +341,14 @@ pub(crate) fn marks(record: &ContainerRecord) -> Option<Marks> {
     Marks::read(&labels)
 }
 
-fn labels_of(req: &CreateContainer, plan: &ContainerPlan, stop_signal: i32, now: i64) -> BTreeMap<String, String> {
-    let mut labels = labels::labels(&req.task, plan, &req.image.manifest, stop_signal);
+fn labels_of(
+    req: &CreateContainer,
+    settings: &Settings,
+    plan: &ContainerPlan,
+    stop_signal: i32,
+    now: i64,
+) -> BTreeMap<String, String> {
+    let mut labels = labels::labels(&req.task, settings, plan, &req.image.manifest, stop_signal);
     labels.extend([labels::started_label(now)]);
     labels
 }
