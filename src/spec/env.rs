@@ -1,8 +1,8 @@
 //! Environment of the first process: the image's, overlaid by the task's.
 //!
-//! Precedence, for `PATH` as for all: the job's `env`, then the image's ENV, then the default. Names are not judged: those
-//! with dots or dashes, which a shell cannot name, are passed as they are. The Go driver dropped `PATH` from the task's environment; here it counts like any other variable. A default `PATH`
-//! is given where neither has one (as `containerd/oci` does), or no program could be found by name.
+//! Precedence, for `PATH` as for all: the job's `env`, then the image's ENV, then the default, which `PATH` alone has (as
+//! in `containerd/oci`), or no program could be found by name. Names are not judged: those with dots or dashes, which a
+//! shell cannot name, are passed as they are. The Go driver dropped `PATH` from the task's environment.
 
 use super::error::SpecError;
 use super::image::ImageFacts;
