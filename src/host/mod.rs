@@ -6,6 +6,7 @@ pub mod cgroup;
 pub mod devices;
 pub mod error;
 pub mod fifo;
+pub mod limits;
 pub mod liveness;
 pub mod node;
 pub mod paths;
@@ -14,6 +15,7 @@ pub mod pump;
 mod pump_stream;
 mod pump_thread;
 pub mod rootfs;
+pub mod selinux;
 
 pub use error::HostError;
 pub use fifo::{LogTarget, check_log_path};

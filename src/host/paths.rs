@@ -49,7 +49,25 @@ pub fn check_beneath(dir: &Path, path: &Path) -> Result<(), HostError> {
         .map_err(|e| HostError::from_errno(WHAT, path, e))
 }
 
-/// The same, one component at a time.
+/// Checks that there is something at `path`, wherever links lead.
+///
+/// # Errors
+/// Says why not.
+pub fn check_exists(path: &Path) -> Result<(), HostError> {
+    fs::stat(path)
+        .map(drop)
+        .map_err(|e| HostError::from_errno("mount source", path, e))
+}
+
+/// True for a regular file that somebody may execute.
+#[must_use]
+pub fn is_program(path: &Path) -> bool {
+    fs::stat(path).is_ok_and(|found| {
+        FileType::from_raw_mode(found.st_mode) == FileType::RegularFile && found.st_mode & 0o111 != 0
+    })
+}
+
+/// [`open_beneath`], one component at a time.
 fn walk_beneath(root: impl AsFd, rest: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
     let mut names = Vec::new();
     for part in rest.components() {
@@ -231,6 +249,17 @@ mod tests {
         );
         remove_dir(&run).unwrap();
         remove_dir(&run).unwrap();
+    }
+
+    #[test]
+    fn a_program_is_a_file_that_can_be_executed() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("f");
+        std::fs::write(&file, "").unwrap();
+        assert!(!is_program(&file) && !is_program(dir.path()) && !is_program(&dir.path().join("none")));
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+        assert!(is_program(&file));
+        assert!(check_exists(&file).is_ok() && check_exists(&dir.path().join("none")).is_err());
     }
 
     #[test]

@@ -48,6 +48,7 @@ pub(super) fn task(config: &pb::TaskConfig) -> Result<TaskSpec, Status> {
         job: JobNames {
             job_name: config.job_name.clone(),
             job_id: config.job_id.clone(),
+            parent_job_id: config.parent_job_id.clone(),
             task_group: config.task_group_name.clone(),
             namespace: config.namespace.clone(),
             node_name: config.node_name.clone(),
@@ -83,6 +84,7 @@ fn mount(m: &pb::Mount) -> HostMount {
         host_path: m.host_path.clone(),
         readonly: m.readonly,
         propagation: m.propagation_mode.clone(),
+        selinux_label: m.selinux_label.clone(),
     }
 }
 

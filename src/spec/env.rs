@@ -1,7 +1,8 @@
 //! Environment of the first process: the image's, overlaid by the task's.
 //!
-//! The Go driver dropped `PATH` from the task's environment; here it counts like any other variable. A default `PATH`
-//! is given where neither has one (as `containerd/oci` does), or no program could be found by name.
+//! Precedence, for `PATH` as for all: the job's `env`, then the image's ENV, then the default, which `PATH` alone has (as
+//! in `containerd/oci`), or no program could be found by name. Names are not judged: those with dots or dashes, which a
+//! shell cannot name, are passed as they are. The Go driver dropped `PATH` from the task's environment.
 
 use super::error::SpecError;
 use super::image::ImageFacts;
@@ -15,6 +16,9 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 pub(super) fn build(task: &TaskSpec, image: &ImageFacts) -> Result<Vec<String>, SpecError> {
     let mut env = BTreeMap::from([("PATH", DEFAULT_PATH)]);
     env.extend(image.env.iter().map(|line| line.split_once('=').unwrap_or((line, ""))));
+    if let Some(line) = image.env.iter().find(|line| line.contains('\0')) {
+        return Err(SpecError::option("image", line, "ENV without NUL is expected"));
+    }
     for (name, value) in &task.env {
         if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
             return Err(SpecError::option(
@@ -65,6 +69,11 @@ mod tests {
     #[test]
     fn a_value_may_hold_an_equals_sign() {
         assert_eq!(env(&["PATH=/", "A=b=c"], &[("Z", "=")]), ["A=b=c", "PATH=/", "Z=="]);
+    }
+
+    #[test]
+    fn odd_names_are_passed() {
+        assert_eq!(env(&["PATH=/"], &[("a.b-c é", "")]), ["PATH=/", "a.b-c é="]);
     }
 
     #[test]

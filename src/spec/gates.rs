@@ -248,6 +248,14 @@ impl Gates {
         )
     }
 
+    /// An annotation by which a runtime is told to do more than to run a container.
+    ///
+    /// # Errors
+    /// If tasks may not be privileged: with it a task can become just that.
+    pub fn annotation(&self, option: &str, key: &str) -> Result<(), SpecError> {
+        allow(self.privileged, option, key, "allow_privileged = true")
+    }
+
     /// A host path outside the allocation.
     ///
     /// # Errors

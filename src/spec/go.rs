@@ -98,6 +98,7 @@ pub fn parse_size(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn durations_are_read_as_go_reads_them() {
@@ -149,6 +150,24 @@ mod tests {
             ("12X", None),
         ] {
             assert_eq!(parse_size(text), want, "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_size_or_none(text in "\\PC{0,16}") {
+            prop_assert!(parse_size(&text).is_none_or(|bytes| bytes < 1 << 63));
+            prop_assert!(parse_duration(&text).is_none_or(|d| d < Duration::from_secs(1 << 34)));
+        }
+
+        #[test]
+        fn sizes_never_wrap(digits in "[0-9]{1,40}", point in "(\\.[0-9]{0,3})?", unit in "[kmgtpKMGTP]?(i?[bB])?") {
+            let text = format!("{digits}{point}{unit}");
+            if let Some(bytes) = parse_size(&text) {
+                let least = digits.parse::<u64>().expect("a size above 64 bits was taken");
+                // A float has 53 bits.
+                prop_assert!(bytes >= least - least / (1 << 50), "{text}: {bytes}");
+            }
         }
     }
 }

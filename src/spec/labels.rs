@@ -4,9 +4,12 @@
 //! whole container. So a text that is only shown is cut; one that is compared is left out, since a part of it would be
 //! another thing's name.
 
+use super::error::SpecError;
+use super::gates::fits;
 use super::identity::{Digest, TaskId};
 use super::oci::ContainerPlan;
 use super::record::ExitRecord;
+use super::settings::Settings;
 use super::task::TaskSpec;
 use std::collections::{BTreeMap, HashMap};
 
@@ -35,10 +38,69 @@ pub const KEY_EXIT: &str = "containerd-driver/exit";
 /// containerd's limit for key and value together.
 const LIMIT: usize = 4096;
 
-/// The labels a container is created with.
+/// Beginnings of keys that a task cannot set: they tell this driver, containerd or its CRI plugin what is theirs.
+const RESERVED: [&str; 5] = [
+    "containerd-driver/",
+    "containerd.io/",
+    "nomad/",
+    "io.containerd",
+    "io.cri-containerd",
+];
+
+/// Checks the `labels` option.
+pub(super) fn check(labels: &BTreeMap<String, String>) -> Result<(), SpecError> {
+    const OPTION: &str = "labels";
+    for (key, value) in labels {
+        if key.is_empty() || key.contains('\0') || value.contains('\0') {
+            let text = "a key that is not empty and a value, both without NUL, are expected";
+            return Err(SpecError::option(OPTION, key, text));
+        }
+        if RESERVED.iter().any(|own| key.starts_with(own)) {
+            let text = format!("names beginning with one of these are taken: {}", RESERVED.join(", "));
+            return Err(SpecError::option(OPTION, key, text));
+        }
+        if key.len() + value.len() > LIMIT {
+            let text = format!("key and value of at most {LIMIT} bytes together are expected");
+            return Err(SpecError::option(OPTION, cut(key, 64), text));
+        }
+    }
+    Ok(())
+}
+
+/// Facts of the job by the names that `extra_labels` has for them.
+fn facts(task: &TaskSpec) -> [(&'static str, &str); 8] {
+    let job = &task.job;
+    [
+        ("job_name", &job.job_name),
+        ("job_id", &job.job_id),
+        ("parent_job_id", &job.parent_job_id),
+        ("task_group_name", &job.task_group),
+        ("task_name", &task.name),
+        ("namespace", &job.namespace),
+        ("node_name", &job.node_name),
+        ("node_id", &job.node_id),
+    ]
+}
+
+/// The labels a container is created with: those of the `labels` option, the facts of `extra_labels` under the keys that
+/// Nomad's Docker driver gives them, and over both the driver's own.
 #[must_use]
-pub fn labels(task: &TaskSpec, plan: &ContainerPlan, image: &Digest, stop_signal: i32) -> BTreeMap<String, String> {
-    let mut out = BTreeMap::new();
+pub fn labels(
+    task: &TaskSpec,
+    settings: &Settings,
+    plan: &ContainerPlan,
+    image: &Digest,
+    stop_signal: i32,
+) -> BTreeMap<String, String> {
+    let mut out = task.options.labels.clone();
+    for (name, value) in facts(task) {
+        let wanted = settings.extra_labels.iter().any(|pattern| fits(pattern, name));
+        if wanted && !value.is_empty() {
+            let key = format!("com.hashicorp.nomad.{name}");
+            let value = cut(value, LIMIT - key.len()).to_owned();
+            out.insert(key, value);
+        }
+    }
     let stop_signal = stop_signal.to_string();
     let compared = [
         (KEY_SCHEMA, SCHEMA),
@@ -157,7 +219,6 @@ mod tests {
     use crate::spec::image::ImageFacts;
     use crate::spec::node::NodeFacts;
     use crate::spec::oci;
-    use crate::spec::settings::Settings;
 
     fn made(name: &str, id: &str) -> (TaskSpec, ContainerPlan, BTreeMap<String, String>) {
         let mut task = TaskSpec {
@@ -174,7 +235,7 @@ mod tests {
             &Settings::default(),
         )
         .unwrap();
-        let labels = labels(&task, &plan, &Digest::sha256(b"i"), 15);
+        let labels = labels(&task, &Settings::default(), &plan, &Digest::sha256(b"i"), 15);
         (task, plan, labels)
     }
 
@@ -221,5 +282,61 @@ mod tests {
             Marks::read(&HashMap::from([(KEY_SCHEMA.to_owned(), "2".to_owned())])),
             None
         );
+    }
+
+    #[test]
+    fn labels_of_the_task_and_facts_of_the_job_are_put_on() {
+        let (mut task, plan, _) = made("web", "a/web/1");
+        task.job.parent_job_id = "periodic".to_owned();
+        task.options.labels = BTreeMap::from([
+            ("team".to_owned(), "x".to_owned()),
+            ("com.hashicorp.nomad.job_name".to_owned(), "forged".to_owned()),
+        ]);
+        let with = |patterns: &[&str]| {
+            let settings = Settings {
+                extra_labels: patterns.iter().map(|p| (*p).to_owned()).collect(),
+                ..Settings::default()
+            };
+            let labels = labels(&task, &settings, &plan, &Digest::sha256(b"i"), 15);
+            assert_eq!(
+                (labels["team"].as_str(), labels["nomad/job-name"].as_str()),
+                ("x", "api")
+            );
+            labels
+                .into_iter()
+                .filter_map(|(k, v)| Some(format!("{}={v}", k.strip_prefix("com.hashicorp.nomad.")?)))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(with(&[]), ["job_name=forged"]);
+        assert_eq!(with(&["job*"]), ["job_name=api"]);
+        assert_eq!(with(&["*job_id"]), ["job_name=forged", "parent_job_id=periodic"]);
+        // What is not known is left out.
+        assert_eq!(
+            with(&["*"]),
+            ["job_name=api", "parent_job_id=periodic", "task_name=web"]
+        );
+    }
+
+    #[test]
+    fn labels_that_are_not_a_tasks_to_give_are_refused() {
+        let check = |key: &str, value: &str| super::check(&BTreeMap::from([(key.to_owned(), value.to_owned())]));
+        assert!(check("a.b/c", &"v".repeat(4091)).is_ok());
+        assert!(
+            check("a.b/c", &"v".repeat(4092))
+                .unwrap_err()
+                .to_string()
+                .contains("4096")
+        );
+        for key in [
+            "",
+            "a\0",
+            KEY_TASK_ID,
+            "containerd.io/gc.root",
+            "nomad/x",
+            "io.containerd.image",
+            "io.cri-containerd.kind",
+        ] {
+            assert!(check(key, "v").unwrap_err().to_string().contains("labels"), "{key:?}");
+        }
     }
 }

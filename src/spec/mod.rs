@@ -1,10 +1,11 @@
 //! What a container looks like and what it is called. Pure: no I/O, no clock, no actor, no protobuf.
 //!
 //! Options: `table` declares them, `value` and `types` read them, `options` and `settings` list them, `docs` prints them.
-//! Containers: `oci` puts together what `process`, `env`, `user`, `capabilities`, `resources`, `devices`, `network`,
-//! `files` and `mounts` each know; `node` is what they are told of the machine. `labels` and `record` are what survives.
+//! Containers: `oci` puts together what `process`, `init`, `env`, `user`, `ulimit`, `capabilities`, `resources`, `cgroups`,
+//! `devices`, `network`, `files` and `mounts` (with `volumes`, `tmpfs`, `runtime_mounts`) each know; `node` is what they are told of the machine. `labels` and `record` are what survives.
 
 mod capabilities;
+mod cgroups;
 mod devices;
 pub mod docs;
 mod env;
@@ -14,6 +15,7 @@ pub mod gates;
 pub mod go;
 pub mod identity;
 pub mod image;
+pub mod init;
 pub mod labels;
 mod mounts;
 mod network;
@@ -25,15 +27,19 @@ pub mod record;
 pub mod reference;
 mod resources;
 pub mod runtime;
+mod runtime_mounts;
 pub mod schema;
 pub mod secret;
 pub mod settings;
 pub mod signal;
 pub mod table;
 pub mod task;
+mod tmpfs;
 mod types;
+mod ulimit;
 mod user;
 mod value;
+mod volumes;
 
 pub use error::SpecError;
 

@@ -1,27 +1,29 @@
 //! Mounts, in the order in which the runtime makes them.
 //!
-//! The runtime's own, the job's `mounts`, Nomad's volumes, `/etc/resolv.conf`, the task directories, the log directory
-//! read-only over the shared one (CVE-2026-6959), `/etc/hosts`. A later mount covers an earlier one, so a job may put
-//! something over `/run`, but two mounts of ours or the job's at one place are a mistake and refused.
+//! The runtime's own, then by depth of their targets the job's `mounts`, `volumes` and `tmpfs`, Nomad's volumes,
+//! `/etc/resolv.conf`, the task directories, the log directory read-only over the shared one (CVE-2026-6959),
+//! `/etc/hosts`, and what an image's VOLUMEs need: so a volume at `/local/data` is not hidden by the task directory at
+//! `/local`. A mount at or above one of the runtime's own takes its place, but two mounts of ours or the job's at one
+//! place are a mistake and refused.
 
 use super::error::SpecError;
 use super::files;
-use super::go;
 use super::identity::ContainerId;
+use super::init;
 use super::node::NodeFacts;
-use super::oci::GeneratedFile;
-use super::options::MountOption;
-use super::task::TaskSpec;
+use super::oci::{GeneratedFile, Inputs};
+use super::runtime_mounts::{self, Ipc};
+use super::task::{HostMount, TaskSpec};
+use super::user::User;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Size of `/dev/shm` where nothing is said.
-const SHM_DEFAULT: u64 = 64 << 20;
-
 /// All mounts and what they need on the host.
 #[derive(Debug, Default)]
 pub(super) struct Mounts {
+    /// The runtime's own.
+    own: Vec<Value>,
     list: Vec<Value>,
     /// Target and what asked for it, of all but the runtime's own.
     taken: BTreeMap<String, &'static str>,
@@ -29,6 +31,10 @@ pub(super) struct Mounts {
     pub(super) files: Vec<GeneratedFile>,
     /// Bind sources that must lie beneath a directory: (directory, source).
     pub(super) beneath: Vec<(PathBuf, PathBuf)>,
+    /// Bind sources that must exist, with the option that named them.
+    pub(super) sources: Vec<(&'static str, PathBuf)>,
+    /// Bind sources that must have an SELinux label.
+    pub(super) relabel: Vec<(PathBuf, String)>,
     /// `linux.rootfsPropagation`, if a mount needs one.
     pub(super) propagation: Option<&'static str>,
 }
@@ -36,33 +42,55 @@ pub(super) struct Mounts {
 impl Mounts {
     /// The mounts of a task.
     pub(super) fn build(
-        task: &TaskSpec,
+        inputs: &Inputs<'_>,
         container: &ContainerId,
         hostname: &str,
-        node: &NodeFacts,
+        user: &User,
     ) -> Result<Self, SpecError> {
+        let (task, node) = (inputs.task, inputs.node);
         let mut m = Self {
-            list: runtime_own(task)?,
+            own: runtime_mounts::own(inputs, Ipc::of(inputs)?)?,
             ..Self::default()
         };
         for mount in &task.options.mounts {
-            m.option(task, mount)?;
+            m.block(inputs, mount)?;
+        }
+        for text in &task.options.volumes {
+            m.volume(inputs, text)?;
+        }
+        for text in &task.options.tmpfs {
+            m.tmpfs_short(inputs, text)?;
         }
         for mount in &task.mounts {
-            m.nomad(mount)?;
+            m.nomad(inputs, mount)?;
         }
         m.resolv_conf(task, container, node)?;
-        m.task_dirs(task)?;
+        m.task_dirs(inputs)?;
         m.hosts(task, container, hostname, node)?;
+        if let Some(program) = init::program(inputs)? {
+            let options = ["bind", "rprivate", "ro", "nosuid", "nodev"];
+            m.push("init", init::TARGET, "bind", &program.to_string_lossy(), &options)?;
+        }
+        m.image_volumes(inputs, user)?;
         Ok(m)
     }
 
-    /// OCI `mounts`.
-    pub(super) fn into_json(self) -> Vec<Value> {
-        self.list
+    /// OCI `mounts`. The runtime's own are left out where another is in their place or above them: for one at `/dev` the
+    /// runtime then makes no devices either, as CSI plugins, which bring the host's, need it.
+    pub(super) fn into_json(mut self) -> Vec<Value> {
+        let target = |mount: &Value| mount["destination"].as_str().unwrap_or_default().to_owned();
+        self.own.retain(|mount| !covers(&self.taken, &target(mount)));
+        self.list.sort_by_key(|mount| target(mount).matches('/').count());
+        self.own.extend(self.list);
+        self.own
     }
 
-    fn push(
+    /// True if something other than the runtime's own is mounted there or above.
+    pub(super) fn covered(&self, target: &str) -> bool {
+        covers(&self.taken, target)
+    }
+
+    pub(super) fn push(
         &mut self,
         by: &'static str,
         target: &str,
@@ -87,64 +115,7 @@ impl Mounts {
         Ok(())
     }
 
-    fn option(&mut self, task: &TaskSpec, mount: &MountOption) -> Result<(), SpecError> {
-        let host_path = matches!(mount.r#type.as_str(), "volume" | "bind");
-        if !host_path {
-            let source = if mount.source.is_empty() {
-                &mount.r#type
-            } else {
-                &mount.source
-            };
-            let options: Vec<&str> = mount.options.iter().map(String::as_str).collect();
-            return self.push("mounts", &mount.target, &mount.r#type, source, &options);
-        }
-        if mount.options.is_empty() {
-            return Err(SpecError::Refused {
-                option: "mounts".to_owned(),
-                text: format!(
-                    "Options cannot be empty for mount type: {}. You need to atleast pass rbind and ro.",
-                    mount.r#type
-                ),
-            });
-        }
-        let source = if mount.source.is_empty() {
-            return Err(SpecError::option(
-                "mounts",
-                &mount.target,
-                "a source is required for a mount of a host path",
-            ));
-        } else if mount.source.starts_with('/') {
-            PathBuf::from(&mount.source)
-        } else {
-            let dir = task_dir(task)?.ok_or_else(|| {
-                SpecError::option(
-                    "mounts",
-                    &mount.source,
-                    "a relative source needs an allocation directory",
-                )
-            })?;
-            if mount.source.split('/').any(|part| part == "..") {
-                return Err(SpecError::option(
-                    "mounts",
-                    &mount.source,
-                    "a relative source is inside the task directory, without '..'",
-                ));
-            }
-            let source = dir.join(&mount.source);
-            self.beneath.push((dir, source.clone()));
-            source
-        };
-        let mut options: Vec<&str> = mount.options.iter().map(String::as_str).collect();
-        if !options.iter().any(|o| matches!(*o, "bind" | "rbind")) {
-            options.insert(0, "rbind");
-        }
-        for option in &options {
-            self.propagate(option);
-        }
-        self.push("mounts", &mount.target, "bind", &source.to_string_lossy(), &options)
-    }
-
-    fn nomad(&mut self, mount: &super::task::HostMount) -> Result<(), SpecError> {
+    fn nomad(&mut self, inputs: &Inputs<'_>, mount: &HostMount) -> Result<(), SpecError> {
         let propagation = match mount.propagation.as_str() {
             "" | "private" => "rprivate",
             "host-to-task" => "rslave",
@@ -171,6 +142,14 @@ impl Mounts {
         } else {
             format!("/{}", mount.task_path)
         };
+        if !mount.selinux_label.is_empty() {
+            self.label(
+                inputs,
+                "volume_mount",
+                Path::new(&mount.host_path),
+                &mount.selinux_label,
+            )?;
+        }
         let access = if mount.readonly { "ro" } else { "rw" };
         self.push(
             "volume_mount",
@@ -182,7 +161,7 @@ impl Mounts {
     }
 
     /// A shared or slave mount needs a root that lets it be one (as in Docker's `oci_linux.go`).
-    fn propagate(&mut self, option: &str) {
+    pub(super) fn propagate(&mut self, option: &str) {
         match (option, self.propagation) {
             ("shared" | "rshared", _) => self.propagation = Some("rshared"),
             ("slave" | "rslave", None) => self.propagation = Some("rslave"),
@@ -209,7 +188,8 @@ impl Mounts {
         Ok(())
     }
 
-    fn task_dirs(&mut self, task: &TaskSpec) -> Result<(), SpecError> {
+    fn task_dirs(&mut self, inputs: &Inputs<'_>) -> Result<(), SpecError> {
+        let task = inputs.task;
         let Some(own) = task_dir(task)? else { return Ok(()) };
         let shared = task.alloc_dir.join("alloc");
         let target = |variable: &str, default: &str| {
@@ -228,6 +208,7 @@ impl Mounts {
         ] {
             // The other tasks of the group can write beside it, and a link in its place would be followed.
             self.beneath.push((task.alloc_dir.clone(), source.clone()));
+            self.label_of_settings(inputs, &source)?;
             // Private: a bind that is left over must not keep Nomad from unmounting the directory.
             self.push(
                 "task directory",
@@ -288,7 +269,7 @@ impl Mounts {
 }
 
 /// The task's directory on the host, `None` without an allocation directory.
-fn task_dir(task: &TaskSpec) -> Result<Option<PathBuf>, SpecError> {
+pub(super) fn task_dir(task: &TaskSpec) -> Result<Option<PathBuf>, SpecError> {
     if task.alloc_dir.as_os_str().is_empty() {
         return Ok(None);
     }
@@ -310,7 +291,7 @@ fn task_dir(task: &TaskSpec) -> Result<Option<PathBuf>, SpecError> {
 }
 
 /// An absolute target without `.`, empty parts and a slash at the end; `..` and the root are refused.
-fn clean(by: &str, target: &str) -> Result<String, SpecError> {
+pub(super) fn clean(by: &str, target: &str) -> Result<String, SpecError> {
     let parts: Vec<&str> = target.split('/').filter(|p| !p.is_empty() && *p != ".").collect();
     if !target.starts_with('/') || parts.is_empty() || parts.contains(&"..") || target.contains('\0') {
         return Err(SpecError::option(
@@ -322,53 +303,15 @@ fn clean(by: &str, target: &str) -> Result<String, SpecError> {
     Ok(format!("/{}", parts.join("/")))
 }
 
-/// containerd `oci.defaultMounts`, and a view of the cgroups.
-fn runtime_own(task: &TaskSpec) -> Result<Vec<Value>, SpecError> {
-    let o = &task.options;
-    let shm = match o.shm_size.as_deref() {
-        None => SHM_DEFAULT,
-        Some(text) => go::parse_size(text).filter(|n| *n > 0).ok_or_else(|| SpecError::Refused {
-            option: "shm_size".to_owned(),
-            text: format!("Error in setting shm_size: option shm_size: {text:?}: a size above 0 in binary units is expected, such as 128M"),
-        })?,
-    };
-    let access = if o.privileged { "rw" } else { "ro" };
-    let mount = |target: &str, ty: &str, source: &str, options: &[&str]| json!({"destination": target, "type": ty, "source": source, "options": options});
-    Ok(vec![
-        mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
-        mount(
-            "/dev",
-            "tmpfs",
-            "tmpfs",
-            &["nosuid", "strictatime", "mode=755", "size=65536k"],
-        ),
-        mount(
-            "/dev/pts",
-            "devpts",
-            "devpts",
-            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
-        ),
-        mount(
-            "/dev/shm",
-            "tmpfs",
-            "shm",
-            &["nosuid", "noexec", "nodev", "mode=1777", &format!("size={shm}")],
-        ),
-        mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
-        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", access]),
-        mount(
-            "/run",
-            "tmpfs",
-            "tmpfs",
-            &["nosuid", "strictatime", "mode=755", "size=65536k"],
-        ),
-        mount(
-            "/sys/fs/cgroup",
-            "cgroup",
-            "cgroup",
-            &["nosuid", "noexec", "nodev", "relatime", access],
-        ),
-    ])
+/// True if one of the targets is this one or above it.
+fn covers(targets: &BTreeMap<String, &'static str>, target: &str) -> bool {
+    targets.keys().any(|taken| inside(target, taken))
+}
+
+/// True if a clean path is a directory or beneath it.
+pub(super) fn inside(path: &str, dir: &str) -> bool {
+    path.strip_prefix(dir)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 #[cfg(test)]

@@ -1,7 +1,13 @@
 //! What `mounts.rs` promises.
 
 use super::*;
-use crate::spec::task::{Dns, HostMount};
+use crate::spec::gates::Gates;
+use crate::spec::image::ImageFacts;
+use crate::spec::options::MountOption;
+use crate::spec::settings::{AllowedModes, Settings, VolumeSettings};
+use crate::spec::task::Dns;
+use crate::spec::user;
+use proptest::prelude::*;
 
 fn task() -> TaskSpec {
     TaskSpec {
@@ -20,13 +26,29 @@ fn node() -> NodeFacts {
 }
 
 fn build(task: &TaskSpec) -> Result<Mounts, String> {
-    Mounts::build(task, &ContainerId::reported("c"), "h", &node()).map_err(|e| e.to_string())
+    build_on(task, &node(), &ImageFacts::default(), &Settings::go_driver())
 }
 
-/// `target=source:options` of all but the runtime's own.
+fn build_on(task: &TaskSpec, node: &NodeFacts, image: &ImageFacts, settings: &Settings) -> Result<Mounts, String> {
+    let inputs = Inputs {
+        task,
+        image,
+        node,
+        settings,
+        gates: &Gates::of(settings).unwrap(),
+    };
+    let user = user::resolve(task, image).unwrap();
+    Mounts::build(&inputs, &ContainerId::reported("c"), "h", &user).map_err(|e| e.to_string())
+}
+
+/// `target=source:options` of all but the runtime's own, where none of these is replaced.
 fn lines(task: &TaskSpec) -> Vec<String> {
+    all_lines(build(task).unwrap()).into_iter().skip(8).collect()
+}
+
+fn all_lines(mounts: Mounts) -> Vec<String> {
     let text = |v: &Value| v.as_str().unwrap().to_owned();
-    let all = build(task).unwrap().into_json();
+    let all = mounts.into_json();
     let line = |m: &Value| {
         let options: Vec<String> = m["options"].as_array().unwrap().iter().map(text).collect();
         format!(
@@ -36,7 +58,7 @@ fn lines(task: &TaskSpec) -> Vec<String> {
             options.join(",")
         )
     };
-    all.iter().skip(8).map(line).collect()
+    all.iter().map(line).collect()
 }
 
 fn bind(source: &str, target: &str, options: &[&str]) -> MountOption {
@@ -60,26 +82,26 @@ fn mounts_come_in_the_documented_order() {
             task_path: "/vol".to_owned(),
             host_path: "/h".to_owned(),
             readonly: true,
-            propagation: String::new(),
+            ..HostMount::default()
         },
         HostMount {
             task_path: "csi".to_owned(),
             host_path: "/csi".to_owned(),
-            readonly: false,
             propagation: "host-to-task".to_owned(),
+            ..HostMount::default()
         },
     ];
     assert_eq!(
         lines(&task),
         [
-            "/etc/x.conf=/a/web/local/x.conf:rbind,ro",
             "/srv=/srv:rbind,rw",
             "/vol=/h:rbind,rprivate,ro",
             "/csi=/csi:rbind,rslave,rw",
-            "/etc/resolv.conf=/etc/resolv.conf:rbind,rprivate,ro",
             "/secrets=/a/web/secrets:rbind,rprivate,rw",
             "/local=/a/web/local:rbind,rprivate,rw",
             "/alloc=/a/alloc:rbind,rprivate,rw",
+            "/etc/x.conf=/a/web/local/x.conf:rbind,ro",
+            "/etc/resolv.conf=/etc/resolv.conf:rbind,rprivate,ro",
             "/alloc/logs=/a/alloc/logs:rbind,rprivate,ro",
             "/etc/hosts=/a/web/hosts:rbind,rprivate,rw",
         ]
@@ -192,7 +214,7 @@ fn bad_mounts_are_refused() {
         task_path: "/v".to_owned(),
         host_path: "/h".to_owned(),
         propagation: "odd".to_owned(),
-        readonly: false,
+        ..HostMount::default()
     }];
     assert!(build(&task).is_err());
 }
@@ -231,5 +253,206 @@ fn a_task_name_cannot_leave_the_allocation_directory() {
             .is_err(),
             "{name:?}"
         );
+    }
+}
+
+#[test]
+fn a_mount_at_or_above_one_of_the_runtimes_own_takes_its_place() {
+    let targets = |change: fn(&mut TaskSpec)| {
+        let mut task = TaskSpec::default();
+        change(&mut task);
+        let lines = all_lines(build(&task).unwrap());
+        lines
+            .into_iter()
+            .map(|l| l.split('=').next().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let csi = targets(|t| {
+        t.mounts = vec![HostMount {
+            task_path: "/dev".to_owned(),
+            host_path: "/dev".to_owned(),
+            ..HostMount::default()
+        }];
+    });
+    assert_eq!(
+        csi,
+        [
+            "/proc",
+            "/sys",
+            "/run",
+            "/sys/fs/cgroup",
+            "/dev",
+            "/etc/resolv.conf",
+            "/etc/hosts"
+        ]
+    );
+    let shm = targets(|t| t.options.tmpfs = vec!["/dev/shm:size=1g".to_owned()]);
+    assert_eq!(shm.iter().filter(|t| *t == "/dev/shm").count(), 1);
+    assert_eq!(shm.last().unwrap(), "/etc/hosts");
+    let near = targets(|t| t.options.tmpfs = vec!["/device".to_owned()]);
+    assert!(near.contains(&"/dev".to_owned()));
+}
+
+#[test]
+fn a_volume_inside_a_task_directory_is_not_hidden() {
+    let mut task = task();
+    task.mounts = vec![HostMount {
+        task_path: "/local/data".to_owned(),
+        host_path: "/h".to_owned(),
+        ..HostMount::default()
+    }];
+    let lines = lines(&task);
+    let at = |target: &str| lines.iter().position(|l| l.starts_with(&format!("{target}="))).unwrap();
+    assert!(at("/local") < at("/local/data"));
+}
+
+/// CVE-2026-6959: the log pipes of the host are not the task's to replace.
+#[test]
+fn the_log_directory_is_read_only_over_the_shared_one() {
+    let lines = lines(&task());
+    let at = |text: &str| lines.iter().position(|l| l == text).unwrap();
+    assert!(at("/alloc=/a/alloc:rbind,rprivate,rw") < at("/alloc/logs=/a/alloc/logs:rbind,rprivate,ro"));
+    let mut task = task();
+    for target in ["/alloc/logs", "/alloc"] {
+        task.options.mounts = vec![bind("local", target, &["rbind"])];
+        assert!(build(&task).is_err(), "{target}");
+    }
+}
+
+#[test]
+fn volumes_of_an_image_are_in_memory_under_a_read_only_root() {
+    let mut task = task();
+    task.user = "33:34".to_owned();
+    task.options.tmpfs = vec!["/taken".to_owned()];
+    let image = ImageFacts {
+        // CVE-2019-16884 for the first ones.
+        volumes: [
+            "/proc",
+            "/proc/self/attr",
+            "/sys/fs",
+            "/dev/shm",
+            "/",
+            "../x",
+            "/a/../b",
+            "",
+            "/taken",
+            "/taken/below",
+            "/alloc/x",
+            "/data/",
+            "rel/ative",
+        ]
+        .map(ToOwned::to_owned)
+        .to_vec(),
+        ..ImageFacts::default()
+    };
+    let copied = |task: &TaskSpec| {
+        let lines = all_lines(build_on(task, &node(), &image, &Settings::default()).unwrap());
+        lines
+            .into_iter()
+            .filter(|l| l.contains("tmpcopyup"))
+            .collect::<Vec<_>>()
+    };
+    assert!(copied(&task).is_empty());
+    task.options.readonly_rootfs = true;
+    assert_eq!(
+        copied(&task),
+        [
+            "/data=tmpfs:tmpcopyup,nosuid,nodev,mode=755,uid=33,gid=34",
+            "/rel/ative=tmpfs:tmpcopyup,nosuid,nodev,mode=755,uid=33,gid=34"
+        ]
+    );
+}
+
+#[test]
+fn the_init_program_is_mounted_where_it_is_run() {
+    let mut task = TaskSpec::default();
+    task.options.init = true;
+    let node = NodeFacts {
+        init_program: Some("/usr/bin/tini-static".into()),
+        ..node()
+    };
+    let build = |task: &TaskSpec| build_on(task, &node, &ImageFacts::default(), &Settings::go_driver());
+    let line = "/dev/init=/usr/bin/tini-static:bind,rprivate,ro,nosuid,nodev".to_owned();
+    assert!(all_lines(build(&task).unwrap()).contains(&line));
+    task.options.tmpfs = vec!["/dev/init".to_owned()];
+    assert!(build(&task).unwrap_err().contains("init: \"/dev/init\""));
+}
+
+#[test]
+fn ipc_mode_decides_on_shared_memory_and_queues() {
+    let lines = |mode: &str, ipc: &[&str]| {
+        let mut task = TaskSpec::default();
+        task.options.ipc_mode = Some(mode.to_owned());
+        let settings = Settings {
+            allowed_modes: Some(AllowedModes {
+                ipc: Some(ipc.iter().map(|s| (*s).to_owned()).collect()),
+                ..AllowedModes::default()
+            }),
+            ..Settings::default()
+        };
+        build_on(&task, &node(), &ImageFacts::default(), &settings).map(|m| all_lines(m).join("\n"))
+    };
+    assert!(lines("private", &[]).unwrap().contains("/dev/shm=shm:"));
+    let none = lines("none", &[]).unwrap();
+    assert!(!none.contains("/dev/shm") && none.contains("/dev/mqueue=mqueue:"));
+    let host = lines("host", &["host"]).unwrap();
+    assert!(host.contains("/dev/shm=/dev/shm:rbind") && host.contains("/dev/mqueue=/dev/mqueue:rbind"));
+    assert!(lines("host", &[]).unwrap_err().contains("allowed_modes"));
+    assert!(lines("shareable", &[]).is_err());
+}
+
+#[test]
+fn task_directories_and_nomads_volumes_are_labelled_where_the_kernel_has_selinux() {
+    let mut task = task();
+    task.mounts = vec![HostMount {
+        task_path: "/v".to_owned(),
+        host_path: "/h".to_owned(),
+        selinux_label: "Z".to_owned(),
+        ..HostMount::default()
+    }];
+    let relabel = |selinux: bool, label: Option<&str>| {
+        let node = NodeFacts { selinux, ..node() };
+        let settings = Settings {
+            volumes: Some(VolumeSettings {
+                selinuxlabel: label.map(ToOwned::to_owned),
+                ..VolumeSettings::default()
+            }),
+            ..Settings::default()
+        };
+        let built = build_on(&task, &node, &ImageFacts::default(), &settings);
+        built.map(|m| {
+            m.relabel
+                .into_iter()
+                .map(|(p, l)| format!("{}={l}", p.display()))
+                .collect::<Vec<_>>()
+        })
+    };
+    assert_eq!(relabel(false, Some("z")), Ok(Vec::new()));
+    assert_eq!(
+        relabel(true, None).unwrap(),
+        ["/h=system_u:object_r:container_file_t:s0"]
+    );
+    let all = relabel(true, Some("a:b:c")).unwrap();
+    assert_eq!(
+        all,
+        [
+            "/h=system_u:object_r:container_file_t:s0",
+            "/a/web/secrets=a:b:c",
+            "/a/web/local=a:b:c",
+            "/a/alloc=a:b:c",
+            "/a/alloc/logs=a:b:c"
+        ]
+    );
+    assert!(relabel(true, Some("odd")).unwrap_err().contains("volumes.selinuxlabel"));
+}
+
+proptest! {
+    #[test]
+    fn any_target_is_clean_or_refused(target in "(/|\\.|\\.\\.|[a-z]|\\PC){0,12}") {
+        if let Ok(target) = clean("mounts", &target) {
+            let below = target.strip_prefix('/').unwrap();
+            prop_assert!(below.split('/').all(|part| !part.is_empty() && part != "." && part != ".."));
+            prop_assert!(inside(&target, &target) && !inside("/", &target));
+        }
     }
 }

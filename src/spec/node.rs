@@ -14,6 +14,15 @@ pub enum CgroupMode {
     V2,
 }
 
+/// What a cpuset allows, as the kernel writes it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Cpuset {
+    /// Cores, e.g. `0-2,7`.
+    pub cpus: String,
+    /// Memory nodes.
+    pub mems: String,
+}
+
 /// A character or block device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceKind {
@@ -68,6 +77,20 @@ pub struct NodeFacts {
     /// For each path in [`wanted_devices`]: the device there (under the path asked for, also if that is a link), all
     /// devices below a directory, or why there is none.
     pub devices: BTreeMap<String, Result<Vec<DeviceNode>, String>>,
+    /// Number of cores, as Nomad counts them.
+    pub cores: u32,
+    /// What the directory in `resources.cpuset_cgroup` allows; only read with v1.
+    pub cpuset: Option<Cpuset>,
+    /// Sizes of huge pages that the kernel has, in bytes.
+    pub hugepage_sizes: Vec<u64>,
+    /// Whether huge pages can be limited (there is a hugetlb controller).
+    pub hugetlb: bool,
+    /// Whether block I/O can be weighted (a scheduler or controller with weights is in use).
+    pub block_weight: bool,
+    /// The first of [`init::candidates`](super::init::candidates) that is a program.
+    pub init_program: Option<PathBuf>,
+    /// Whether the kernel has SELinux in use.
+    pub selinux: bool,
     /// All devices in the host's `/dev` (without `pts`, `shm`, `mqueue`, `fd`, `console`); only read for `privileged`.
     pub host_devices: Vec<DeviceNode>,
 }
@@ -86,6 +109,13 @@ impl Default for NodeFacts {
             hosts: None,
             run_dir: PathBuf::from("/run/containerd-driver"),
             devices: BTreeMap::new(),
+            cores: 1,
+            cpuset: None,
+            hugepage_sizes: Vec::new(),
+            hugetlb: false,
+            block_weight: false,
+            init_program: None,
+            selinux: false,
             host_devices: Vec::new(),
         }
     }

@@ -12,7 +12,7 @@ use super::node::NodeFacts;
 use super::runtime::{self, Runtime};
 use super::settings::Settings;
 use super::task::TaskSpec;
-use super::{capabilities, devices, env, network, process, resources, user};
+use super::{capabilities, cgroups, devices, env, init, labels, network, process, resources, ulimit, user};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -78,6 +78,18 @@ pub struct ContainerPlan {
     /// Bind sources in directories that the task can write: (directory, source). The host must check that the source
     /// resolves beneath the directory, or a link made by the task shows it any file of the host.
     pub beneath: Vec<(PathBuf, PathBuf)>,
+    /// Whether the process has a terminal.
+    pub terminal: bool,
+    /// Whether standard input stays open.
+    pub stdin: bool,
+    /// Cgroup v1: the directory into whose `cgroup.procs` the first process must be written between its creation and its
+    /// start, so that it follows the cores that Nomad lets tasks use. Never a shim, and never after the start: children
+    /// made before would stay outside.
+    pub join_cpuset: Option<PathBuf>,
+    /// Bind sources that must exist, with the option that named them: the runtime's error names neither.
+    pub sources: Vec<(&'static str, PathBuf)>,
+    /// Bind sources and the SELinux labels that they and all beneath must have before the start.
+    pub relabel: Vec<(PathBuf, String)>,
     /// For error texts: the option that named the program (`image` for the image itself), and the program.
     pub program: (&'static str, String),
 }
@@ -106,14 +118,16 @@ pub fn build(
     let runtime = runtime::of(inputs)?;
     let snapshotter = snapshotter(task, settings).to_owned();
     let argv = process::argv(task, image)?;
+    let user = user::resolve(task, image)?;
+    labels::check(&o.labels)?;
     let hostname = network::hostname(task)?;
-    let mounts = Mounts::build(task, &container, &hostname, node)?;
+    let mounts = Mounts::build(inputs, &container, &hostname, &user)?;
     let devices = devices::build(task, node)?;
-    let mut limits = resources::build(task, node)?;
+    let mut limits = resources::build(inputs)?;
     limits.insert("devices".to_owned(), Value::Array(devices.rules));
 
     let mut linux = json!({
-        "cgroupsPath": resources::cgroups_path(task, &container, node),
+        "cgroupsPath": cgroups::path(inputs, &container),
         "devices": devices.nodes,
         "namespaces": network::namespaces(task)?,
         "resources": limits,
@@ -128,27 +142,33 @@ pub fn build(
     }
     let files = mounts.files.clone();
     let beneath = mounts.beneath.clone();
-    let spec = json!({
+    let (sources, relabel) = (mounts.sources.clone(), mounts.relabel.clone());
+    let program = (argv.option, argv.argv.first().cloned().unwrap_or_default());
+    let args = if o.init { init::wrap(argv.argv) } else { argv.argv };
+    let mut spec = json!({
         "ociVersion": OCI_VERSION,
         "hostname": hostname,
         "root": {"path": "rootfs", "readonly": o.readonly_rootfs},
         "process": {
-            "terminal": false,
-            "args": argv.argv,
+            "terminal": o.tty,
+            "args": args,
             "cwd": process::cwd(task, image)?,
             "env": env::build(task, image)?,
-            "user": user::resolve(task, image)?.json(),
+            "user": user.json(),
             "capabilities": capabilities::build(task, node)?,
-            "rlimits": process::rlimits(node),
+            "rlimits": ulimit::build(inputs)?,
             "noNewPrivileges": !o.privileged,
-            "oomScoreAdj": node.oom_score_adj,
+            "oomScoreAdj": resources::oom_score_adj(inputs)?,
         },
         "mounts": mounts.into_json(),
         "linux": linux,
     });
+    let annotations = process::annotations(inputs)?;
+    if !annotations.is_empty() {
+        spec["annotations"] = json!(annotations);
+    }
     let spec_json = serde_json::to_vec(&spec).map_err(|e| SpecError::Decode(format!("OCI specification: {e}")))?;
     let hash = hash(&spec_json, &files, image, &runtime, &snapshotter);
-    let program = (argv.option, argv.argv.into_iter().next().unwrap_or_default());
     Ok(ContainerPlan {
         container,
         spec_json,
@@ -158,6 +178,11 @@ pub fn build(
         hostname,
         files,
         beneath,
+        terminal: o.tty,
+        stdin: o.interactive,
+        join_cpuset: cgroups::join(inputs),
+        sources,
+        relabel,
         program,
     })
 }

@@ -198,7 +198,7 @@ prop_compose! {
         TaskSpec {
             id: TaskId::new(id), name, alloc_id, alloc_dir: alloc_dir.into(), env, user, options,
             resources: Resources { cpu_shares, memory_mb, memory_max_mb, cpuset_cgroup: cgroup, percent_ticks, ..Resources::default() },
-            mounts: mounts.into_iter().map(|(task_path, host_path, readonly, propagation)| HostMount { task_path, host_path, readonly, propagation }).collect(),
+            mounts: mounts.into_iter().map(|(task_path, host_path, readonly, propagation)| HostMount { task_path, host_path, readonly, propagation, selinux_label: String::new() }).collect(),
             network: net.map(|path| NetworkNamespace { path, hosts: None }),
             dns: dns.map(|(servers, searches, options)| Dns { servers, searches, options }),
             ..TaskSpec::default()

@@ -40,18 +40,23 @@ options! {
         hostname: Option<String> = None;
         /// Groups, by name in the image's `/etc/group` or number, that the process has besides those of its user.
         group_add: Vec<String> = Vec::new();
-        /// Run a small init program as process 1, which reaps orphans and passes signals on. See `init_path`.
+        /// Run a small init program as process 1, which reaps orphans and passes signals on. See `init_path`. Not
+        /// together with `pid_mode = "host"`.
         init: bool = false;
         /// Give the process a terminal. Standard error then comes with standard output.
         tty: bool = false;
         /// Keep standard input open, without anything to read. Without it, it is at its end from the beginning.
         interactive: bool = false;
         /// Resource limits as `name = "soft:hard"` or one number for both; -1 for no limit. `nofile` is as high as
-        /// the node allows, up to 1048576, where nothing is said.
+        /// the node allows, up to 1048576, where nothing is said. Names are `as`, `core`, `cpu`, `data`, `fsize`,
+        /// `locks`, `memlock`, `msgqueue`, `nice`, `nofile`, `nproc`, `rss`, `rtprio`, `rttime`, `sigpending`, `stack`.
         ulimit: BTreeMap<String, String> = BTreeMap::new();
-        /// Labels on the container in containerd. Names of the driver's own are refused.
+        /// Labels on the container in containerd, key and value of at most 4096 bytes together. Keys beginning with
+        /// `containerd-driver/`, `containerd.io/`, `nomad/`, `io.containerd` or `io.cri-containerd` are refused.
         labels: BTreeMap<String, String> = BTreeMap::new();
-        /// Annotations in the OCI specification, for runtimes and hooks.
+        /// Annotations in the OCI specification, for runtimes and hooks. Keys beginning with `io.containerd.` or
+        /// `containerd-driver/` are refused; those by which a runtime is told to do more than to run a container, as
+        /// `run.oci.` and `org.systemd.property.`, need `allow_privileged`.
         annotations: BTreeMap<String, String> = BTreeMap::new();
 
         /// All capabilities and devices of the host, writable `/sys`, nothing masked. Needs `allow_privileged`.
@@ -93,7 +98,8 @@ options! {
         cpu_hard_limit: bool = false;
         /// Period of that bound in microseconds, 1000 to 1000000. Without it 100000.
         cpu_cfs_period: Option<i64> = None;
-        /// Hard limit of memory in MiB, above the `memory` of the job, which is then a reservation.
+        /// Hard limit of memory in MiB, at least the `memory` of the job, which is then a reservation. The greater of
+        /// this and `memory_max` counts; it changes nothing where `memory_max` is -1.
         memory_hard_limit: Option<i64> = None;
         /// Reservation (soft limit) of memory as a size, such as `64m`, up to the hard limit.
         memory_reservation: Option<String> = None;
@@ -120,12 +126,17 @@ options! {
         devices: Vec<DeviceOption> = Vec::new();
         /// Device cgroup rules such as `c 10:229 rwm`, for devices that appear later. Needs `allow_devices`.
         device_cgroup_rules: Vec<String> = Vec::new();
-        /// Mounts of host paths or of other file systems. Paths outside the allocation need `volumes { enabled }`.
+        /// Mounts of host paths or of other file systems. Paths outside the allocation need `volumes { enabled }`, and so
+        /// do all types but `bind`, `volume` and `tmpfs`, and targets in `/proc` and `/sys`.
         mounts: Vec<MountOption> = Vec::new(), mount;
         /// Host paths to mount, each `source:target` or `source:target:options`; a relative source is inside the task
-        /// directory. Paths outside the allocation need `volumes { enabled }`.
+        /// directory and must be there. Options, separated by commas, are `ro`, `rw`, `z`, `Z` (the same as `z`),
+        /// `nosuid`, `nodev`, `noexec` and the like, and ways to propagate, of which `rprivate` is the default. Paths
+        /// outside the allocation need `volumes { enabled }`.
         volumes: Vec<String> = Vec::new();
-        /// File systems in memory, each `target` or `target:options`, such as `/tmp:size=64m,mode=1777`.
+        /// File systems in memory, each `target` or `target:options`, such as `/tmp:size=64m,mode=1777`. Without the
+        /// words `exec`, `suid` and `dev` they are `noexec`, `nosuid` and `nodev`; without a size, half of the memory of
+        /// the node. What is in them counts as memory of the task.
         tmpfs: Vec<String> = Vec::new();
 
         /// Use the host's network, `/etc/hosts` and `/etc/resolv.conf`. Not together with a group network. Needs
@@ -169,7 +180,8 @@ options! {
         target: String = String::new() => required;
         /// Host path; a relative one, such as `local/app.conf`, is inside the task directory.
         source: String = String::new();
-        /// Mount options as in fstab, such as `rbind` and `ro`. A host path needs them, or one of the blocks.
+        /// Mount options as in fstab, such as `rbind` and `ro`. A host path needs them, or `readonly` or `bind_options`.
+        /// Unknown ones are refused for host paths and `tmpfs`.
         options: Vec<String> = Vec::new();
         /// Mount read-only.
         readonly: Option<bool> = None;
@@ -184,7 +196,7 @@ options! {
     /// A `bind_options` block.
     #[derive(Debug, Clone, PartialEq, Eq)]
     pub struct BindOptions {
-        /// `private`, `rprivate`, `slave`, `rslave`, `shared` or `rshared`.
+        /// `private`, `rprivate`, `slave`, `rslave`, `shared`, `rshared`, `unbindable` or `runbindable`.
         propagation: Option<String> = None;
     }
 }
@@ -193,7 +205,7 @@ options! {
     /// A `tmpfs_options` block.
     #[derive(Debug, Clone, PartialEq, Eq)]
     pub struct TmpfsOptions {
-        /// Bytes, or a size in binary units.
+        /// Bytes, a size in binary units, or a share of the node's memory such as `10%`.
         size: Option<String> = None;
         /// Permission bits as a decimal number, such as `511` for 0777. Without it 1777.
         mode: Option<i64> = None;

@@ -1,16 +1,13 @@
-//! What is run: argument vector, working directory, limits.
+//! What is run: argument vector, working directory, annotations.
 //!
 //! The rules for `command`, `entrypoint` and `args` are the Go driver's; note that `command` comes after the image's
-//! ENTRYPOINT.
+//! ENTRYPOINT, and that an empty `entrypoint` counts as not given, on which that driver fell over.
 
 use super::error::SpecError;
 use super::image::ImageFacts;
-use super::node::NodeFacts;
+use super::oci::Inputs;
 use super::task::TaskSpec;
-use serde_json::{Value, json};
-
-/// Most open files of a process, as Docker and systemd give; the runtime's default of 1024 is too low for servers.
-const NOFILE: u64 = 1_048_576;
+use std::collections::BTreeMap;
 
 /// The argument vector, and which option named the program.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,25 +67,59 @@ pub(super) fn cwd(task: &TaskSpec, image: &ImageFacts) -> Result<String, SpecErr
             Err(SpecError::option("cwd", cwd, "an absolute path is expected"))
         }
         Some(cwd) => Ok(cwd.clone()),
+        None if image.working_dir.contains('\0') => Err(SpecError::option(
+            "image",
+            &image.working_dir,
+            "a WORKDIR without NUL is expected",
+        )),
         None if image.working_dir.starts_with('/') => Ok(image.working_dir.clone()),
         None => Ok(format!("/{}", image.working_dir)),
     }
 }
 
-/// Limits of the process.
-pub(super) fn rlimits(node: &NodeFacts) -> Value {
-    let nofile = if node.nofile_limit == 0 {
-        NOFILE
-    } else {
-        NOFILE.min(node.nofile_limit)
-    };
-    json!([{"type": "RLIMIT_NOFILE", "soft": nofile, "hard": nofile}])
+/// Beginnings of annotations by which a runtime is told to do more than to run a container: properties of systemd units
+/// (runc, crun), plugins and handlers (crun), hypervisors (Kata), the sandbox (gVisor).
+const RUNTIMES: [&str; 5] = [
+    "org.systemd.property.",
+    "run.oci.",
+    "io.katacontainers.",
+    "dev.gvisor.",
+    "io.kubernetes.cri",
+];
+
+/// OCI `annotations`.
+pub(super) fn annotations(inputs: &Inputs<'_>) -> Result<BTreeMap<String, String>, SpecError> {
+    const OPTION: &str = "annotations";
+    let all = &inputs.task.options.annotations;
+    for (key, value) in all {
+        if key.trim().is_empty() || key.contains('\0') || value.contains('\0') {
+            let text = "a key that is not empty and a value, both without NUL, are expected";
+            return Err(SpecError::option(OPTION, key, text));
+        }
+        if ["io.containerd.", "containerd-driver/"]
+            .iter()
+            .any(|own| key.starts_with(own))
+        {
+            return Err(SpecError::option(
+                OPTION,
+                key,
+                "this name is containerd's or the driver's own",
+            ));
+        }
+        if RUNTIMES.iter().any(|own| key.starts_with(own)) {
+            inputs.gates.annotation(OPTION, key)?;
+        }
+    }
+    Ok(all.clone())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::gates::Gates;
+    use crate::spec::node::NodeFacts;
     use crate::spec::options::TaskOptions;
+    use crate::spec::settings::Settings;
 
     fn s(list: &[&str]) -> Vec<String> {
         list.iter().map(|t| (*t).to_owned()).collect()
@@ -188,14 +219,38 @@ mod tests {
     }
 
     #[test]
-    fn open_files_are_bounded_by_the_node() {
-        for (node, want) in [(0, NOFILE), (4096, 4096), (u64::MAX, NOFILE)] {
-            let limits = rlimits(&NodeFacts {
-                nofile_limit: node,
-                ..NodeFacts::default()
-            });
-            assert_eq!(limits[0]["hard"], want);
-            assert_eq!(limits[0]["soft"], want);
+    fn annotations_that_drive_a_runtime_need_consent() {
+        let with = |key: &str, settings: &Settings| {
+            let mut task = TaskSpec::default();
+            task.options.annotations.insert(key.to_owned(), "v".to_owned());
+            annotations(&Inputs {
+                task: &task,
+                image: &ImageFacts::default(),
+                node: &NodeFacts::default(),
+                settings,
+                gates: &Gates::of(settings).unwrap(),
+            })
+            .map_err(|e| e.to_string())
+        };
+        let (closed, open) = (Settings::default(), Settings::go_driver());
+        assert_eq!(with("a.b/c", &closed).unwrap()["a.b/c"], "v");
+        for key in ["org.systemd.property.DeviceAllow", "run.oci.seccomp.plugins"] {
+            assert!(
+                with(key, &closed).unwrap_err().contains("allow_privileged = true"),
+                "{key}"
+            );
+            assert!(with(key, &open).is_ok(), "{key}");
         }
+        for key in ["", " ", "a\0", "io.containerd.x", "containerd-driver/x"] {
+            assert!(with(key, &open).unwrap_err().contains("annotations"), "{key:?}");
+        }
+    }
+
+    #[test]
+    fn nul_is_refused_in_every_part() {
+        assert!(run(&[], &[], Some("a\0"), &[], &[]).is_err());
+        assert!(run(&["e\0"], &[], None, &[], &[]).is_err());
+        assert!(run(&[], &[], Some("a"), &[], &["b\0"]).is_err());
+        assert!(run(&[], &[], None, &[""], &[]).is_err());
     }
 }

@@ -1,18 +1,109 @@
-//! Limits: Nomad's resources as OCI `linux.resources`, and the cgroup they apply to.
+//! Limits: Nomad's resources and the task's options as OCI `linux.resources`.
 //!
-//! Source of the rules: Nomad `drivers/docker` and `drivers/shared/executor` (memory, shares), and the cgroup layout of
-//! Nomad 1.7 and later.
+//! Source of the rules: Nomad `drivers/docker` (`memoryLimits`, quota, process ids) and `drivers/shared/executor`
+//! (shares), and the kernel's documentation of the controllers for what is allowed.
 
+use super::cgroups;
 use super::error::SpecError;
-use super::identity::ContainerId;
-use super::node::{CgroupMode, NodeFacts};
-use super::task::TaskSpec;
-use serde_json::{Value, json};
+use super::go;
+use super::node::CgroupMode;
+use super::oci::Inputs;
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 
 /// Least CPU shares that the kernel takes.
 const SHARES_MIN: u64 = 2;
 /// Most CPU shares that the kernel takes.
 const SHARES_MAX: u64 = 262_144;
+/// Period of a CPU quota where nothing is said, in microseconds: Docker's.
+const PERIOD: i64 = 100_000;
+/// Least CPU quota that the kernel takes, in microseconds (`min_cfs_quota_period`).
+const QUOTA_MIN: i64 = 1000;
+const MIB: i64 = 1 << 20;
+
+/// OCI `linux.resources` without devices.
+pub(super) fn build(inputs: &Inputs<'_>) -> Result<Map<String, Value>, SpecError> {
+    let o = &inputs.task.options;
+    let mut out = Map::new();
+    out.insert("cpu".to_owned(), Value::Object(cpu(inputs)?));
+    let memory = memory(inputs)?;
+    if !memory.is_empty() {
+        out.insert("memory".to_owned(), Value::Object(memory));
+    }
+    if let Some(limit) = pids(inputs)? {
+        out.insert("pids".to_owned(), json!({"limit": limit}));
+    }
+    let pages = huge_pages(inputs)?;
+    if !pages.is_empty() {
+        out.insert("hugepageLimits".to_owned(), Value::Array(pages));
+    }
+    if let Some(weight) = o.blkio_weight {
+        if !(10..=1000).contains(&weight) {
+            return Err(SpecError::option("blkio_weight", weight, "10 to 1000 is expected"));
+        }
+        if !inputs.node.block_weight {
+            let text = "the kernel of this node has no weights of block I/O; leave the option out";
+            return Err(SpecError::option("blkio_weight", weight, text));
+        }
+        out.insert("blockIO".to_owned(), json!({"weight": weight}));
+    }
+    Ok(out)
+}
+
+/// The score for the kernel's choice of what to kill when memory is short.
+pub(super) fn oom_score_adj(inputs: &Inputs<'_>) -> Result<i64, SpecError> {
+    const OPTION: &str = "oom_score_adj";
+    let own = i64::from(inputs.node.oom_score_adj);
+    let Some(score) = inputs.task.options.oom_score_adj else {
+        return Ok(own);
+    };
+    if !(-1000..=1000).contains(&score) {
+        return Err(SpecError::option(OPTION, score, "-1000 to 1000 is expected"));
+    }
+    // proc(5): a lower score than one's own is for CAP_SYS_RESOURCE.
+    if score < own && !inputs.node.capabilities.iter().any(|c| c == "CAP_SYS_RESOURCE") {
+        let text = format!("at least {own} is expected: the driver may not go lower here");
+        return Err(SpecError::option(OPTION, score, text));
+    }
+    Ok(score)
+}
+
+fn cpu(inputs: &Inputs<'_>) -> Result<Map<String, Value>, SpecError> {
+    let o = &inputs.task.options;
+    let r = &inputs.task.resources;
+    let mut out = Map::new();
+    out.insert(
+        "shares".to_owned(),
+        json!(shares(r.cpu_shares, inputs.node.total_compute_mhz)),
+    );
+    let (cpus, mems) = cgroups::cpuset(inputs);
+    out.extend(cpus.map(|c| ("cpus".to_owned(), json!(c))));
+    out.extend(mems.map(|m| ("mems".to_owned(), json!(m))));
+    // Docker takes 0 for "not given".
+    let period = o.cpu_cfs_period.filter(|p| *p != 0).unwrap_or(PERIOD);
+    if !(1000..=1_000_000).contains(&period) {
+        return Err(SpecError::option(
+            "cpu_cfs_period",
+            period,
+            "1000 to 1000000 is expected",
+        ));
+    }
+    if o.cpu_hard_limit {
+        if r.percent_ticks <= 0.0 {
+            return Err(SpecError::option(
+                "cpu_hard_limit",
+                true,
+                "the share of the node's compute is needed for it, and the agent gives none",
+            ));
+        }
+        out.insert("period".to_owned(), json!(period));
+        out.insert(
+            "quota".to_owned(),
+            json!(quota(r.percent_ticks, period, inputs.node.cores)),
+        );
+    }
+    Ok(out)
+}
 
 /// CPU shares: MHz, scaled where the whole node has more MHz than there are shares.
 fn shares(mhz: i64, total_mhz: u64) -> u64 {
@@ -25,179 +116,159 @@ fn shares(mhz: i64, total_mhz: u64) -> u64 {
     scaled.clamp(SHARES_MIN, SHARES_MAX)
 }
 
-/// Hard limit and reservation in bytes. `memory_max` 0: hard = memory. -1: no hard limit, reservation = memory.
-/// Else hard = `memory_max`, reservation = memory.
-fn memory(memory_mb: i64, max_mb: i64) -> (Option<i64>, Option<i64>) {
-    let bytes = |mb: i64| (mb > 0).then(|| mb.saturating_mul(1 << 20));
-    match max_mb {
-        ..0 => (None, bytes(memory_mb)),
-        0 => (bytes(memory_mb), None),
-        max => (bytes(max.max(memory_mb)), bytes(memory_mb)),
-    }
+/// Microseconds of CPU time per period: the share of one core's period, cut to a whole number as Nomad does, times the
+/// number of cores.
+fn quota(percent_ticks: f64, period: i64, cores: u32) -> i64 {
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_precision_loss,
+        reason = "the period is at most 1000000; `as` saturates"
+    )]
+    let of_a_core = (percent_ticks * period as f64) as i64;
+    of_a_core.saturating_mul(i64::from(cores.max(1))).max(QUOTA_MIN)
 }
 
-/// OCI `linux.resources` without devices.
-pub(super) fn build(task: &TaskSpec, node: &NodeFacts) -> Result<serde_json::Map<String, Value>, SpecError> {
-    let r = &task.resources;
-    let mut out = serde_json::Map::new();
-    let mut cpu = json!({"shares": shares(r.cpu_shares, node.total_compute_mhz)});
-    if !r.cpuset_cpus.trim().is_empty() {
-        cpu["cpus"] = json!(r.cpuset_cpus.trim());
+fn memory(inputs: &Inputs<'_>) -> Result<Map<String, Value>, SpecError> {
+    let o = &inputs.task.options;
+    let r = &inputs.task.resources;
+    let mut out = Map::new();
+    let own = o.memory_hard_limit.unwrap_or(0);
+    if own < 0 || (own > 0 && own < r.memory_mb) {
+        let text = format!("MiB, at least the memory of the job ({}), are expected", r.memory_mb);
+        return Err(SpecError::option("memory_hard_limit", own, text));
     }
-    out.insert("cpu".to_owned(), cpu);
-
-    let (hard, soft) = memory(r.memory_mb, r.memory_max_mb);
-    let mut mem = serde_json::Map::new();
-    if let Some(limit) = hard {
-        mem.insert("limit".to_owned(), json!(limit));
-        if node.swap_accounting {
-            // Memory and swap together: as much as memory alone, so no swap.
-            mem.insert("swap".to_owned(), json!(limit));
+    let (hard, mut soft) = memory_limits(r.memory_mb, r.memory_max_mb, own);
+    if let Some(text) = &o.memory_reservation {
+        let size = bytes("memory_reservation", text)?;
+        if hard.is_some_and(|hard| size > hard) {
+            let most = hard.unwrap_or_default();
+            let allowed = format!("at most the hard limit of {most} bytes is expected");
+            return Err(SpecError::option("memory_reservation", text, allowed));
         }
+        soft = Some(size).filter(|s| *s > 0);
     }
-    if let Some(reservation) = soft {
-        mem.insert("reservation".to_owned(), json!(reservation));
-    }
-    if !mem.is_empty() {
-        out.insert("memory".to_owned(), Value::Object(mem));
-    }
-
-    match task.options.pids_limit.unwrap_or(0) {
-        ..-1 => {
-            return Err(SpecError::option(
-                "pids_limit",
-                task.options.pids_limit.unwrap_or(0),
-                "a number above 0, or 0 for no limit, is expected",
-            ));
+    let swap = swap(inputs, hard)?;
+    let named = [("limit", hard), ("reservation", soft), ("swap", swap)];
+    out.extend(
+        named
+            .into_iter()
+            .filter_map(|(key, n)| Some((key.to_owned(), json!(n?)))),
+    );
+    if let Some(swappiness) = o.memory_swappiness {
+        const OPTION: &str = "memory_swappiness";
+        if !(0..=100).contains(&swappiness) {
+            return Err(SpecError::option(OPTION, swappiness, "0 to 100 is expected"));
         }
-        -1 | 0 => {}
-        limit => {
-            out.insert("pids".to_owned(), json!({"limit": limit}));
+        if inputs.node.cgroup == CgroupMode::V2 {
+            let text = "cgroup v2, which this node has, knows no swappiness; leave the option out";
+            return Err(SpecError::option(OPTION, swappiness, text));
         }
+        out.insert("swappiness".to_owned(), json!(swappiness));
     }
     Ok(out)
 }
 
-/// Where the runtime puts the container's cgroup, as a path below the mount of the hierarchy.
-pub(super) fn cgroups_path(task: &TaskSpec, container: &ContainerId, node: &NodeFacts) -> String {
-    let given = task.resources.cpuset_cgroup.trim_end_matches('/');
-    match (node.cgroup, given.strip_prefix("/sys/fs/cgroup/")) {
-        (CgroupMode::V2, Some(below)) if node.cpuset_cgroup_exists && !below.split('/').any(|p| p == "..") => {
-            format!("/{below}")
-        }
-        (CgroupMode::V2, _) => format!("/nomad.slice/{container}"),
-        (CgroupMode::V1, _) => format!("/nomad/{container}"),
+/// Hard limit and reservation in bytes. `memory_max` -1: no hard limit, reservation = memory, whatever
+/// `memory_hard_limit` says. Else the greater of the two is hard, with memory as the reservation; with neither, memory
+/// is hard.
+fn memory_limits(memory_mb: i64, max_mb: i64, own_mb: i64) -> (Option<i64>, Option<i64>) {
+    let bytes = |mb: i64| (mb > 0).then(|| mb.saturating_mul(MIB));
+    match max_mb.max(own_mb) {
+        _ if max_mb < 0 => (None, bytes(memory_mb)),
+        ..=0 => (bytes(memory_mb), None),
+        max => (bytes(max.max(memory_mb)), bytes(memory_mb)),
     }
+}
+
+/// Memory and swap together. Where nothing is said as much as memory alone, so no swap, if the kernel counts it.
+fn swap(inputs: &Inputs<'_>, hard: Option<i64>) -> Result<Option<i64>, SpecError> {
+    const OPTION: &str = "memory_swap";
+    let Some(text) = &inputs.task.options.memory_swap else {
+        return Ok(hard.filter(|_| inputs.node.swap_accounting));
+    };
+    let refuse = |why: &str| Err(SpecError::option(OPTION, text, why));
+    let size = match text.trim() {
+        "-1" => -1,
+        text => bytes(OPTION, text)?,
+    };
+    match hard {
+        _ if !inputs.node.swap_accounting => {
+            refuse("the kernel of this node does not count swap, so it cannot be limited; leave the option out")
+        }
+        None => refuse("a hard limit of memory is needed for it"),
+        Some(hard) if size >= 0 && size < hard => refuse(&format!(
+            "memory and swap together, at least the hard limit of {hard} bytes, or -1, are expected"
+        )),
+        Some(_) => Ok(Some(size)),
+    }
+}
+
+/// A size option in bytes.
+fn bytes(option: &str, text: &str) -> Result<i64, SpecError> {
+    go::parse_size(text)
+        .and_then(|n| i64::try_from(n).ok())
+        .ok_or_else(|| SpecError::option(option, text, "a size in binary units is expected, such as 64m"))
+}
+
+/// Most processes. The plugin's limit is what a task has that says nothing, and the most that it can ask for.
+fn pids(inputs: &Inputs<'_>) -> Result<Option<i64>, SpecError> {
+    const OPTION: &str = "pids_limit";
+    let most = Some(inputs.settings.pids_limit).filter(|n| *n > 0);
+    let Some(wanted) = inputs.task.options.pids_limit else {
+        return Ok(most);
+    };
+    if wanted < -1 {
+        let text = "a number above 0, or 0 or -1 for no limit, is expected";
+        return Err(SpecError::option(OPTION, wanted, text));
+    }
+    let limit = Some(wanted).filter(|n| *n > 0);
+    match most {
+        Some(most) if limit.is_none_or(|n| n > most) => Err(SpecError::Refused {
+            option: OPTION.to_owned(),
+            text: format!(
+                "option {OPTION}: {wanted}: at most pids_limit = {most} of the plugin configuration is allowed on this node"
+            ),
+        }),
+        _ => Ok(limit),
+    }
+}
+
+/// Limits of huge pages, each for a size of page that the node has.
+fn huge_pages(inputs: &Inputs<'_>) -> Result<Vec<Value>, SpecError> {
+    const OPTION: &str = "hugepage_limits";
+    let node = inputs.node;
+    let mut limits = BTreeMap::new();
+    for (size, limit) in &inputs.task.options.hugepage_limits {
+        let refuse = |why: String| Err(SpecError::option(format!("{OPTION}.{size}"), limit, why));
+        let known: Vec<String> = node.hugepage_sizes.iter().map(|n| page_size(*n)).collect();
+        let Some(page) = go::parse_size(size).filter(|n| node.hugepage_sizes.contains(n)) else {
+            return refuse(format!(
+                "a size of huge pages that this node has is expected: {}",
+                known.join(", ")
+            ));
+        };
+        if !node.hugetlb {
+            return refuse("this node has no hugetlb controller, so huge pages cannot be limited".to_owned());
+        }
+        let Some(bytes) = go::parse_size(limit) else {
+            return refuse("a size in binary units is expected, such as 64M".to_owned());
+        };
+        if limits.insert(page, bytes).is_some() {
+            return refuse(format!("there is another limit for pages of {}", page_size(page)));
+        }
+    }
+    let limit = |(page, bytes): (u64, u64)| json!({"pageSize": page_size(page), "limit": bytes});
+    Ok(limits.into_iter().map(limit).collect())
+}
+
+/// A size of page in the OCI's form, such as `2MB`: binary units, and always a whole number.
+fn page_size(bytes: u64) -> String {
+    let fits = |(shift, _): &(u32, &str)| bytes >> shift << shift == bytes && bytes >> shift > 0;
+    let units = [(30, "GB"), (20, "MB"), (10, "KB")];
+    let (shift, unit) = units.into_iter().find(fits).unwrap_or((0, "B"));
+    format!("{}{unit}", bytes >> shift)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::spec::options::TaskOptions;
-    use crate::spec::task::Resources;
-
-    const MIB: i64 = 1 << 20;
-
-    #[test]
-    fn shares_are_clamped_and_scaled() {
-        for (mhz, total, want) in [
-            (0, 0, 2),
-            (-5, 0, 2),
-            (1, 8000, 2),
-            (500, 8000, 500),
-            (300_000, 0, 262_144),
-            (1000, 524_288, 500),
-            (524_288, 524_288, 262_144),
-            (i64::MAX, u64::MAX, 2),
-        ] {
-            let got = shares(mhz, total);
-            if mhz != i64::MAX {
-                assert_eq!(got, want, "{mhz} of {total}");
-            }
-            assert!((SHARES_MIN..=SHARES_MAX).contains(&got));
-        }
-    }
-
-    #[test]
-    fn memory_follows_nomads_table() {
-        for (mem, max, want) in [
-            (256, 0, (Some(256 * MIB), None)),
-            (256, 512, (Some(512 * MIB), Some(256 * MIB))),
-            (256, -1, (None, Some(256 * MIB))),
-            (256, 128, (Some(256 * MIB), Some(256 * MIB))),
-            (0, 0, (None, None)),
-            (0, -1, (None, None)),
-        ] {
-            assert_eq!(memory(mem, max), want, "memory {mem} memory_max {max}");
-        }
-    }
-
-    #[test]
-    fn swap_is_off_only_with_a_hard_limit_and_accounting() {
-        for (max, accounting, want) in [(0, true, true), (0, false, false), (-1, true, false)] {
-            let task = TaskSpec {
-                resources: Resources {
-                    memory_mb: 64,
-                    memory_max_mb: max,
-                    ..Resources::default()
-                },
-                ..TaskSpec::default()
-            };
-            let built = build(
-                &task,
-                &NodeFacts {
-                    swap_accounting: accounting,
-                    ..NodeFacts::default()
-                },
-            )
-            .unwrap();
-            assert_eq!(built["memory"].get("swap").is_some(), want);
-        }
-    }
-
-    #[test]
-    fn cpuset_and_pids_appear_only_when_asked_for() {
-        let mut task = TaskSpec::default();
-        let built = build(&task, &NodeFacts::default()).unwrap();
-        assert!(built["cpu"].get("cpus").is_none() && built.get("pids").is_none() && built.get("memory").is_none());
-        task.resources.cpuset_cpus = "0,3".to_owned();
-        task.options = TaskOptions {
-            pids_limit: Some(7),
-            ..TaskOptions::default()
-        };
-        let built = build(&task, &NodeFacts::default()).unwrap();
-        assert_eq!(
-            (&built["cpu"]["cpus"], &built["pids"]["limit"]),
-            (&json!("0,3"), &json!(7))
-        );
-        task.options.pids_limit = Some(-2);
-        assert!(build(&task, &NodeFacts::default()).is_err());
-    }
-
-    #[test]
-    fn cgroup_is_nomads_scope_where_it_exists() {
-        let scope = "/sys/fs/cgroup/nomad.slice/share.slice/a.web.scope";
-        let id = ContainerId::reported("c");
-        for (mode, given, exists, want) in [
-            (CgroupMode::V2, scope, true, "/nomad.slice/share.slice/a.web.scope"),
-            (CgroupMode::V2, scope, false, "/nomad.slice/c"),
-            (CgroupMode::V2, "", true, "/nomad.slice/c"),
-            (CgroupMode::V2, "/sys/fs/cgroup/../x", true, "/nomad.slice/c"),
-            (CgroupMode::V1, "/sys/fs/cgroup/cpuset/nomad/share", true, "/nomad/c"),
-        ] {
-            let task = TaskSpec {
-                resources: Resources {
-                    cpuset_cgroup: given.to_owned(),
-                    ..Resources::default()
-                },
-                ..TaskSpec::default()
-            };
-            let node = NodeFacts {
-                cgroup: mode,
-                cpuset_cgroup_exists: exists,
-                ..NodeFacts::default()
-            };
-            assert_eq!(cgroups_path(&task, &id, &node), want);
-        }
-    }
-}
+#[path = "resources_test.rs"]
+mod tests;

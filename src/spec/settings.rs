@@ -64,8 +64,8 @@ options! {
         dns_servers: Vec<String> = Vec::new();
         /// Directories of CDI files; of two files with one device, the one in the later directory counts.
         cdi_spec_dirs: Vec<String> = vec!["/etc/cdi".to_owned(), "/var/run/cdi".to_owned()];
-        /// More facts of the job to put on containers as labels: `job_name`, `job_id`, `task_group_name`, `task_name`,
-        /// `namespace`, `node_name`, `node_id`; `*` stands for any text.
+        /// More facts of the job to put on containers as labels `com.hashicorp.nomad.NAME`: `job_name`, `job_id`,
+        /// `parent_job_id`, `task_group_name`, `task_name`, `namespace`, `node_name`, `node_id`; `*` stands for any text.
         extra_labels: Vec<String> = Vec::new();
         /// Credentials for registries, where a task gives none.
         auth: Option<Auth> = None;
@@ -112,7 +112,8 @@ options! {
     pub struct VolumeSettings {
         /// Whether tasks can mount host paths outside their allocation. Without it `false`; with `go-driver` `true`.
         enabled: Option<bool> = None;
-        /// SELinux label for host paths that a task mounts, where the kernel has SELinux.
+        /// SELinux label for host paths that a task mounts and for its task directories, where the kernel has SELinux:
+        /// `z` for the one that containers share, or a whole label.
         selinuxlabel: Option<String> = None;
     }
 }

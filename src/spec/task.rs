@@ -47,6 +47,8 @@ pub struct JobNames {
     pub job_name: String,
     /// Job id.
     pub job_id: String,
+    /// Id of the periodic or parameterized job that this one is an instance of.
+    pub parent_job_id: String,
     /// Task group.
     pub task_group: String,
     /// Nomad namespace.
@@ -85,6 +87,8 @@ pub struct HostMount {
     pub readonly: bool,
     /// Empty, `private`, `host-to-task` or `bidirectional`.
     pub propagation: String,
+    /// Empty, `z` or `Z`: whether the files there are given an SELinux label.
+    pub selinux_label: String,
 }
 
 /// A device that Nomad asks for.

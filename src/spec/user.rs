@@ -9,6 +9,16 @@ use super::image::ImageFacts;
 use super::task::TaskSpec;
 use serde_json::{Value, json};
 
+/// Greatest user or group id, runc's. Beyond it lies -1, which means "no change", and above 32 bits a number may come out
+/// as another one, even as root (CVE-2024-40635).
+const ID_MAX: u32 = i32::MAX.unsigned_abs();
+
+/// A user or group id in decimal digits.
+pub(super) fn id(text: &str) -> Option<u32> {
+    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    text.parse().ok().filter(|n| digits && *n <= ID_MAX)
+}
+
 /// Numbers of a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct User {
@@ -42,8 +52,8 @@ fn passwd(text: &str) -> impl Iterator<Item = Passwd<'_>> {
         let (name, _, uid, gid) = (f.next()?, f.next()?, f.next()?, f.next()?);
         Some(Passwd {
             name,
-            uid: uid.trim().parse().ok()?,
-            gid: gid.trim().parse().ok()?,
+            uid: id(uid.trim())?,
+            gid: id(gid.trim())?,
         })
     })
 }
@@ -54,7 +64,7 @@ fn groups(text: &str) -> impl Iterator<Item = Group<'_>> {
         let (name, _, gid) = (f.next()?, f.next()?, f.next()?);
         Some(Group {
             name,
-            gid: gid.trim().parse().ok()?,
+            gid: id(gid.trim())?,
             members: f.next().unwrap_or_default(),
         })
     })
@@ -71,11 +81,7 @@ pub(super) fn resolve(task: &TaskSpec, image: &ImageFacts) -> Result<User, SpecE
         None => (wanted, None),
     };
     let known = passwd(&image.passwd).find(|p| p.name == user && !user.is_empty());
-    let number = if user.is_empty() {
-        Some(0)
-    } else {
-        user.parse::<u32>().ok()
-    };
+    let number = if user.is_empty() { Some(0) } else { id(user) };
     let (name, uid, gid) = match (known, number) {
         (Some(p), _) => (p.name, p.uid, p.gid),
         (None, Some(uid)) => match passwd(&image.passwd).find(|p| p.uid == uid) {
@@ -83,7 +89,7 @@ pub(super) fn resolve(task: &TaskSpec, image: &ImageFacts) -> Result<User, SpecE
             None => ("", uid, 0),
         },
         (None, None) if user == "root" => ("root", 0, 0),
-        (None, None) => match user.strip_prefix("nomad-").and_then(|n| n.parse().ok()) {
+        (None, None) => match user.strip_prefix("nomad-").and_then(id) {
             Some(uid) => ("", uid, uid),
             None => {
                 return Err(SpecError::option(
@@ -100,12 +106,12 @@ pub(super) fn resolve(task: &TaskSpec, image: &ImageFacts) -> Result<User, SpecE
         let gid = groups(&image.group)
             .find(|g| g.name == group)
             .map(|g| g.gid)
-            .or_else(|| group.parse().ok())
+            .or_else(|| id(group))
             .ok_or_else(|| SpecError::option("user", wanted, format!("no group {group:?} in the image's /etc/group; {origin}; a name in that file or a number is expected")))?;
         return Ok(User {
             uid,
             gid,
-            groups: vec![gid],
+            groups: with_added(task, image, vec![gid])?,
         });
     }
     let mut all = vec![gid];
@@ -114,12 +120,31 @@ pub(super) fn resolve(task: &TaskSpec, image: &ImageFacts) -> Result<User, SpecE
             all.push(g.gid);
         }
     }
-    Ok(User { uid, gid, groups: all })
+    let groups = with_added(task, image, all)?;
+    Ok(User { uid, gid, groups })
+}
+
+/// The groups together with those of `group_add`.
+fn with_added(task: &TaskSpec, image: &ImageFacts, mut all: Vec<u32>) -> Result<Vec<u32>, SpecError> {
+    for wanted in &task.options.group_add {
+        let name = wanted.trim();
+        let known = groups(&image.group).find(|g| g.name == name && !name.is_empty());
+        let Some(gid) = known.map(|g| g.gid).or_else(|| id(name)) else {
+            let text = "a name in the image's /etc/group or a number is expected";
+            return Err(SpecError::option("group_add", wanted, text));
+        };
+        if !all.contains(&gid) {
+            all.push(gid);
+        }
+    }
+    Ok(all)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use proptest::prelude::*;
 
     fn who(job: &str, image: &str) -> Result<(u32, u32, Vec<u32>), String> {
         let facts = ImageFacts {
@@ -171,5 +196,76 @@ mod tests {
             ..TaskSpec::default()
         };
         assert_eq!(resolve(&task, &ImageFacts::default()).unwrap().uid, 0);
+    }
+
+    /// CVE-2024-40635: a number too great for the kernel must not become another user.
+    #[test]
+    fn numbers_beyond_the_greatest_id_are_refused() {
+        for user in [
+            "2147483648",
+            "4294967295",
+            "4294967296",
+            "18446744073709551616",
+            "+5",
+            "-0",
+            "0x0",
+            "1 2",
+        ] {
+            assert!(who(user, "").is_err(), "{user}");
+            assert!(who(&format!("0:{user}"), "").is_err(), "group {user}");
+            assert!(who("", user).is_err(), "image {user}");
+        }
+        assert_eq!(who("2147483647:2147483647", "").unwrap().0, ID_MAX);
+        let odd = ImageFacts {
+            passwd: "app:x:4294967296:0::/:\nnone:x:4294967295:4294967295::/:\n".to_owned(),
+            ..ImageFacts::default()
+        };
+        for user in ["app", "none"] {
+            let task = TaskSpec {
+                user: user.to_owned(),
+                ..TaskSpec::default()
+            };
+            assert!(resolve(&task, &odd).is_err(), "{user}");
+        }
+    }
+
+    #[test]
+    fn added_groups_come_last_and_once() {
+        let with = |user: &str, add: &[&str]| {
+            let mut task = TaskSpec {
+                user: user.to_owned(),
+                ..TaskSpec::default()
+            };
+            task.options.group_add = add.iter().map(|s| (*s).to_owned()).collect();
+            let image = ImageFacts {
+                passwd: "app:x:1000:1001::/:\n".to_owned(),
+                group: "audio:x:29:app\nstaff:x:50:\n".to_owned(),
+                ..ImageFacts::default()
+            };
+            resolve(&task, &image).map(|u| u.groups).map_err(|e| e.to_string())
+        };
+        assert_eq!(with("app", &["staff", "29", "7", "staff"]), Ok(vec![1001, 29, 50, 7]));
+        assert_eq!(with("app:0", &["staff"]), Ok(vec![0, 50]));
+        for bad in ["ghosts", "", "-1", "4294967295"] {
+            assert!(with("app", &[bad]).unwrap_err().contains("group_add"), "{bad:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_files_and_any_user_are_resolved_or_refused(
+            passwd in "([a-z0-9:\\-\\n ]|root|4294967296){0,60}",
+            group in "([a-z0-9:,\\n ]|\\PC){0,60}",
+            user in "([a-z0-9:\\-]|\\PC){0,12}",
+            add in any::<String>(),
+        ) {
+            let image = ImageFacts { passwd, group, user: user.clone(), ..ImageFacts::default() };
+            let mut task = TaskSpec { user, ..TaskSpec::default() };
+            task.options.group_add = vec![add];
+            if let Ok(found) = resolve(&task, &image) {
+                prop_assert!(found.uid <= ID_MAX && found.groups.contains(&found.gid));
+                prop_assert!(found.groups.iter().all(|g| *g <= ID_MAX));
+            }
+        }
     }
 }

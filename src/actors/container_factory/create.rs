@@ -9,7 +9,7 @@ use super::remove::{at, remove};
 use crate::actors::shared::{Links, Shared, unix_nanos};
 use crate::actors::supervision::book::ask_until;
 use crate::containerd::{ContainerRecord, Gateway, NewContainer, NewTask, RuntimeOptions};
-use crate::host::{HostError, paths};
+use crate::host::{HostError, cgroup, fifo, paths, selinux};
 use crate::messages::Cx;
 use crate::messages::container::{ContainerError, CreateContainer, Created};
 use crate::messages::logs::CheckLogPaths;
@@ -18,10 +18,11 @@ use crate::spec::SpecError;
 use crate::spec::identity::ContainerId;
 use crate::spec::labels::{self, Marks};
 use crate::spec::oci::{self, ContainerPlan};
+use crate::spec::settings::Settings;
 use crate::spec::signal;
 use crate::telemetry::names;
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing::Instrument as _;
@@ -65,7 +66,9 @@ pub(super) async fn create(
     let stop_signal = stop_signal(&req)?;
     let logs = check_logs(links, &req).await?;
     let start = Beginning {
+        shared,
         gateway,
+        settings: &configured.settings,
         id: &id,
         req: &req,
         plan: &plan,
@@ -139,7 +142,9 @@ async fn check_logs(
 
 /// What every attempt of one creation begins with.
 struct Beginning<'a> {
+    shared: &'a Shared,
     gateway: &'a Gateway,
+    settings: &'a Settings,
     id: &'a ContainerId,
     req: &'a CreateContainer,
     plan: &'a ContainerPlan,
@@ -151,7 +156,9 @@ impl Beginning<'_> {
     /// `purged`: leftovers of an earlier start were removed by an attempt before this one.
     async fn attempt(&self, purged: bool) -> Result<Attempt, ContainerError> {
         let Self {
+            shared,
             gateway,
+            settings,
             id,
             req,
             plan,
@@ -171,7 +178,7 @@ impl Beginning<'_> {
                 ..RuntimeOptions::default()
             }),
             spec_json: plan.spec_json.clone(),
-            labels: labels_of(req, plan, stop_signal, now),
+            labels: labels_of(req, settings, plan, stop_signal, now),
         };
         let adopted = match gateway.create_container(container).await {
             Ok(()) => None,
@@ -223,16 +230,26 @@ impl Beginning<'_> {
             Err(fault) if fault.kind == FaultKind::AlreadyExists => return Ok(Attempt::InTheWay),
             Err(fault) => return Err(at("preparing snapshot")(fault)),
         };
+        let stdin = tokio::task::block_in_place(|| stdin(shared, id, plan))?;
         let task = NewTask {
             container: id.as_str().to_owned(),
             rootfs,
-            stdin: None,
+            stdin,
             stdout: logs.0.clone(),
-            stderr: logs.1.clone(),
-            terminal: false,
+            // A terminal has one stream.
+            stderr: logs.1.clone().filter(|_| !plan.terminal),
+            terminal: plan.terminal,
         };
         match gateway.create_task(task).await {
-            Ok(_pid) => {}
+            Ok(pid) => {
+                if let Some(cpuset) = &plan.join_cpuset {
+                    cgroup::join(cpuset, pid).map_err(|e| ContainerError::Host {
+                        what: "the cores that Nomad gives to tasks",
+                        path: cpuset.display().to_string(),
+                        reason: e.reason,
+                    })?;
+                }
+            }
             // A shim of an interrupted start that containerd is still taking down, or its bundle.
             Err(fault) if fault.kind == FaultKind::AlreadyExists && !purged => return Ok(Attempt::InTheWay),
             Err(fault) => {
@@ -268,10 +285,30 @@ fn unsettled(error: ContainerError) -> Result<Attempt, ContainerError> {
 /// What must be so on the host before the mounts are made. A task can plant a link in its own directories, and the
 /// runtime, which is root, would follow it: sources there must resolve beneath them.
 fn host_side(plan: &ContainerPlan) -> Result<(), ContainerError> {
+    let fault = |source: &Path, e: HostError| ContainerError::Host {
+        what: match plan.sources.iter().find(|(_, path)| path == source) {
+            Some((option, _)) if *option == "volumes" => "option volumes: source",
+            Some(_) => "option mounts: source",
+            None => "mount source",
+        },
+        path: source.display().to_string(),
+        reason: e.reason,
+    };
     for (dir, source) in &plan.beneath {
-        paths::check_beneath(dir, source).map_err(|e| ContainerError::Host {
-            what: "option mounts: source",
-            path: source.display().to_string(),
+        paths::check_beneath(dir, source).map_err(|e| fault(source, e))?;
+    }
+    for (_, source) in &plan.sources {
+        paths::check_exists(source).map_err(|e| fault(source, e))?;
+    }
+    for (source, label) in &plan.relabel {
+        let dir = plan
+            .beneath
+            .iter()
+            .find(|(_, path)| path == source)
+            .map(|(dir, _)| dir.as_path());
+        selinux::relabel(dir, source, label).map_err(|e| ContainerError::Host {
+            what: e.what,
+            path: e.path.display().to_string(),
             reason: e.reason,
         })?;
     }
@@ -289,6 +326,25 @@ fn host_side(plan: &ContainerPlan) -> Result<(), ContainerError> {
         paths::write_generated_file(&file.path_on_host, file.content.as_bytes(), file.mode).map_err(fault)?;
     }
     Ok(())
+}
+
+/// A pipe that nobody writes to, if standard input is to stay open: the shim waits for a writer for as long as the task
+/// runs. It lies with the container's other files and goes with them.
+fn stdin(shared: &Shared, id: &ContainerId, plan: &ContainerPlan) -> Result<Option<PathBuf>, ContainerError> {
+    // A terminal is its own input.
+    if !plan.stdin || plan.terminal {
+        return Ok(None);
+    }
+    let dir = shared.run_dir.join(id.as_str());
+    let path = dir.join("stdin");
+    paths::create_run_dir(&dir)
+        .and_then(|()| fifo::make_fifo(&path))
+        .map_err(|e| ContainerError::Host {
+            what: "option interactive: standard input",
+            path: path.display().to_string(),
+            reason: e.reason,
+        })?;
+    Ok(Some(path))
 }
 
 async fn start(gateway: &Gateway, id: &ContainerId, plan: &ContainerPlan) -> Result<u32, ContainerError> {
@@ -320,8 +376,14 @@ pub(crate) fn marks(record: &ContainerRecord) -> Option<Marks> {
     Marks::read(&labels)
 }
 
-fn labels_of(req: &CreateContainer, plan: &ContainerPlan, stop_signal: i32, now: i64) -> BTreeMap<String, String> {
-    let mut labels = labels::labels(&req.task, plan, &req.image.manifest, stop_signal);
+fn labels_of(
+    req: &CreateContainer,
+    settings: &Settings,
+    plan: &ContainerPlan,
+    stop_signal: i32,
+    now: i64,
+) -> BTreeMap<String, String> {
+    let mut labels = labels::labels(&req.task, settings, plan, &req.image.manifest, stop_signal);
     labels.extend([labels::started_label(now)]);
     labels
 }

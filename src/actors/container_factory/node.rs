@@ -1,11 +1,12 @@
 //! The facts of this node that one task's description needs.
 
 use crate::actors::shared::Shared;
-use crate::host::devices;
-use crate::host::node::CgroupVersion;
-use crate::spec::node::{CgroupMode, DeviceKind, DeviceNode, NodeFacts, wanted_devices};
+use crate::host::node::{CGROUP_ROOT, CgroupVersion};
+use crate::host::{devices, limits, paths, selinux};
+use crate::spec::init;
+use crate::spec::node::{CgroupMode, Cpuset, DeviceKind, DeviceNode, NodeFacts, wanted_devices};
 use crate::spec::task::TaskSpec;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Reads them. Blocking: small files of /proc, /sys and /etc.
 pub(super) fn facts(shared: &Shared, task: &TaskSpec) -> NodeFacts {
@@ -34,12 +35,33 @@ pub(super) fn facts(shared: &Shared, task: &TaskSpec) -> NodeFacts {
                 )
             })
             .collect(),
+        cores: limits::cores(),
+        cpuset: (node.cgroups == CgroupVersion::V1)
+            .then(|| limits::cpuset(Path::new(cpuset_cgroup)))
+            .flatten()
+            .map(|(cpus, mems)| Cpuset { cpus, mems }),
+        hugepage_sizes: if task.options.hugepage_limits.is_empty() {
+            Vec::new()
+        } else {
+            limits::hugepage_sizes()
+        },
+        hugetlb: limits::hugetlb(Path::new(CGROUP_ROOT), node.cgroups),
+        block_weight: limits::block_weight(Path::new(CGROUP_ROOT), node.cgroups),
+        init_program: init_program(shared, task),
+        selinux: selinux::enabled(),
         host_devices: if task.options.privileged {
             devices::host_devices().iter().map(device).collect()
         } else {
             Vec::new()
         },
     }
+}
+
+/// The init program for a task that wants one.
+fn init_program(shared: &Shared, task: &TaskSpec) -> Option<PathBuf> {
+    let settings = shared.configured().ok().filter(|_| task.options.init)?.settings;
+    let candidates = init::candidates(settings.init_path.as_deref());
+    candidates.into_iter().find(|path| paths::is_program(path))
 }
 
 /// The cgroup mode in the words of `spec/`.

@@ -1,0 +1,118 @@
+//! What this node can limit: cores, huge pages, weights of block I/O, the cpuset that Nomad prepared.
+
+use super::node::{CgroupVersion, read};
+use super::proc;
+use std::path::Path;
+
+/// Number of cores that we, and so the agent that counts them, may use (`sched_getaffinity`, as Go's `NumCPU`).
+#[must_use]
+pub fn cores() -> u32 {
+    let status = read("/proc/self/status").unwrap_or_default();
+    let listed = proc::status_field(&status, "Cpus_allowed_list").and_then(count);
+    listed.filter(|n| *n > 0).unwrap_or(1)
+}
+
+/// How many numbers a list of the kernel's names, such as `0-2,7`.
+fn count(list: &str) -> Option<u32> {
+    let mut sum = 0_u32;
+    for part in list.trim().split(',').filter(|p| !p.trim().is_empty()) {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (first.trim().parse::<u32>().ok()?, last.trim().parse::<u32>().ok()?);
+        sum = sum.checked_add(last.checked_sub(first)?.checked_add(1)?)?;
+    }
+    Some(sum)
+}
+
+/// Sizes of huge pages in bytes, ascending: the directories `hugepages-2048kB` of sysfs.
+#[must_use]
+pub fn hugepage_sizes() -> Vec<u64> {
+    let entries = std::fs::read_dir("/sys/kernel/mm/hugepages")
+        .into_iter()
+        .flatten()
+        .flatten();
+    let mut sizes: Vec<u64> = entries.filter_map(|e| hugepage_size(e.file_name().to_str()?)).collect();
+    sizes.sort_unstable();
+    sizes
+}
+
+fn hugepage_size(name: &str) -> Option<u64> {
+    let kib = name.strip_prefix("hugepages-")?.strip_suffix("kB")?;
+    kib.parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// Whether huge pages can be limited.
+#[must_use]
+pub fn hugetlb(root: &Path, version: CgroupVersion) -> bool {
+    match version {
+        CgroupVersion::V1 => root.join("hugetlb").is_dir(),
+        CgroupVersion::V2 => read(root.join("cgroup.controllers"))
+            .is_ok_and(|list| list.split_whitespace().any(|name| name == "hugetlb")),
+    }
+}
+
+/// Whether block I/O can be weighted: the files are there only with a scheduler or controller that knows weights.
+#[must_use]
+pub fn block_weight(root: &Path, version: CgroupVersion) -> bool {
+    let any = |dir: &Path, names: [&str; 2]| names.iter().any(|name| dir.join(name).exists());
+    match version {
+        CgroupVersion::V1 => any(&root.join("blkio"), ["blkio.weight", "blkio.bfq.weight"]),
+        // The root itself has no weight: ask systemd's and Nomad's slices.
+        CgroupVersion::V2 => ["nomad.slice", "system.slice", "init.scope"]
+            .iter()
+            .any(|dir| any(&root.join(dir), ["io.weight", "io.bfq.weight"])),
+    }
+}
+
+/// Cores and memory nodes that a cpuset directory of cgroup v1 allows; `None` if it is none.
+#[must_use]
+pub fn cpuset(dir: &Path) -> Option<(String, String)> {
+    let cpus = read(dir.join("cpuset.effective_cpus")).ok()?;
+    let mems = read(dir.join("cpuset.effective_mems")).ok()?;
+    Some((cpus.trim().to_owned(), mems.trim().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn lists_are_counted() {
+        for (list, want) in [
+            ("0", Some(1)),
+            ("0-2,7\n", Some(4)),
+            ("", Some(0)),
+            ("2-0", None),
+            ("x", None),
+            ("0-4294967295", None),
+        ] {
+            assert_eq!(count(list), want, "{list:?}");
+        }
+        assert!(cores() >= 1);
+    }
+
+    #[test]
+    fn names_of_huge_pages_are_read() {
+        assert_eq!(hugepage_size("hugepages-2048kB"), Some(2 << 20));
+        for name in ["hugepages-kB", "x", "hugepages-18446744073709551615kB"] {
+            assert_eq!(hugepage_size(name), None, "{name}");
+        }
+        assert!(hugepage_sizes().is_sorted());
+    }
+
+    #[test]
+    fn what_is_not_there_cannot_limit() {
+        let none = Path::new("/does/not/exist");
+        for version in [CgroupVersion::V1, CgroupVersion::V2] {
+            assert!(!hugetlb(none, version) && !block_weight(none, version));
+        }
+        assert_eq!(cpuset(none), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_list_is_counted_or_refused(list in "[-0-9, x]{0,30}") {
+            prop_assert!(count(&list).is_none_or(|n| n > 0 || list.chars().all(|c| ", ".contains(c))));
+        }
+    }
+}

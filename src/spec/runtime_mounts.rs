@@ -1,0 +1,115 @@
+//! Mounts that nobody asked for: the runtime's own, and in place of an image's VOLUMEs.
+
+use super::error::SpecError;
+use super::gates::Mode;
+use super::go;
+use super::mounts::{Mounts, clean, inside};
+use super::oci::Inputs;
+use super::user::User;
+use serde_json::{Value, json};
+
+/// Size of `/dev/shm` where nothing is said.
+const SHM_DEFAULT: u64 = 64 << 20;
+
+/// Whose shared memory and queues the container sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ipc {
+    /// Its own.
+    Private,
+    /// The host's.
+    Host,
+    /// Its own, without `/dev/shm`.
+    None,
+}
+
+impl Ipc {
+    /// From `ipc_mode`.
+    pub(super) fn of(inputs: &Inputs<'_>) -> Result<Self, SpecError> {
+        const OPTION: &str = "ipc_mode";
+        match inputs.task.options.ipc_mode.as_deref() {
+            None | Some("private") => Ok(Self::Private),
+            Some("none") => Ok(Self::None),
+            Some(mode @ "host") => inputs.gates.mode(Mode::Ipc, OPTION, mode).map(|()| Self::Host),
+            Some(mode) => Err(SpecError::option(OPTION, mode, "host, private or none is expected")),
+        }
+    }
+}
+
+/// containerd `oci.defaultMounts`, and a view of the cgroups.
+pub(super) fn own(inputs: &Inputs<'_>, ipc: Ipc) -> Result<Vec<Value>, SpecError> {
+    let o = &inputs.task.options;
+    let size = match o.shm_size.as_deref() {
+        None => SHM_DEFAULT,
+        Some(text) => go::parse_size(text).filter(|n| *n > 0).ok_or_else(|| SpecError::Refused {
+            option: "shm_size".to_owned(),
+            text: format!("Error in setting shm_size: option shm_size: {text:?}: a size above 0 in binary units is expected, such as 128M"),
+        })?,
+    };
+    let access = if o.privileged { "rw" } else { "ro" };
+    let mount = |target: &str, ty: &str, source: &str, options: &[&str]| json!({"destination": target, "type": ty, "source": source, "options": options});
+    let shm = match ipc {
+        Ipc::Private => Some(mount(
+            "/dev/shm",
+            "tmpfs",
+            "shm",
+            &["nosuid", "noexec", "nodev", "mode=1777", &format!("size={size}")],
+        )),
+        Ipc::Host => Some(mount(
+            "/dev/shm",
+            "bind",
+            "/dev/shm",
+            &["rbind", "nosuid", "noexec", "nodev"],
+        )),
+        Ipc::None => None,
+    };
+    let queues = match ipc {
+        // A queue file system belongs to the namespace it was mounted from.
+        Ipc::Host => mount(
+            "/dev/mqueue",
+            "bind",
+            "/dev/mqueue",
+            &["rbind", "nosuid", "noexec", "nodev"],
+        ),
+        Ipc::Private | Ipc::None => mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+    };
+    let memory = &["nosuid", "strictatime", "mode=755", "size=65536k"];
+    let pts = &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"];
+    let cgroup = &["nosuid", "noexec", "nodev", "relatime", access];
+    let all = [
+        Some(mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"])),
+        Some(mount("/dev", "tmpfs", "tmpfs", memory)),
+        Some(mount("/dev/pts", "devpts", "devpts", pts)),
+        shm,
+        Some(queues),
+        Some(mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", access])),
+        Some(mount("/run", "tmpfs", "tmpfs", memory)),
+        Some(mount("/sys/fs/cgroup", "cgroup", "cgroup", cgroup)),
+    ];
+    Ok(all.into_iter().flatten().collect())
+}
+
+impl Mounts {
+    /// With a read-only root, a file system in memory at every VOLUME of the image, with a copy of what the image has
+    /// there. The runtimes copy content and mode, but leave the directory itself to root: it is given to the user.
+    ///
+    /// An image may claim any path. One where something is mounted, or that the runtime needs (CVE-2019-16884: a VOLUME at
+    /// `/proc` kept runc from setting the AppArmor profile), is left as it is.
+    pub(super) fn image_volumes(&mut self, inputs: &Inputs<'_>, user: &User) -> Result<(), SpecError> {
+        if !inputs.task.options.readonly_rootfs {
+            return Ok(());
+        }
+        for volume in &inputs.image.volumes {
+            let Ok(target) = clean("image", &format!("/{volume}")) else {
+                continue;
+            };
+            let needed = ["/proc", "/sys", "/dev"].iter().any(|dir| inside(&target, dir));
+            if needed || self.covered(&target) {
+                continue;
+            }
+            let (uid, gid) = (format!("uid={}", user.uid), format!("gid={}", user.gid));
+            let options = ["tmpcopyup", "nosuid", "nodev", "mode=755", &uid, &gid];
+            self.push("image VOLUME", &target, "tmpfs", "tmpfs", &options)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,259 @@
+//! Host paths and other file systems that a job asks for: `mounts` blocks and `volumes`.
+//!
+//! A relative source is inside the task directory, and one inside the allocation needs no consent: but it is checked on
+//! the host that no link leads out of there, since tasks can plant some. Every other path needs `volumes { enabled }`
+//! (CVE-2026-14896: by a link in its own directory, a job without that consent saw any file of the host).
+
+use super::error::SpecError;
+use super::mounts::{Mounts, clean, inside, task_dir};
+use super::oci::Inputs;
+use super::options::MountOption;
+use super::tmpfs::{FLAGS, PROPAGATION, words};
+use std::path::{Component, Path, PathBuf};
+
+/// SELinux label of files that containers may share.
+const SHARED_LABEL: &str = "system_u:object_r:container_file_t:s0";
+
+/// Directories of the host that keep their SELinux labels: with those of a container, the host itself would lose
+/// access.
+const KEEP_LABELS: [&str; 22] = [
+    "/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib64", "/media", "/mnt", "/opt", "/proc", "/root",
+    "/run", "/sbin", "/srv", "/sys", "/tmp", "/usr", "/var", "/var/lib", "/var/log",
+];
+
+/// A mount of a host path: what its words mean.
+#[derive(Debug, Default)]
+struct Bind<'a> {
+    options: Vec<&'a str>,
+    label: Option<&'a str>,
+}
+
+/// Reads the words of a bind mount. `z` and `Z` are not mount options, but labels.
+fn bind<'a>(option: &str, given: &[&'a str]) -> Result<Bind<'a>, SpecError> {
+    let mut out = Bind::default();
+    for word in given {
+        match *word {
+            "z" | "Z" => out.label = Some(word),
+            "U" => {
+                let text = "owners of host files are not changed; leave U out";
+                return Err(SpecError::option(option, word, text));
+            }
+            w if ["bind", "rbind"].contains(&w) || FLAGS.contains(&w) || PROPAGATION.contains(&w) => {
+                out.options.push(w);
+            }
+            w => {
+                let text = format!(
+                    "an option of a bind mount is expected: rbind, bind, z, Z, {}, {}",
+                    FLAGS.join(", "),
+                    PROPAGATION.join(", ")
+                );
+                return Err(SpecError::option(option, w, text));
+            }
+        }
+    }
+    if !out.options.iter().any(|o| matches!(*o, "bind" | "rbind")) {
+        out.options.insert(0, "rbind");
+    }
+    Ok(out)
+}
+
+/// Where a source is on the host, and the directory that it must not lead out of.
+fn source(inputs: &Inputs<'_>, option: &'static str, text: &str) -> Result<(PathBuf, Option<PathBuf>), SpecError> {
+    let alloc = &inputs.task.alloc_dir;
+    let upwards = Path::new(text).components().any(|c| c == Component::ParentDir);
+    if !text.starts_with('/') {
+        let Some(dir) = task_dir(inputs.task)? else {
+            return Err(SpecError::option(
+                option,
+                text,
+                "a relative source needs an allocation directory",
+            ));
+        };
+        if upwards {
+            return Err(SpecError::option(
+                option,
+                text,
+                "a relative source is inside the task directory, without '..'",
+            ));
+        }
+        // By components: without `.` and empty parts, which would only be in the way of comparing.
+        return Ok((dir.join(text).components().collect(), Some(dir)));
+    }
+    let path: PathBuf = Path::new(text).components().collect();
+    if !alloc.as_os_str().is_empty() && path.starts_with(alloc) {
+        if upwards {
+            let allowed = "a source inside the allocation is expected to have no '..'";
+            return Err(SpecError::option(option, text, allowed));
+        }
+        return Ok((path, Some(alloc.clone())));
+    }
+    inputs.gates.host_path(option, text)?;
+    Ok((path, None))
+}
+
+impl Mounts {
+    /// One `mounts` block.
+    pub(super) fn block(&mut self, inputs: &Inputs<'_>, mount: &MountOption) -> Result<(), SpecError> {
+        const OPTION: &str = "mounts";
+        let propagation = mount.bind_options.as_ref().and_then(|b| b.propagation.as_deref());
+        if let Some(mode) = propagation.filter(|p| !PROPAGATION.contains(p)) {
+            let allowed = format!("one of these is expected: {}", PROPAGATION.join(", "));
+            return Err(SpecError::option("mounts.bind_options.propagation", mode, allowed));
+        }
+        let given = words(mount.options.iter().map(String::as_str));
+        let access = match mount.readonly {
+            Some(true) if given.contains(&"rw") => "ro and rw",
+            Some(false) if given.contains(&"ro") => "rw and ro",
+            Some(true) => "ro",
+            Some(false) => "rw",
+            None => "",
+        };
+        if access.contains(' ') {
+            let allowed = format!("readonly and options contradict each other: {access}");
+            return Err(SpecError::option(OPTION, &mount.target, allowed));
+        }
+        let ty = mount.r#type.as_str();
+        // Of whatever type it is called: the runtime goes by these words alone.
+        let host_path = matches!(ty, "volume" | "bind") || given.iter().any(|w| matches!(*w, "bind" | "rbind"));
+        let blocks = [propagation.unwrap_or_default(), access];
+        let all = || given.iter().copied().chain(blocks).filter(|w| !w.is_empty());
+        if !host_path && ty == "tmpfs" {
+            return self.tmpfs_block(inputs, mount, all());
+        }
+        if mount.tmpfs_options.is_some() {
+            let allowed = "a block tmpfs_options is for type = \"tmpfs\"";
+            return Err(SpecError::option(OPTION, ty, allowed));
+        }
+        if !host_path {
+            // An overlay's options name host paths, a proc or sysfs shows what is masked, a disk is the host's.
+            inputs.gates.host_path(OPTION, &format!("type {ty}"))?;
+            let source = if mount.source.is_empty() { ty } else { &mount.source };
+            return self.wanted(inputs, OPTION, &mount.target, ty, source, &all().collect::<Vec<_>>());
+        }
+        if given.is_empty() && mount.readonly.is_none() && mount.bind_options.is_none() {
+            return Err(SpecError::Refused {
+                option: OPTION.to_owned(),
+                text: format!("Options cannot be empty for mount type: {ty}. You need to atleast pass rbind and ro."),
+            });
+        }
+        if mount.source.is_empty() {
+            let allowed = "a source is required for a mount of a host path";
+            return Err(SpecError::option(OPTION, &mount.target, allowed));
+        }
+        let mut bind = bind(OPTION, &all().collect::<Vec<_>>())?;
+        if given.is_empty() && propagation.is_none() {
+            bind.options.push("rprivate");
+        }
+        self.bind(inputs, OPTION, &mount.source, &mount.target, &bind)
+    }
+
+    /// One text of the `volumes` option: `source:target` or `source:target:options`.
+    pub(super) fn volume(&mut self, inputs: &Inputs<'_>, text: &str) -> Result<(), SpecError> {
+        const OPTION: &str = "volumes";
+        let parts: Vec<&str> = text.split(':').collect();
+        let (source, target, options) = match parts.as_slice() {
+            [source, target] => (*source, *target, ""),
+            [source, target, options] => (*source, *target, *options),
+            _ => ("", "", ""),
+        };
+        if source.is_empty() || target.is_empty() {
+            let allowed = "source:target or source:target:options is expected, such as local/data:/data:ro";
+            return Err(SpecError::option(OPTION, text, allowed));
+        }
+        let mut bind = bind(OPTION, &words([options]))?;
+        if !bind.options.iter().any(|o| PROPAGATION.contains(o)) {
+            bind.options.push("rprivate");
+        }
+        self.bind(inputs, OPTION, source, target, &bind)
+    }
+
+    fn bind(
+        &mut self,
+        inputs: &Inputs<'_>,
+        by: &'static str,
+        text: &str,
+        target: &str,
+        bind: &Bind<'_>,
+    ) -> Result<(), SpecError> {
+        let (path, dir) = source(inputs, by, text)?;
+        self.sources.push((by, path.clone()));
+        if let Some(dir) = dir {
+            self.beneath.push((dir, path.clone()));
+        }
+        match bind.label {
+            Some(label) => self.label(inputs, by, &path, label)?,
+            None => self.label_of_settings(inputs, &path)?,
+        }
+        self.wanted(inputs, by, target, "bind", &path.to_string_lossy(), &bind.options)
+    }
+
+    /// A mount of the job's. A target in `/proc` or `/sys` changes what the runtime itself goes by when it sets up the
+    /// container (CVE-2019-16884, CVE-2019-19921), so it is for those who can mount host paths.
+    pub(super) fn wanted(
+        &mut self,
+        inputs: &Inputs<'_>,
+        by: &'static str,
+        target: &str,
+        ty: &str,
+        source: &str,
+        options: &[&str],
+    ) -> Result<(), SpecError> {
+        let target = clean(by, target)?;
+        if ["/proc", "/sys"].iter().any(|dir| inside(&target, dir)) {
+            inputs.gates.host_path(by, &target)?;
+        }
+        for option in options {
+            self.propagate(option);
+        }
+        self.push(by, &target, ty, source, options)
+    }
+
+    /// The SELinux label of the plugin settings, if there is one.
+    pub(super) fn label_of_settings(&mut self, inputs: &Inputs<'_>, path: &Path) -> Result<(), SpecError> {
+        let settings = inputs.settings.volumes.as_ref();
+        match settings.and_then(|v| v.selinuxlabel.as_deref()).map(str::trim) {
+            None | Some("") => Ok(()),
+            Some(label) => self.label(inputs, "volumes.selinuxlabel", path, label),
+        }
+    }
+
+    /// Plans an SELinux label, where the kernel has SELinux. `Z` would be for one container alone, with categories that
+    /// nobody here gives out: it is as `z`.
+    pub(super) fn label(
+        &mut self,
+        inputs: &Inputs<'_>,
+        by: &'static str,
+        path: &Path,
+        label: &str,
+    ) -> Result<(), SpecError> {
+        let label = match label {
+            "z" | "Z" => SHARED_LABEL,
+            full if full.split(':').count() >= 3 && full.split(':').all(|p| !p.is_empty()) && !full.contains('\0') => {
+                full
+            }
+            other => {
+                let allowed = "z, Z or a whole label such as system_u:object_r:container_file_t:s0 is expected";
+                return Err(SpecError::option(by, other, allowed));
+            }
+        };
+        if !inputs.node.selinux {
+            return Ok(());
+        }
+        if KEEP_LABELS.iter().any(|keep| path == Path::new(keep)) {
+            return Err(SpecError::option(
+                by,
+                path,
+                "SELinux labels of this directory are the host's and not changed; mount one beneath it",
+            ));
+        }
+        let entry = (path.to_owned(), label.to_owned());
+        if !self.relabel.contains(&entry) {
+            self.relabel.push(entry);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[path = "volumes_test.rs"]
+mod tests;
