@@ -40,6 +40,27 @@ pub struct Stdio {
     pub stderr: Option<PathBuf>,
 }
 
+impl Stdio {
+    /// The pipes that containerd's Go client makes for a container (its package `cio`).
+    #[must_use]
+    pub fn of_client(dir: &Path, container: &ContainerId) -> Self {
+        let pipe = |stream: &str| Some(dir.join(format!("{container}-{stream}")));
+        Self {
+            stdin: pipe("stdin"),
+            stdout: pipe("stdout"),
+            stderr: pipe("stderr"),
+        }
+    }
+
+    /// The directory of the pipes, if they are those of containerd's Go client.
+    #[must_use]
+    pub fn client_dir(&self, container: &ContainerId) -> Option<&Path> {
+        let dir = self.stdout.as_ref().or(self.stderr.as_ref())?.parent()?;
+        let client = Self::of_client(dir, container);
+        (self.stdout == client.stdout || self.stderr == client.stderr).then_some(dir)
+    }
+}
+
 impl Gateway {
     pub(super) fn tasks(&self) -> TasksClient<Line> {
         TasksClient::new(self.line()).max_decoding_message_size(LIST_MAX_BYTES)

@@ -32,6 +32,9 @@ pub const KEY_STARTED: &str = "containerd-driver/started";
 /// How it ended, JSON. Written after the exit.
 pub const KEY_EXIT: &str = "containerd-driver/exit";
 
+/// Directory of the output pipes of a container that the Go driver made: its task tells too, but may be gone before.
+pub const KEY_PIPES: &str = "containerd-driver/pipes";
+
 /// containerd's limit for key and value together.
 const LIMIT: usize = 4096;
 

@@ -3,11 +3,13 @@
 //! The container record goes last: while it is there, an interrupted removal can be found and finished.
 
 use crate::actors::shared::Shared;
-use crate::containerd::Gateway;
+use crate::containerd::{Gateway, Stdio};
 use crate::host::fifo::remove_client_pipe;
 use crate::messages::container::ContainerError;
 use crate::messages::runtime::{ContainerdFault, FaultKind, TaskView};
 use crate::spec::identity::ContainerId;
+use crate::spec::labels::KEY_PIPES;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// How long a killed process may take to be gone: the kernel frees its memory first.
@@ -29,11 +31,13 @@ pub(super) async fn remove(
             .gateway
             .in_namespace(namespace)
             .map_err(at("removing container"))?;
-        // Before the task, which is who knows them.
-        remove_pipes(shared, &configured.gateway, id).await?;
     }
     let gateway = &configured.gateway;
     let record = gateway.container(id.as_str()).await.map_err(at("reading container"))?;
+    if go_namespace.is_some() {
+        let dir = record.as_ref().and_then(|r| r.labels.get(KEY_PIPES)).map(PathBuf::from);
+        remove_pipes(shared, gateway, id, dir).await?;
+    }
     let survivors = record.as_ref().is_some_and(|r| !has_own_pids(&r.spec_json));
     remove_task(gateway, id, survivors).await?;
     let snapshotter = record
@@ -111,8 +115,17 @@ async fn remove_task(gateway: &Gateway, id: &ContainerId, survivors: bool) -> Re
 }
 
 /// Removes the pipes that containerd's Go client made for a container of the Go driver.
-async fn remove_pipes(shared: &Shared, gateway: &Gateway, id: &ContainerId) -> Result<(), ContainerError> {
-    let stdio = gateway.task_stdio(id.as_str()).await.map_err(at("reading task"))?;
+async fn remove_pipes(
+    shared: &Shared,
+    gateway: &Gateway,
+    id: &ContainerId,
+    dir: Option<PathBuf>,
+) -> Result<(), ContainerError> {
+    let stdio = match dir {
+        Some(dir) => Some(Stdio::of_client(&dir, id)),
+        // Not adopted yet: the task knows, as long as there is one.
+        None => gateway.task_stdio(id.as_str()).await.map_err(at("reading task"))?,
+    };
     let container = id.clone();
     let removed = shared.io.spawn_blocking(move || {
         let stdio = stdio.unwrap_or_default();

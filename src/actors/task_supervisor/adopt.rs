@@ -9,13 +9,12 @@ use super::TaskSupervisor;
 use super::recover::{Found, PATIENCE, found_without_task};
 use crate::actors::shared::{Configured, Links, Shared};
 use crate::actors::supervision::book::ask_until;
-use crate::containerd::Gateway;
+use crate::containerd::{Gateway, Stdio};
 use crate::messages::Cx;
 use crate::messages::container::RemoveContainer;
 use crate::messages::logs::{Attach, Drain, LogError, Sink, Stream};
 use crate::messages::runtime::{ContainerdFault, FaultKind, TaskView};
 use crate::messages::task::TaskError;
-use crate::spec::identity::ContainerId;
 use crate::spec::labels;
 use crate::spec::record::{ExitRecord, HandleState};
 use actix::{ActorFutureExt as _, AsyncContext as _, Context, WrapFuture as _};
@@ -73,7 +72,7 @@ impl TaskSupervisor {
         let look = async move {
             let found = look(&shared, &links, &handle).await;
             match &found {
-                Ok(Ok((Some(_), _, _))) => mark(&shared, &handle, &marks).await,
+                Ok(Ok((Some(_), _, _))) => mark(&shared, &handle, marks).await,
                 // Nomad forgets the task and its destroy names a container of ours: what is left goes now or never.
                 Ok(Ok((None, None, _))) | Err(_) => clear_away(&links, &handle).await,
                 Ok(_) => {}
@@ -184,13 +183,16 @@ async fn look(
 }
 
 /// Makes the container one of ours in its labels. Without them it is still adopted by its handle.
-async fn mark(shared: &Shared, handle: &HandleState, marks: &BTreeMap<String, String>) {
-    let Ok(configured) = configured_for(shared, Some(handle)) else {
-        return;
+async fn mark(shared: &Shared, handle: &HandleState, mut marks: BTreeMap<String, String>) {
+    let container = &handle.container;
+    let marked = async {
+        let gateway = configured_for(shared, Some(handle))?.gateway;
+        let stdio = gateway.task_stdio(container.as_str()).await?.unwrap_or_default();
+        if let Some(dir) = stdio.client_dir(container) {
+            marks.insert(labels::KEY_PIPES.to_owned(), dir.display().to_string());
+        }
+        gateway.update_container_labels(container.as_str(), &marks).await
     };
-    let marked = configured
-        .gateway
-        .update_container_labels(handle.container.as_str(), marks);
     if let Err(fault) = marked.await {
         tracing::debug!(container.id = %handle.container, error = %fault, "an adopted container is not labelled");
     }
@@ -252,12 +254,16 @@ async fn attach(gateway: &Gateway, links: &Links, handle: &HandleState) -> Resul
     let Some(stdio) = stdio.map_err(|fault| fault.to_string())? else {
         return Ok(());
     };
+    let Some(dir) = stdio.client_dir(&handle.container) else {
+        return Ok(());
+    };
+    let pipes = Stdio::of_client(dir, &handle.container);
     let streams = [
-        (Stream::Stdout, stdio.stdout, &logs.stdout),
-        (Stream::Stderr, stdio.stderr, &logs.stderr),
+        (Stream::Stdout, stdio.stdout.as_ref(), pipes.stdout, &logs.stdout),
+        (Stream::Stderr, stdio.stderr.as_ref(), pipes.stderr, &logs.stderr),
     ];
-    for (stream, from, to) in streams {
-        let Some(from) = from.filter(|from| is_pipe_of(&handle.container, stream, from)) else {
+    for (stream, given, pipe, to) in streams {
+        let Some(from) = pipe.filter(|pipe| given == Some(pipe)) else {
             continue;
         };
         let sink = Sink::Path {
@@ -281,10 +287,4 @@ async fn attach(gateway: &Gateway, links: &Links, handle: &HandleState) -> Resul
         attached.map_err(|e| e.to_string())?;
     }
     Ok(())
-}
-
-/// containerd's Go client makes `<directory of its own>/<container>-stdout`. Any other path needs nobody to copy it.
-fn is_pipe_of(container: &ContainerId, stream: Stream, path: &std::path::Path) -> bool {
-    let name = format!("{container}-{}", stream.name());
-    path.file_name().is_some_and(|found| found == name.as_str())
 }
