@@ -7,7 +7,7 @@ use crate::messages::Cx;
 use crate::messages::container::{CreateContainer, RemoveContainer};
 use crate::messages::health::{ProbeNow, Verdict};
 use crate::messages::image::{EnsureImage, PullProgress};
-use crate::messages::logs::CheckLogPaths;
+use crate::messages::logs::{Attach, CheckLogPaths, Drain};
 use crate::messages::runtime::{ContainerdAway, ContainerdFault, ForgetTask, LookUpTask, TaskExited, TaskOom};
 use crate::messages::task::TaskEvent;
 use crate::spec::identity::ContainerId;
@@ -46,6 +46,10 @@ pub struct Links {
     pub forget_task: Arc<dyn Tells<ForgetTask>>,
     /// `LogPump`.
     pub check_log_paths: Arc<dyn Asks<CheckLogPaths>>,
+    /// `LogPump`.
+    pub attach_log: Arc<dyn Asks<Attach>>,
+    /// `LogPump`.
+    pub drain_log: Arc<dyn Asks<Drain>>,
     /// `HealthProbe`.
     pub probe_now: Arc<dyn Tells<ProbeNow>>,
     /// The supervisors of tasks.

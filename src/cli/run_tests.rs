@@ -59,6 +59,7 @@ door!(Start, |self, req| {
                 namespace: String::new(),
                 started_at: 0,
                 stop_signal: 15,
+                go: None,
             },
         }),
     })

@@ -27,7 +27,7 @@ pub use images::ImageRecord;
 pub use ingest::{ContentWriter, Ingest};
 pub use leases::{LeaseRecord, expires_after};
 pub use snapshots::{SnapshotKind, SnapshotRecord};
-pub use tasks::NewTask;
+pub use tasks::{NewTask, Stdio};
 pub use transfer::{BlobProgress, RemotePull, RemotePullFault};
 pub use types::{Descriptor, Labels, Mount};
 
@@ -73,6 +73,18 @@ impl Gateway {
     #[must_use]
     pub fn socket(&self) -> &str {
         &self.socket
+    }
+
+    /// The same containerd over the same connection, in another namespace.
+    ///
+    /// # Errors
+    /// If the name cannot be sent at all.
+    pub fn in_namespace(&self, namespace: &str) -> Result<Self, ContainerdFault> {
+        Ok(Self {
+            outgoing: Outgoing::new(namespace)?,
+            namespace: namespace.into(),
+            ..self.clone()
+        })
     }
 
     /// The same gateway, whose calls protect what they create by a lease.

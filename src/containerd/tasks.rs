@@ -29,6 +29,38 @@ pub struct NewTask {
     pub terminal: bool,
 }
 
+/// What the streams of a task's first process are connected to: FIFOs, files or URIs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stdio {
+    /// Standard input.
+    pub stdin: Option<PathBuf>,
+    /// Standard output.
+    pub stdout: Option<PathBuf>,
+    /// Standard error.
+    pub stderr: Option<PathBuf>,
+}
+
+impl Stdio {
+    /// The pipes that containerd's Go client makes for a container (its package `cio`).
+    #[must_use]
+    pub fn of_client(dir: &Path, container: &ContainerId) -> Self {
+        let pipe = |stream: &str| Some(dir.join(format!("{container}-{stream}")));
+        Self {
+            stdin: pipe("stdin"),
+            stdout: pipe("stdout"),
+            stderr: pipe("stderr"),
+        }
+    }
+
+    /// The directory of the pipes, if they are those of containerd's Go client.
+    #[must_use]
+    pub fn client_dir(&self, container: &ContainerId) -> Option<&Path> {
+        let dir = self.stdout.as_ref().or(self.stderr.as_ref())?.parent()?;
+        let client = Self::of_client(dir, container);
+        (self.stdout == client.stdout || self.stderr == client.stderr).then_some(dir)
+    }
+}
+
 impl Gateway {
     pub(super) fn tasks(&self) -> TasksClient<Line> {
         TasksClient::new(self.line()).max_decoding_message_size(LIST_MAX_BYTES)
@@ -117,6 +149,23 @@ impl Gateway {
     /// # Errors
     /// Any fault of the call but `NotFound`.
     pub async fn task(&self, id: &str) -> Result<Option<TaskView>, ContainerdFault> {
+        Ok(self.process(id).await?.map(|p| view(&p)))
+    }
+
+    /// What a task's streams are connected to, `None` if there is no task.
+    ///
+    /// # Errors
+    /// Any fault of the call but `NotFound`.
+    pub async fn task_stdio(&self, id: &str) -> Result<Option<Stdio>, ContainerdFault> {
+        let path = |text: String| (!text.is_empty()).then(|| PathBuf::from(text));
+        Ok(self.process(id).await?.map(|p| Stdio {
+            stdin: path(p.stdin),
+            stdout: path(p.stdout),
+            stderr: path(p.stderr),
+        }))
+    }
+
+    async fn process(&self, id: &str) -> Result<Option<Process>, ContainerdFault> {
         const CALL: Call = Call::short("get task");
         let request = CALL.request(proto::GetRequest {
             container_id: id.to_owned(),
@@ -127,7 +176,7 @@ impl Gateway {
         };
         answer
             .process
-            .map(|p| Some(view(&p)))
+            .map(Some)
             .ok_or_else(|| hollow(CALL.operation, "process"))
     }
 

@@ -126,7 +126,72 @@ pub fn open_reader(path: &Path) -> Result<OwnedFd, HostError> {
     }
 }
 
-/// Words for a file type.
+/// Opens a log path that Nomad gave to write to it, never waiting: resolved as [`check_log_path`] does. A FIFO is
+/// opened for both directions, so that a reader that is away is no error: the bytes wait in it for the next one.
+///
+/// # Errors
+/// If a link is in the way, nothing is there, or it is something else than a FIFO, a regular file or `/dev/null`.
+pub fn open_log(alloc_dir: &Path, path: &Path) -> Result<OwnedFd, HostError> {
+    const WHAT: &str = "open log path";
+    let flags = match check_log_path(alloc_dir, path)? {
+        LogTarget::Fifo => OFlags::RDWR,
+        LogTarget::File => OFlags::WRONLY | OFlags::APPEND,
+        LogTarget::Null => OFlags::WRONLY,
+        LogTarget::Absent => return Err(HostError::new(WHAT, path, "does not exist")),
+    };
+    let flags = flags | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fault = |errno| HostError::from_errno(WHAT, path, errno);
+    // What was checked may have been replaced since: it is opened under the same rules and looked at again.
+    let opened = match path.strip_prefix(alloc_dir) {
+        Ok(rest) if !alloc_dir.as_os_str().is_empty() && !rest.as_os_str().is_empty() => {
+            let root = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let root = fs::open(alloc_dir, root, Mode::empty()).map_err(fault)?;
+            paths::open_beneath(&root, rest, flags - OFlags::NOFOLLOW)
+        }
+        _ => fs::open(path, flags, Mode::empty()),
+    };
+    let opened = opened.map_err(fault)?;
+    match FileType::from_raw_mode(fs::fstat(&opened).map_err(fault)?.st_mode) {
+        FileType::Fifo | FileType::RegularFile => Ok(opened),
+        FileType::CharacterDevice if path == Path::new("/dev/null") => Ok(opened),
+        other => Err(HostError::new(WHAT, path, format!("a {} is in its place", kind(other)))),
+    }
+}
+
+/// Removes a pipe that containerd's Go client made for a container, and its directory with the last one. Those are
+/// called `<directory of its own>/<container>-stdout` and so on; whatever else a task writes to is left alone.
+///
+/// # Errors
+/// If it is there and cannot be removed.
+pub fn remove_client_pipe(container: &str, path: &Path) -> Result<(), HostError> {
+    const WHAT: &str = "remove output pipe";
+    let stream = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .and_then(|name| name.strip_prefix(container));
+    if !matches!(stream, Some("-stdin" | "-stdout" | "-stderr")) {
+        return Ok(());
+    }
+    let fault = |errno| HostError::from_errno(WHAT, path, errno);
+    match fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(found) if FileType::from_raw_mode(found.st_mode) == FileType::Fifo => {
+            match fs::unlinkat(CWD, path, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(fault(errno)),
+            }
+        }
+        Ok(_) => return Ok(()),
+        Err(Errno::NOENT) => {}
+        Err(errno) => return Err(fault(errno)),
+    }
+    let Some(dir) = path.parent() else { return Ok(()) };
+    match fs::unlinkat(CWD, dir, AtFlags::REMOVEDIR) {
+        // The other pipes are still in it; EXIST is another name for it.
+        Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST) => Ok(()),
+        Err(errno) => Err(HostError::from_errno(WHAT, dir, errno)),
+    }
+}
+
 /// Returns when the reader of one of these pipes is gone. Files and terminals never end it.
 ///
 /// # Errors
@@ -154,6 +219,7 @@ pub fn wait_until_unread(sinks: &[Arc<OwnedFd>]) -> Result<(), HostError> {
     }
 }
 
+/// Words for a file type.
 pub(crate) fn kind(of: FileType) -> &'static str {
     match of {
         FileType::RegularFile => "regular file",
@@ -227,6 +293,52 @@ mod tests {
         let watch = std::thread::spawn(move || wait_until_unread(&sinks).is_ok());
         drop(reader);
         assert!(watch.join().unwrap());
+    }
+
+    #[test]
+    fn a_log_is_opened_where_it_was_checked_and_nowhere_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let alloc = dir.path();
+        std::fs::create_dir_all(alloc.join("alloc/logs")).unwrap();
+        let (fifo, file) = (alloc.join("alloc/logs/fifo"), alloc.join("alloc/logs/file"));
+        make_fifo(&fifo).unwrap();
+        std::fs::write(&file, "old ").unwrap();
+        // Nobody reads: opened all the same, and what is written waits.
+        let sink = open_log(alloc, &fifo).unwrap();
+        rustix::io::write(&sink, b"kept").unwrap();
+        let mut read = [0; 8];
+        assert_eq!(rustix::io::read(open_reader(&fifo).unwrap(), &mut read), Ok(4));
+        rustix::io::write(open_log(alloc, &file).unwrap(), b"new").unwrap();
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "old new");
+        open_log(alloc, Path::new("/dev/null")).unwrap();
+        open_log(Path::new(""), &fifo).unwrap();
+        symlink(&file, alloc.join("alloc/logs/link")).unwrap();
+        for path in [alloc.join("alloc/logs/link"), alloc.join("alloc/logs/none")] {
+            open_log(alloc, &path).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn pipes_of_containerds_client_go_with_their_directory_and_nothing_else_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = dir.path().join("123");
+        std::fs::create_dir_all(&own).unwrap();
+        let (out, err, other) = (own.join("web-stdout"), own.join("web-stderr"), own.join("web-b-stdout"));
+        for path in [&out, &err] {
+            make_fifo(path).unwrap();
+        }
+        std::fs::write(&other, "").unwrap();
+        remove_client_pipe("web", &out).unwrap();
+        remove_client_pipe("web", &other).unwrap();
+        assert!(!out.exists() && err.exists() && other.exists());
+        std::fs::remove_file(&other).unwrap();
+        remove_client_pipe("web", &err).unwrap();
+        assert!(!own.exists() && dir.path().exists());
+        remove_client_pipe("web", &err).unwrap();
+        std::fs::create_dir_all(&own).unwrap();
+        std::fs::write(&out, "no pipe").unwrap();
+        remove_client_pipe("web", &out).unwrap();
+        assert!(out.exists());
     }
 
     #[test]

@@ -44,6 +44,8 @@ pub struct Created {
 pub struct RemoveContainer {
     /// Which.
     pub container: ContainerId,
+    /// Only of a container that the Go driver made: the namespace it lives in.
+    pub go_namespace: Option<String>,
 }
 
 impl Request for RemoveContainer {

@@ -5,6 +5,7 @@ use crate::spec::identity::ContainerId;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// One of the two output streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -31,6 +32,13 @@ impl Stream {
 pub enum Sink {
     /// An open descriptor, e.g. the terminal of `containerd-driver run`.
     Descriptor(Arc<OwnedFd>),
+    /// A log path that Nomad gave: FIFO, regular file or `/dev/null`. Opened as [`CheckLogPaths`] checks it.
+    Path {
+        /// Allocation directory, beneath which no link is followed; empty if unknown.
+        alloc_dir: PathBuf,
+        /// The path.
+        path: PathBuf,
+    },
 }
 
 /// Move the bytes of a FIFO into a sink until all writers are gone. Attaching again under the same key and source is
@@ -57,6 +65,8 @@ impl Request for Attach {
 pub struct Drain {
     /// Whose streams.
     pub container: ContainerId,
+    /// How long they may take, `None` for as long as it takes. What is left then is not moved any more.
+    pub patience: Option<Duration>,
 }
 
 impl Request for Drain {

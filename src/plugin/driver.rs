@@ -64,11 +64,14 @@ impl DriverService {
 
     async fn recover(&self, handle: Option<pb::TaskHandle>) -> Result<pb::RecoverTaskResponse, Status> {
         let handle = handle.ok_or_else(|| Status::invalid_argument("error: handle cannot be nil"))?;
-        let id = handle.config.map(|c| c.id).filter(|id| !id.is_empty());
-        let id = id.ok_or_else(|| Status::invalid_argument("handle has no task config or no task id"))?;
-        let state = HandleState::decode(handle.version, &handle.driver_state)
+        let config = handle.config.filter(|c| !c.id.is_empty());
+        let config = config.ok_or_else(|| Status::invalid_argument("handle has no task config or no task id"))?;
+        let mut state = HandleState::decode(handle.version, &handle.driver_state)
             .map_err(|e| Status::invalid_argument(format!("failed to decode task state from handle: {e}")))?;
-        self.tasks.recover(&TaskId::new(id), state).await?;
+        if let Some(logs) = state.go.as_mut() {
+            logs.alloc_dir = config.alloc_dir.into();
+        }
+        self.tasks.recover(&TaskId::new(config.id), state).await?;
         Ok(pb::RecoverTaskResponse {})
     }
 }

@@ -129,5 +129,6 @@ pub(super) fn handle() -> HandleState {
         namespace: "nomad".into(),
         started_at: 1,
         stop_signal: 15,
+        go: None,
     }
 }

@@ -35,6 +35,9 @@ pub const KEY_STARTED: &str = "containerd-driver/started";
 /// How it ended, JSON. Written after the exit.
 pub const KEY_EXIT: &str = "containerd-driver/exit";
 
+/// Directory of the output pipes of a container that the Go driver made: its task tells too, but may be gone before.
+pub const KEY_PIPES: &str = "containerd-driver/pipes";
+
 /// containerd's limit for key and value together.
 const LIMIT: usize = 4096;
 
@@ -135,6 +138,31 @@ pub fn labels(
             .map(|(k, v)| own((k, cut(v, LIMIT - k.len())))),
     );
     out
+}
+
+/// The labels that a container of the Go driver is given when it is taken over: from then on it is found and read like
+/// one of ours.
+#[must_use]
+pub fn adoption(
+    task: &TaskId,
+    alloc_id: &str,
+    name: &str,
+    started_at: i64,
+    stop_signal: i32,
+) -> BTreeMap<String, String> {
+    let stop_signal = stop_signal.to_string();
+    let compared = [
+        (KEY_SCHEMA, SCHEMA),
+        (KEY_TASK_ID, task.as_str()),
+        (KEY_ALLOC_ID, alloc_id),
+        (KEY_TASK_NAME, name),
+        (KEY_STOP_SIGNAL, &stop_signal),
+    ];
+    let written = compared
+        .into_iter()
+        .filter(|(k, v)| !v.is_empty() && k.len() + v.len() <= LIMIT)
+        .map(own);
+    written.chain([started_label(started_at)]).collect()
 }
 
 /// The label that tells when the process was started.

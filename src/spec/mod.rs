@@ -13,6 +13,7 @@ pub mod error;
 mod files;
 pub mod gates;
 pub mod go;
+mod handle_go;
 pub mod identity;
 pub mod image;
 pub mod init;

@@ -1,7 +1,9 @@
 //! What survives a crash: the labels on a container and the state that Nomad keeps for `RecoverTask`. Versioned.
 
+pub use super::handle_go::GoLogs;
 pub use super::labels::{Marks, exit_label, labels, started_label};
 
+use super::handle_go;
 use super::identity::ContainerId;
 use serde::{Deserialize, Serialize};
 
@@ -32,7 +34,7 @@ impl ExitRecord {
     }
 }
 
-/// Version of [`HandleState`] that this build writes (1 was the Go driver's).
+/// Version of [`HandleState`] that this build writes (1 was the Go driver's, and is read).
 pub const HANDLE_VERSION: i32 = 2;
 
 /// Nomad's `driver_state` for a task of ours: all that `RecoverTask` needs.
@@ -46,6 +48,9 @@ pub struct HandleState {
     pub started_at: i64,
     /// Default stop signal.
     pub stop_signal: i32,
+    /// Only of a task that the Go driver started: where its output goes.
+    #[serde(skip)]
+    pub go: Option<GoLogs>,
 }
 
 impl HandleState {
@@ -62,11 +67,13 @@ impl HandleState {
     /// # Errors
     /// Names what is wrong with the bytes.
     pub fn decode(version: i32, bytes: &[u8]) -> Result<Self, String> {
-        if version != HANDLE_VERSION {
-            return Err(format!(
-                "handle version {version}: this driver reads version {HANDLE_VERSION}"
-            ));
+        match version {
+            handle_go::VERSION => handle_go::decode(bytes),
+            HANDLE_VERSION => serde_json::from_slice(bytes).map_err(|e| format!("driver_state: {e}")),
+            other => Err(format!(
+                "handle version {other}: this driver reads version {} (the Go driver's) and {HANDLE_VERSION}",
+                handle_go::VERSION
+            )),
         }
-        serde_json::from_slice(bytes).map_err(|e| format!("driver_state: {e}"))
     }
 }

@@ -13,7 +13,7 @@ group!(limits, Bench::new(), {
 const MIB: u64 = 1 << 20;
 
 /// The first of these files that a cgroup of the process has, of a controller (version 1) or of the one hierarchy.
-fn setting(pid: u32, v1: &str, v2: &str) -> Option<String> {
+pub(crate) fn setting(pid: u32, v1: &str, v2: &str) -> Option<String> {
     let dirs = procfs::cgroups(pid);
     let controller = v1.split('.').next().unwrap_or_default();
     let old = dirs

@@ -19,11 +19,13 @@
     reason = "a broken bench ends the test, which is what a test is for"
 )]
 
+mod acceptance;
 mod bench;
 mod burst;
 mod destroying;
 mod disk;
 mod events;
+mod go_driver;
 mod inside;
 mod limits;
 mod logs;

@@ -81,7 +81,7 @@ pub(super) async fn create(
             Ok(Attempt::Started(created)) => return Ok(created),
             Ok(Attempt::InTheWay) => {
                 tracing::info!(container.id = %id, "removing what an earlier start left behind");
-                remove(shared, &id)
+                remove(shared, &id, None)
                     .instrument(tracing::info_span!(names::CONTAINER_STEP, { names::STEP } = "purge"))
                     .await?;
                 purges += 1;
@@ -109,7 +109,7 @@ async fn undo(shared: &Shared, id: &ContainerId, why: &ContainerError) {
     if unreachable {
         return;
     }
-    if let Err(e) = remove(shared, id)
+    if let Err(e) = remove(shared, id, None)
         .instrument(tracing::info_span!(names::CONTAINER_STEP, { names::STEP } = "undo"))
         .await
     {

@@ -156,7 +156,9 @@ impl ContainerFactory {
                 let (shared, workshop) = (Arc::clone(&self.shared), Arc::clone(&self.workshop));
                 let work = async move {
                     let turn = workshop.remove(&req.container).instrument(admission()).await;
-                    whole(turn, async move { remove::remove(&shared, &req.container).await }).await
+                    let work =
+                        async move { remove::remove(&shared, &req.container, req.go_namespace.as_deref()).await };
+                    whole(turn, work).await
                 };
                 let work = self.shared.io.spawn(work.instrument(span));
                 self.finish(id.clone(), work, ctx, |bench, done| {

@@ -3,12 +3,14 @@
 //! The container record goes last: while it is there, an interrupted removal can be found and finished.
 
 use crate::actors::shared::Shared;
-use crate::containerd::Gateway;
+use crate::containerd::{Gateway, Stdio};
+use crate::host::fifo::remove_client_pipe;
 use crate::host::{cgroup, node};
 use crate::messages::container::ContainerError;
 use crate::messages::runtime::{ContainerdFault, FaultKind, TaskView};
 use crate::spec::identity::ContainerId;
-use std::path::Path;
+use crate::spec::labels::KEY_PIPES;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long a killed process may take to be gone: the kernel frees its memory first.
@@ -19,17 +21,37 @@ pub(super) fn at(step: &'static str) -> impl Fn(ContainerdFault) -> ContainerErr
 }
 
 /// See the module.
-pub(super) async fn remove(shared: &Shared, id: &ContainerId) -> Result<(), ContainerError> {
-    let configured = shared.configured().map_err(at("removing container"))?;
+pub(super) async fn remove(
+    shared: &Shared,
+    id: &ContainerId,
+    go_namespace: Option<&str>,
+) -> Result<(), ContainerError> {
+    let mut configured = shared.configured().map_err(at("removing container"))?;
+    if let Some(namespace) = go_namespace {
+        configured.gateway = configured
+            .gateway
+            .in_namespace(namespace)
+            .map_err(at("removing container"))?;
+    }
     let gateway = &configured.gateway;
     let record = gateway.container(id.as_str()).await.map_err(at("reading container"))?;
+    if go_namespace.is_some() {
+        let dir = record.as_ref().and_then(|r| r.labels.get(KEY_PIPES)).map(PathBuf::from);
+        remove_pipes(shared, gateway, id, dir).await?;
+    }
     let survivors = record.as_ref().is_some_and(|r| !has_own_pids(&r.spec_json));
     remove_task(gateway, id, survivors).await?;
     let snapshotter = record
         .as_ref()
         .map_or_else(|| configured.settings.snapshotter.clone(), |r| r.snapshotter.clone());
+    // Ours bears the container's name, one of the Go driver another.
+    let snapshot = record
+        .as_ref()
+        .map(|r| r.snapshot_key.as_str())
+        .filter(|key| !key.is_empty())
+        .unwrap_or(id.as_str());
     gateway
-        .remove_snapshot(&snapshotter, id.as_str())
+        .remove_snapshot(&snapshotter, snapshot)
         .await
         .map_err(at("removing snapshot"))?;
     if let Some(record) = &record {
@@ -108,6 +130,35 @@ async fn remove_task(gateway: &Gateway, id: &ContainerId, survivors: bool) -> Re
         Err(fault) if fault.kind == FaultKind::NotFound => Ok(()),
         other => other.map(|_| ()).map_err(at("deleting task")),
     }
+}
+
+/// Removes the pipes that containerd's Go client made for a container of the Go driver.
+async fn remove_pipes(
+    shared: &Shared,
+    gateway: &Gateway,
+    id: &ContainerId,
+    dir: Option<PathBuf>,
+) -> Result<(), ContainerError> {
+    let stdio = match dir {
+        Some(dir) => Some(Stdio::of_client(&dir, id)),
+        // Not adopted yet: the task knows, as long as there is one.
+        None => gateway.task_stdio(id.as_str()).await.map_err(at("reading task"))?,
+    };
+    let container = id.clone();
+    let removed = shared.io.spawn_blocking(move || {
+        let stdio = stdio.unwrap_or_default();
+        for path in [stdio.stdin, stdio.stdout, stdio.stderr].into_iter().flatten() {
+            remove_client_pipe(container.as_str(), &path).map_err(|e| ContainerError::Host {
+                what: "output pipe",
+                path: path.display().to_string(),
+                reason: e.to_string(),
+            })?;
+        }
+        Ok(())
+    });
+    removed
+        .await
+        .unwrap_or_else(|e| Err(ContainerError::Interrupted(e.to_string())))
 }
 
 /// Removes the directory of generated files, if the container has one.

@@ -8,15 +8,16 @@
 //! | restart | in place; attachments are in [`Pumps`], which outlives it |
 //!
 //! In Nomad's own log mode the shim writes into the FIFO of Nomad's collector directly and this actor only checks the
-//! paths; it moves bytes for `containerd-driver run`.
+//! paths; it moves bytes for `containerd-driver run`, and for tasks of the Go driver, whose containers write into pipes
+//! of their own.
 
 mod pumps;
 
 pub use pumps::Pumps;
 
 use crate::actors::shared::Shared;
-use crate::host::fifo::{LogTarget, check_log_path};
-use crate::messages::logs::{Attach, CheckLogPaths, Drain, LogError, Stream};
+use crate::host::fifo::{LogTarget, check_log_path, open_log};
+use crate::messages::logs::{Attach, CheckLogPaths, Drain, LogError, Sink, Stream};
 use crate::messages::{Ask, Request as _};
 use crate::telemetry::names;
 use crate::telemetry::propagate::handling;
@@ -93,11 +94,33 @@ fn check(alloc_dir: &Path, path: &Path, stream: Stream) -> Result<Option<PathBuf
 impl Handler<Ask<Attach>> for LogPump {
     type Result = ();
 
-    fn handle(&mut self, ask: Ask<Attach>, _ctx: &mut Self::Context) {
+    fn handle(&mut self, ask: Ask<Attach>, ctx: &mut Self::Context) {
         let Ask { req, cx, reply, .. } = ask;
         let span = handling!(cx, names::LOG_ATTACH, "log_pump", Attach::NAME, { names::CONTAINER_ID } = %req.container, { names::STREAM } = req.stream.name());
-        let _entered = span.entered();
-        reply.send(self.pumps.attach(&req));
+        let (alloc_dir, path) = match req.sink {
+            Sink::Descriptor(sink) => {
+                let _entered = span.entered();
+                reply.send(self.pumps.attach(&req.container, req.stream, &req.fifo, &sink));
+                return;
+            }
+            Sink::Path { alloc_dir, path } => (alloc_dir, path),
+        };
+        let pumps = Arc::clone(&self.pumps);
+        // As above: a path lookup.
+        let open = self.shared.io.spawn_blocking(move || {
+            let _entered = span.entered();
+            let sink = open_log(&alloc_dir, &path).map_err(|e| LogError {
+                stream: req.stream.name(),
+                path: path.display().to_string(),
+                reason: e.to_string(),
+            })?;
+            pumps.attach(&req.container, req.stream, &req.fifo, &Arc::new(sink))
+        });
+        ctx.spawn(open.into_actor(self).map(move |attached, _, _| {
+            if let Ok(attached) = attached {
+                reply.send(attached);
+            }
+        }));
     }
 }
 
@@ -109,7 +132,7 @@ impl Handler<Ask<Drain>> for LogPump {
         let span = handling!(cx, names::LOG_DRAIN, "log_pump", Drain::NAME, { names::CONTAINER_ID } = %req.container);
         let pumps = Arc::clone(&self.pumps);
         ctx.spawn(
-            async move { reply.send(pumps.drained(&req.container).await) }
+            async move { reply.send(pumps.drained(&req.container, req.patience).await) }
                 .instrument(span)
                 .into_actor(self),
         );

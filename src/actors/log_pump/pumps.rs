@@ -5,13 +5,14 @@
 
 use crate::host::fifo::open_reader;
 use crate::host::{PumpKey, PumpPool, PumpRefused, Report};
-use crate::messages::logs::{Attach, Drained, LogError, Sink, Stream};
+use crate::messages::logs::{Drained, LogError, Stream};
 use crate::spec::identity::ContainerId;
 use crate::telemetry::Counter;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 use tokio::sync::Notify;
 
 /// One stream that is moved.
@@ -79,14 +80,19 @@ impl Pumps {
     ///
     /// # Errors
     /// Names the stream, the path and what is wrong.
-    pub fn attach(&self, wanted: &Attach) -> Result<(), LogError> {
-        let Sink::Descriptor(sink) = &wanted.sink;
+    pub fn attach(
+        &self,
+        container: &ContainerId,
+        stream: Stream,
+        fifo: &Path,
+        sink: &Arc<OwnedFd>,
+    ) -> Result<(), LogError> {
         let key = {
             let mut table = lock(&self.table);
             if table
                 .attachments
                 .values()
-                .any(|a| !a.over && a.container == wanted.container && a.stream == wanted.stream)
+                .any(|a| !a.over && a.container == *container && a.stream == stream)
             {
                 return Ok(());
             }
@@ -95,9 +101,9 @@ impl Pumps {
             table.attachments.insert(
                 key,
                 Attachment {
-                    container: wanted.container.clone(),
-                    stream: wanted.stream,
-                    fifo: wanted.fifo.clone(),
+                    container: container.clone(),
+                    stream,
+                    fifo: fifo.to_owned(),
                     sink: Arc::clone(sink),
                     bytes: 0,
                     over: false,
@@ -109,8 +115,8 @@ impl Pumps {
         self.hand_over(key).map_err(|reason| {
             lock(&self.table).attachments.remove(&key);
             LogError {
-                stream: wanted.stream.name(),
-                path: wanted.fifo.display().to_string(),
+                stream: stream.name(),
+                path: fifo.display().to_string(),
                 reason,
             }
         })
@@ -168,11 +174,48 @@ impl Pumps {
     }
 
     /// Waits until the streams of a container were moved to their last byte, then forgets them. The container is
-    /// gone: no writer will come any more.
+    /// gone: no writer will come any more. After `patience`, what could not be moved is given up.
     ///
     /// # Errors
     /// If a pump thread cannot be told.
-    pub async fn drained(&self, container: &ContainerId) -> Result<Drained, LogError> {
+    pub async fn drained(&self, container: &ContainerId, patience: Option<Duration>) -> Result<Drained, LogError> {
+        let Some(patience) = patience else {
+            return self.moved(container).await;
+        };
+        match tokio::time::timeout(patience, self.moved(container)).await {
+            Ok(moved) => moved,
+            Err(_) => Ok(self.give_up(container)),
+        }
+    }
+
+    /// Forgets the streams of a container, whatever is still in them.
+    fn give_up(&self, container: &ContainerId) -> Drained {
+        let mut given_up = Vec::new();
+        let bytes = {
+            let mut table = lock(&self.table);
+            table.attachments.retain(|key, a| {
+                let ours = a.container == *container;
+                if ours {
+                    given_up.push((*key, a.over, a.bytes));
+                }
+                !ours
+            });
+            given_up.iter().map(|(_, _, bytes)| bytes).sum()
+        };
+        for (key, _, _) in given_up.iter().filter(|(_, over, _)| !over) {
+            Counter::LogFaults.bump();
+            // A thread that cannot be told has no stream to let go of.
+            if let Ok(pool) = self.pool() {
+                while pool.detach(*key) == Err(PumpRefused::Busy) {
+                    std::thread::yield_now();
+                }
+            }
+        }
+        self.ended.notify_waiters();
+        Drained { bytes }
+    }
+
+    async fn moved(&self, container: &ContainerId) -> Result<Drained, LogError> {
         let open: Vec<(PumpKey, Stream, PathBuf)> = lock(&self.table)
             .attachments
             .iter_mut()

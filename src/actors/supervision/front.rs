@@ -74,7 +74,10 @@ impl Front {
     /// # Errors
     /// If the actor does not answer.
     pub async fn drain(&self, container: ContainerId) -> Result<Drained, LogError> {
-        let drain = Drain { container };
+        let drain = Drain {
+            container,
+            patience: None,
+        };
         ask_until(&*self.nursery.doors().log_pump, drain, Cx::current(), None)
             .await
             .unwrap_or_else(|e| {
@@ -134,6 +137,7 @@ impl TaskDoors for Front {
         let work = async move {
             let remove = RemoveContainer {
                 container: ContainerId::of(task),
+                go_namespace: None,
             };
             ask_until(&*self.nursery.links().remove_container, remove, cx, Some(SWEEP_WITHIN))
                 .await

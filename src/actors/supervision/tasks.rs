@@ -9,16 +9,19 @@ use crate::messages::Cx;
 use crate::messages::image::PullProgress;
 use crate::messages::runtime::{ContainerdAway, TaskExited, TaskOom};
 use crate::spec::identity::{ContainerId, TaskId};
+use crate::spec::record::HandleState;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// The entry of one task.
 pub struct TaskEntry {
     /// The task.
     pub task: TaskId,
-    /// Its container, a function of the task id.
+    /// Its container, a function of the task id, unless it was adopted.
     pub container: ContainerId,
+    /// The handle of the Go driver that it was recovered with. Told once, so it is kept where it survives.
+    adopted: OnceLock<Arc<HandleState>>,
     /// The door of its supervisor.
     pub door: Door<TaskSupervisor>,
     /// A process of the container was killed for want of memory. Told once, so it is kept where it survives.
@@ -52,6 +55,7 @@ impl TaskTable {
             let entry = Arc::new(TaskEntry {
                 task: task.clone(),
                 container: container.clone(),
+                adopted: OnceLock::new(),
                 door: Door::new("task_supervisor", TASK_MAILBOX),
                 out_of_memory: AtomicBool::new(false),
             });
@@ -72,11 +76,33 @@ impl TaskTable {
         let entry = self.with(|maps| {
             let entry = maps.by_task.remove(task)?;
             maps.by_container.remove(&entry.container);
+            if let Some(handle) = entry.adopted.get() {
+                maps.by_container.remove(&handle.container);
+            }
             Some(entry)
         });
         if let Some(entry) = entry {
             entry.door.end();
         }
+    }
+
+    /// From now on the task's container is the one that this handle of the Go driver names.
+    pub fn adopt(&self, task: &TaskId, handle: &Arc<HandleState>) {
+        self.with(|maps| {
+            let Some(entry) = maps.by_task.get(task).cloned() else {
+                return;
+            };
+            if entry.adopted.set(Arc::clone(handle)).is_ok() {
+                maps.by_container.remove(&entry.container);
+                maps.by_container.insert(handle.container.clone(), entry);
+            }
+        });
+    }
+
+    /// The handle of the Go driver that a task was recovered with.
+    #[must_use]
+    pub fn adopted(&self, task: &TaskId) -> Option<Arc<HandleState>> {
+        self.find(task).and_then(|entry| entry.adopted.get().cloned())
     }
 
     /// True once containerd has told that a process of this task was killed for want of memory.

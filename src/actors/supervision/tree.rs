@@ -151,6 +151,8 @@ impl Nursery {
             look_up_task: Arc::clone(&doors.event_stream) as _,
             forget_task: Arc::clone(&doors.event_stream) as _,
             check_log_paths: Arc::clone(&doors.log_pump) as _,
+            attach_log: Arc::clone(&doors.log_pump) as _,
+            drain_log: Arc::clone(&doors.log_pump) as _,
             probe_now: Arc::clone(&doors.health_probe) as _,
             tasks: Arc::clone(&tasks) as _,
         });

@@ -35,7 +35,7 @@ impl TaskSupervisor {
         if !self.state.is_alive() || self.at_shim.is_some() {
             return;
         }
-        let Ok(configured) = self.shared.configured() else {
+        let Ok(configured) = self.configured() else {
             return;
         };
         let container = self.container.clone();

@@ -88,13 +88,14 @@ impl TaskSupervisor {
         exit.oom |= exit.code == KILLED && !ours && self.tasks.ran_out_of_memory(&self.id);
         self.unsure = None;
         self.leave_shim(ctx);
+        self.end_watch(ctx);
         self.note(&Event::Exited(exit), ctx);
     }
 
     /// Keeps the exit where it survives this process and the shim.
     pub(super) fn record_exit(&mut self, ctx: &mut Context<Self>) {
         let State::Exited(exit) = &self.state else { return };
-        let (Ok(configured), Ok(label)) = (self.shared.configured(), labels::exit_label(exit)) else {
+        let (Ok(configured), Ok(label)) = (self.configured(), labels::exit_label(exit)) else {
             return;
         };
         let (container, task) = (self.container.clone(), self.id.clone());
@@ -154,7 +155,7 @@ impl TaskSupervisor {
         if !self.state.is_alive() || self.held_exit.is_some() {
             return;
         }
-        let Ok(configured) = self.shared.configured() else {
+        let Ok(configured) = self.configured() else {
             return;
         };
         let container = self.container.clone();

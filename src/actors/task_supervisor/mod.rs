@@ -7,6 +7,7 @@
 //! | mailbox | 32; waiters hold no place |
 //! | restart | in place; rebuilt from the container's labels and containerd's task state, askers ask again |
 
+mod adopt;
 mod away;
 mod exit;
 mod recover;
@@ -89,6 +90,10 @@ pub struct TaskSupervisor {
     unsure: Option<ContainerdFault>,
     /// A removal that failed and is tried again.
     debt: remove::Debt,
+    /// The handle of the Go driver, if that started the task.
+    adopted: Option<Arc<HandleState>>,
+    /// The watch over an adopted task.
+    watch: Option<SpawnHandle>,
     rebuild: bool,
 }
 
@@ -110,15 +115,20 @@ impl TaskSupervisor {
             .and_then(|rest| rest.rsplit_once('/'))
             .map(|(name, _)| name.to_owned())
             .unwrap_or_default();
+        // An earlier supervisor of this task may have adopted it.
+        let adopted = tasks.adopted(&id);
         Self {
             about: About {
                 alloc_id,
                 name,
+                started_at: adopted.as_ref().map_or(0, |handle| handle.started_at),
                 stop_signal: stop::DEFAULT_SIGNAL,
                 ..About::default()
             },
             id,
-            container,
+            container: adopted.as_ref().map_or(container, |handle| handle.container.clone()),
+            adopted,
+            watch: None,
             shared,
             links,
             tasks,
@@ -173,6 +183,7 @@ impl TaskSupervisor {
 
     /// All that was the task's own is gone: answer, leave the address book, end.
     fn finish(&mut self, ctx: &mut Context<Self>) {
+        self.let_go_of_logs();
         self.tasks.close(&self.id);
         for reply in self.waiting.destroy.drain(..) {
             reply.send(Ok(()));
@@ -191,6 +202,7 @@ impl TaskSupervisor {
             namespace,
             started_at: self.about.started_at,
             stop_signal: self.about.stop_signal,
+            go: None,
         }
     }
 

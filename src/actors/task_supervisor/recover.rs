@@ -1,5 +1,6 @@
 //! Recover: take up a task of an earlier plugin process; look back: take up one of an earlier self.
 
+use super::adopt::configured_for;
 use super::state::{Event, State};
 use super::{ACTOR, TaskSupervisor};
 use crate::actors::shared::{Configured, Shared};
@@ -9,7 +10,7 @@ use crate::messages::task::{Recover, TaskError};
 use crate::messages::{Ask, Cx, Owed, Request as _};
 use crate::spec::identity::ContainerId;
 use crate::spec::labels::Marks;
-use crate::spec::record::ExitRecord;
+use crate::spec::record::{ExitRecord, HandleState};
 use crate::telemetry::names;
 use crate::telemetry::propagate::handling;
 use actix::{
@@ -22,7 +23,7 @@ use tracing::Instrument as _;
 
 /// How long a recovery waits for a containerd that is away. Nomad recovers one task after another while the agent
 /// starts, so this must stay short; after it the task is taken to run on, since a broken connection is no exit.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How often a restarted supervisor looks before it says of a containerd that is slow to answer that it does not know.
 const LOOKS: usize = 3;
@@ -31,7 +32,7 @@ const LOOKS: usize = 3;
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What containerd knows of the container.
-type Found = (Option<TaskView>, Option<ExitRecord>, Option<Marks>);
+pub(super) type Found = (Option<TaskView>, Option<ExitRecord>, Option<Marks>);
 
 impl Handler<Ask<Recover>> for TaskSupervisor {
     type Result = ();
@@ -53,6 +54,9 @@ impl Handler<Ask<Recover>> for TaskSupervisor {
         self.waiting.recover.push(reply);
         if self.waiting.recover.len() > 1 {
             return;
+        }
+        if req.handle.go.is_some() {
+            return self.adopt(req.handle, span, ctx);
         }
         let namespace = self
             .shared
@@ -107,7 +111,10 @@ impl Handler<Ask<Recover>> for TaskSupervisor {
 }
 
 /// containerd has no task: the label tells whether it ended before the shim went.
-async fn found_without_task(configured: &Configured, container: &ContainerId) -> Result<Found, ContainerdFault> {
+pub(super) async fn found_without_task(
+    configured: &Configured,
+    container: &ContainerId,
+) -> Result<Found, ContainerdFault> {
     let marks = configured
         .gateway
         .container(container.as_str())
@@ -117,19 +124,24 @@ async fn found_without_task(configured: &Configured, container: &ContainerId) ->
 }
 
 /// What containerd says now.
-async fn found_of(shared: &Shared, container: &ContainerId) -> Result<Found, ContainerdFault> {
-    let gateway = shared.configured()?.gateway;
+async fn found_of(
+    shared: &Shared,
+    go: Option<&HandleState>,
+    container: &ContainerId,
+) -> Result<Found, ContainerdFault> {
+    let gateway = configured_for(shared, go)?.gateway;
     let (view, record) = tokio::join!(gateway.task(container.as_str()), gateway.container(container.as_str()));
     let marks = record?.and_then(|r| Marks::read(&r.labels.into_iter().collect()));
     Ok((view?, marks.as_ref().and_then(|m| m.exit.clone()), marks))
 }
 
 impl TaskSupervisor {
-    fn recovered(&mut self, found: Result<Found, ContainerdFault>, ctx: &mut Context<Self>) {
+    pub(super) fn recovered(&mut self, found: Result<Found, ContainerdFault>, ctx: &mut Context<Self>) {
         match found {
             Ok((Some(TaskView::Running { pid }), _, _)) => {
                 self.about.pid = Some(pid);
                 self.note(&Event::Started, ctx);
+                self.watch_adopted(ctx);
                 self.check_early_exit(ctx);
             }
             // Final: whoever waits asks next and must find it.
@@ -150,6 +162,7 @@ impl TaskSupervisor {
             Err(fault) => {
                 tracing::warn!(task.id = %self.id, error = %fault, "recovered without containerd: taken to run");
                 self.note(&Event::Started, ctx);
+                self.watch_adopted(ctx);
                 self.check_early_exit(ctx);
                 self.wait_at_shim(ctx);
             }
@@ -159,7 +172,7 @@ impl TaskSupervisor {
         }
     }
 
-    fn not_recovered(&mut self, error: TaskError, ctx: &mut Context<Self>) {
+    pub(super) fn not_recovered(&mut self, error: TaskError, ctx: &mut Context<Self>) {
         self.tasks.close(&self.id);
         for reply in self.waiting.recover.drain(..) {
             reply.send(Err(error.clone()));
@@ -169,15 +182,15 @@ impl TaskSupervisor {
 
     /// A supervisor that was restarted or replaced looks at what containerd says before it takes up a message.
     pub(super) fn look_back(&mut self, ctx: &mut Context<Self>) {
-        let (shared, container) = (Arc::clone(&self.shared), self.container.clone());
+        let (shared, go, container) = (Arc::clone(&self.shared), self.adopted.clone(), self.container.clone());
         let look = async move {
             for _ in 1..LOOKS {
-                match found_of(&shared, &container).await {
+                match found_of(&shared, go.as_deref(), &container).await {
                     Err(fault) if fault.kind == FaultKind::Deadline => {}
                     other => return other,
                 }
             }
-            found_of(&shared, &container).await
+            found_of(&shared, go.as_deref(), &container).await
         };
         look.into_actor(self)
             .map(|found, actor: &mut Self, ctx| actor.looked_back(found, ctx))
@@ -209,6 +222,7 @@ impl TaskSupervisor {
             (Some(TaskView::Running { pid }), None) => {
                 self.about.pid = Some(pid);
                 self.note(&Event::Started, ctx);
+                self.watch_adopted(ctx);
                 self.check_early_exit(ctx);
             }
             // A start that was under way: its asker asks again and the factory goes on from what is there.

@@ -81,6 +81,7 @@ impl TaskSupervisor {
             Cx::current(),
             RemoveContainer {
                 container: self.container.clone(),
+                go_namespace: self.adopted.as_ref().map(|handle| handle.namespace.clone()),
             },
         );
         let work =

@@ -81,7 +81,7 @@ impl TaskSupervisor {
         all: bool,
         span: Span,
     ) -> impl Future<Output = Result<(), ContainerdFault>> + use<> {
-        let configured = self.shared.configured();
+        let configured = self.configured();
         let container = self.container.clone();
         async move {
             let gateway = configured?.gateway;

@@ -9,6 +9,12 @@ use crate::daemon::{Daemon, Recipe, which};
 use crate::http;
 use crate::image::{self, Blob, Image, ImageConfig};
 
+/// User and password of a registry that wants a login.
+pub const LOGIN: (&str, &str) = ("user-of-test", "secret-of-test");
+
+/// The password as `htpasswd -B` has it.
+const LOGIN_HASH: &str = "$2b$04$6GrFP8rbkjL45vo/GrRS9ODfu9lY2SfRYZxp63GuB0JqXu83yu8CC";
+
 /// A running registry. Dropping it kills the daemon and removes its storage.
 pub struct Registry {
     addr: String,
@@ -58,7 +64,8 @@ impl Registry {
         let end = Instant::now() + Duration::from_secs(15);
         loop {
             if let Ok(answer) = http::request(&self.addr, "GET", "/v2/", "text/plain", &[]).await
-                && answer.status == 200
+                // 401: it serves, to whoever logs in.
+                && matches!(answer.status, 200 | 401)
             {
                 return Ok(());
             }
@@ -69,6 +76,17 @@ impl Registry {
             ensure!(Instant::now() < end, "the registry does not serve");
             tokio::time::sleep(Duration::from_millis(25)).await;
         }
+    }
+
+    /// From now on it serves only [`LOGIN`]. Nothing can be pushed any more.
+    pub async fn require_login(&mut self) -> Result<()> {
+        self.stop().await;
+        let users = self.root.join("htpasswd");
+        std::fs::write(&users, format!("{}:{LOGIN_HASH}\n", LOGIN.0))?;
+        let config = config_text(&self.root, &self.addr);
+        let auth = format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", users.display());
+        std::fs::write(self.root.join("config.yml"), config + &auth)?;
+        self.start_again().await
     }
 
     pub async fn stop(&mut self) {

@@ -25,7 +25,9 @@ use crate::image::ImageConfig;
 use crate::plugin::{Driver, LaunchOpts, Plugin};
 use crate::registry::Registry;
 use crate::task::TaskSpec;
-use crate::wire::driver::{FingerprintRequest, FingerprintResponse, RecoverTaskRequest, StartTaskRequest, TaskConfig};
+use crate::wire::driver::{
+    FingerprintRequest, FingerprintResponse, RecoverTaskRequest, StartTaskRequest, TaskConfig, TaskHandle,
+};
 use crate::wire::hclspec::Spec;
 use home::Home;
 use running::persisted;
@@ -252,6 +254,30 @@ impl Rig {
             config,
             handle,
             network_override: answer.network_override,
+            alloc,
+            logs,
+        })
+    }
+
+    /// A task that another driver has started: `RecoverTask` with the handle that a host would have of it.
+    pub async fn recover(
+        &self,
+        handle: TaskHandle,
+        alloc: Arc<Alloc>,
+        logs: Option<crate::alloc::Logs>,
+    ) -> Result<RunningTask, Status> {
+        let request = RecoverTaskRequest {
+            task_id: String::new(),
+            handle: Some(handle.clone()),
+        };
+        self.driver().recover_task(request).await?;
+        let config = handle.config.clone().unwrap_or_default();
+        self.shared.remember(&config.id, handle.clone());
+        Ok(RunningTask {
+            shared: self.shared.clone(),
+            config,
+            handle,
+            network_override: None,
             alloc,
             logs,
         })
