@@ -19,6 +19,7 @@
     reason = "a broken bench ends the test, which is what a test is for"
 )]
 
+mod allotted;
 mod bench;
 mod burst;
 mod destroying;
