@@ -13,6 +13,7 @@ group!(allotted, Bench::new(), {
     a_volume_that_leads_out_of_the_task_directory_is_refused,
     limits_groups_and_score_are_those_of_the_options,
     an_init_program_is_process_one,
+    a_terminal_is_there_if_asked_for,
     memory_and_process_limits_are_in_the_cgroup,
 });
 
@@ -112,6 +113,13 @@ async fn an_init_program_is_process_one(b: &mut Bench) {
         .sh("tr '\\0' ' ' </proc/1/cmdline | cut -c 1-12; exit 7")
         .option("init", json!(true));
     assert_eq!(b.run(spec).await, (7, "/dev/init --\n".to_owned()));
+}
+
+async fn a_terminal_is_there_if_asked_for(b: &mut Bench) {
+    let script = "test -t 1 && echo terminal; echo err >&2";
+    assert_eq!(b.run(b.sh(script)).await.1.trim(), "");
+    let (code, text) = b.run(b.sh(script).option("tty", json!(true))).await;
+    assert_eq!((code, text.lines().collect::<Vec<_>>()), (0, vec!["terminal", "err"]));
 }
 
 async fn memory_and_process_limits_are_in_the_cgroup(b: &mut Bench) {

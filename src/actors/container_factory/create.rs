@@ -9,7 +9,7 @@ use super::remove::{at, remove};
 use crate::actors::shared::{Links, Shared, unix_nanos};
 use crate::actors::supervision::book::ask_until;
 use crate::containerd::{ContainerRecord, Gateway, NewContainer, NewTask};
-use crate::host::{HostError, paths, selinux};
+use crate::host::{HostError, fifo, paths, selinux};
 use crate::messages::Cx;
 use crate::messages::container::{ContainerError, CreateContainer, Created};
 use crate::messages::logs::CheckLogPaths;
@@ -246,6 +246,12 @@ impl Beginning<'_> {
             }
         }
         let pid = start(gateway, id, plan).await?;
+        if let Some(stderr) = logs.1.as_ref().filter(|_| plan.terminal) {
+            // The shim leaves this pipe alone, and its reader would wait for ever.
+            if let Err(e) = tokio::task::block_in_place(|| fifo::end(&req.task.alloc_dir, stderr)) {
+                tracing::warn!(container.id = %id, error = %e, "could not end the log pipe that a terminal leaves unused");
+            }
+        }
         Ok(created(TaskView::Running { pid }, unix_nanos()))
     }
 }
