@@ -107,6 +107,29 @@ pub fn make_fifo(path: &Path) -> Result<(), HostError> {
     }
 }
 
+/// Lets the reader of a log pipe see its end: nobody will write to it. Without a reader nothing is done. No link is
+/// followed inside `alloc_dir`.
+///
+/// # Errors
+/// If it cannot be opened.
+pub fn end(alloc_dir: &Path, path: &Path) -> Result<(), HostError> {
+    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let rest = path.strip_prefix(alloc_dir).ok().filter(|r| !r.as_os_str().is_empty());
+    let opened = match rest {
+        Some(rest) if !alloc_dir.as_os_str().is_empty() => fs::open(
+            alloc_dir,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .and_then(|root| paths::open_beneath(&root, rest, flags)),
+        _ => fs::open(path, flags | OFlags::NOFOLLOW, Mode::empty()),
+    };
+    match opened.map(drop) {
+        Ok(()) | Err(Errno::NXIO) => Ok(()),
+        Err(errno) => Err(HostError::from_errno("end log pipe", path, errno)),
+    }
+}
+
 /// Opens the reading end of a FIFO without waiting for a writer.
 ///
 /// # Errors

@@ -20,6 +20,7 @@
 )]
 
 mod acceptance;
+mod allotted;
 mod bench;
 mod burst;
 mod destroying;

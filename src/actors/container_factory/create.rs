@@ -262,6 +262,12 @@ impl Beginning<'_> {
             }
         }
         let pid = start(gateway, id, plan).await?;
+        if let Some(stderr) = logs.1.as_ref().filter(|_| plan.terminal) {
+            // The shim leaves this pipe alone, and its reader would wait for ever.
+            if let Err(e) = tokio::task::block_in_place(|| fifo::end(&req.task.alloc_dir, stderr)) {
+                tracing::warn!(container.id = %id, error = %e, "could not end the log pipe that a terminal leaves unused");
+            }
+        }
         Ok(created(TaskView::Running { pid }, unix_nanos()))
     }
 }
