@@ -1,8 +1,8 @@
 //! What a container looks like and what it is called. Pure: no I/O, no clock, no actor, no protobuf.
 //!
 //! Options: `table` declares them, `value` and `types` read them, `options` and `settings` list them, `docs` prints them.
-//! Containers: `oci` puts together what `process`, `env`, `user`, `capabilities`, `resources`, `devices`, `network`,
-//! `files` and `mounts` each know; `node` is what they are told of the machine. `labels` and `record` are what survives.
+//! Containers: `oci` puts together what `process`, `env`, `user`, `capabilities`, `security`, `seccomp`, `resources`,
+//! `devices`, `network`, `files` and `mounts` each know; `node` is what they are told of the machine. `labels` and `record` are what survives.
 
 mod capabilities;
 mod devices;
@@ -25,7 +25,10 @@ pub mod record;
 pub mod reference;
 mod resources;
 pub mod schema;
+pub mod seccomp;
 pub mod secret;
+mod security;
+mod security_opt;
 pub mod settings;
 pub mod signal;
 pub mod table;

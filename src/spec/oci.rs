@@ -9,6 +9,7 @@ use super::identity::{ContainerId, Digest};
 use super::image::ImageFacts;
 use super::mounts::Mounts;
 use super::node::NodeFacts;
+use super::security::Security;
 use super::settings::Settings;
 use super::task::TaskSpec;
 use super::{capabilities, devices, env, network, process, resources, user};
@@ -17,24 +18,6 @@ use std::path::PathBuf;
 
 /// The version of the runtime specification that the fields used here are from.
 const OCI_VERSION: &str = "1.0.2";
-
-/// containerd's masked paths.
-const MASKED: [&str; 11] = [
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/proc/sched_debug",
-    "/sys/firmware",
-    "/sys/devices/virtual/powercap",
-    "/proc/scsi",
-];
-
-/// containerd's read-only paths.
-const READONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// A file that must be written before the container starts, and removed with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,8 +78,9 @@ pub fn build(
         settings,
         gates,
     };
-    refusals(inputs)?;
     let o = &task.options;
+    let caps = capabilities::build(inputs)?;
+    let security = Security::build(inputs, &caps)?;
     let container = ContainerId::of(&task.id);
     let argv = process::argv(task, image)?;
     let hostname = network::hostname(task)?;
@@ -112,16 +96,12 @@ pub fn build(
         "resources": limits,
         "sysctl": network::sysctl(task)?,
     });
-    if !o.privileged {
-        linux["maskedPaths"] = json!(MASKED);
-        linux["readonlyPaths"] = json!(READONLY);
-    }
     if let Some(propagation) = mounts.propagation {
         linux["rootfsPropagation"] = json!(propagation);
     }
     let files = mounts.files.clone();
     let beneath = mounts.beneath.clone();
-    let spec = json!({
+    let mut spec = json!({
         "ociVersion": OCI_VERSION,
         "hostname": hostname,
         "root": {"path": "rootfs", "readonly": o.readonly_rootfs},
@@ -131,14 +111,14 @@ pub fn build(
             "cwd": process::cwd(task, image)?,
             "env": env::build(task, image)?,
             "user": user::resolve(task, image)?.json(),
-            "capabilities": capabilities::build(task, node)?,
+            "capabilities": {"bounding": caps, "effective": caps, "permitted": caps},
             "rlimits": process::rlimits(node),
-            "noNewPrivileges": !o.privileged,
             "oomScoreAdj": node.oom_score_adj,
         },
         "mounts": mounts.into_json(),
         "linux": linux,
     });
+    security.apply(&mut spec);
     let spec_json = serde_json::to_vec(&spec).map_err(|e| SpecError::Decode(format!("OCI specification: {e}")))?;
     let hash = hash(&spec_json, &files, image, settings);
     let program = (argv.option, argv.argv.into_iter().next().unwrap_or_default());
@@ -151,38 +131,6 @@ pub fn build(
         beneath,
         program,
     })
-}
-
-/// What the plugin configuration or this version does not allow.
-fn refusals(inputs: &Inputs<'_>) -> Result<(), SpecError> {
-    let o = &inputs.task.options;
-    let refuse = |option: &str, text: &str| {
-        Err(SpecError::Refused {
-            option: option.to_owned(),
-            text: text.to_owned(),
-        })
-    };
-    if o.privileged {
-        inputs.gates.privileged()?;
-    }
-    match (o.seccomp.unwrap_or(false), &o.seccomp_profile) {
-        (false, Some(_)) => refuse(
-            "seccomp_profile",
-            "seccomp must be set to true, if using a custom seccomp_profile.",
-        ),
-        (true, Some(path)) => refuse(
-            "seccomp_profile",
-            &format!(
-                "option seccomp_profile: {path:?}: this version of the driver has no seccomp support; leave out seccomp and seccomp_profile"
-            ),
-        ),
-        (true, None) if !o.privileged => refuse(
-            "seccomp",
-            "option seccomp: true: this version of the driver has no default seccomp profile; leave the option out or set it to false",
-        ),
-        // A privileged container runs without seccomp whatever is said, as under the Go driver.
-        (true, None) | (false, None) => Ok(()),
-    }
 }
 
 /// The hash of all that makes a container what it is. Lengths keep neighbours apart.
