@@ -151,6 +151,6 @@ proptest! {
 
     #[test]
     fn any_name_is_known_or_refused(name in "\\PC{0,12}") {
-        let _ = known("cap_add", &name);
+        known("cap_add", &name).ok();
     }
 }

@@ -1,11 +1,13 @@
 //! The facts of this node that one task's description needs.
 
 use crate::actors::shared::Shared;
-use crate::host::devices;
 use crate::host::node::CgroupVersion;
-use crate::spec::node::{CgroupMode, DeviceKind, DeviceNode, NodeFacts, wanted_devices};
+use crate::host::{devices, security};
+use crate::spec::node::{CgroupMode, DeviceKind, DeviceNode, NodeFacts, SecurityFacts, wanted_devices};
+use crate::spec::seccomp::wanted_profile;
 use crate::spec::task::TaskSpec;
 use std::path::Path;
+use std::sync::Once;
 
 /// Reads them. Blocking: small files of /proc, /sys and /etc.
 pub(super) fn facts(shared: &Shared, task: &TaskSpec) -> NodeFacts {
@@ -34,12 +36,23 @@ pub(super) fn facts(shared: &Shared, task: &TaskSpec) -> NodeFacts {
                 )
             })
             .collect(),
+        security: security(task),
         host_devices: if task.options.privileged {
             devices::host_devices().iter().map(device).collect()
         } else {
             Vec::new()
         },
     }
+}
+
+/// What confines; that nothing filters is said once, since every task that does not ask for a filter runs without.
+fn security(task: &TaskSpec) -> SecurityFacts {
+    static TOLD: Once = Once::new();
+    let facts = security::facts(wanted_profile(task).as_ref());
+    if !facts.seccomp {
+        TOLD.call_once(|| tracing::warn!("the kernel has no seccomp filters; tasks run without the default profile"));
+    }
+    facts
 }
 
 /// The cgroup mode in the words of `spec/`.

@@ -177,16 +177,16 @@ fn mutated() -> impl Strategy<Value = String> {
 proptest! {
     #[test]
     fn any_text_is_taken_or_refused(text in "\\PC{0,200}") {
-        let _ = here(&text);
+        here(&text).ok();
     }
 
     #[test]
     fn any_profile_is_taken_or_refused(text in mutated(), machine in "[a-z0-9_]{0,8}", kernel in any::<(u32, u32)>()) {
-        let _ = on(&machine, kernel, &["CAP_SYS_ADMIN"], &text);
+        on(&machine, kernel, &["CAP_SYS_ADMIN"], &text).ok();
     }
 
     #[test]
     fn any_version_is_taken_or_refused(text in "[0-9.+a]{0,12}") {
-        let _ = version(&text);
+        prop_assert!(version(&text).is_none() || text.contains('.'));
     }
 }
