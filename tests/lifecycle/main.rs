@@ -21,6 +21,7 @@
 
 mod bench;
 mod burst;
+mod confinement;
 mod destroying;
 mod disk;
 mod events;
