@@ -11,7 +11,7 @@ fmt() {
 	cargo fmt --all --check
 	if have gofmt; then
 		local untidy
-		untidy=$(gofmt -l tests/gohost)
+		untidy=$(gofmt -l tests/gohost tests/goldens/seccomp)
 		[ -z "$untidy" ] || die "gofmt would change $untidy"
 	fi
 }
@@ -19,7 +19,7 @@ fmt() {
 lint() {
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo clippy --workspace --all-targets --all-features --locked -- -D warnings
-	! have go || (cd tests/gohost && go vet ./...)
+	! have go || { (cd tests/gohost && go vet ./...) && (cd tests/goldens/seccomp && go vet ./...); }
 	! have shellcheck || shellcheck -x -P SCRIPTDIR scripts/*.sh .ci/run
 }
 

@@ -15,6 +15,7 @@ pub mod pump;
 mod pump_stream;
 mod pump_thread;
 pub mod rootfs;
+pub mod security;
 pub mod selinux;
 
 pub use error::HostError;

@@ -1,5 +1,7 @@
 //! Pure parsers of what the kernel writes under /proc and /sys. They never panic and ignore what they do not know.
 
+use std::collections::BTreeMap;
+
 /// Names of Linux capabilities by bit number (`include/uapi/linux/capability.h`, complete up to Linux 6.x).
 const CAPABILITIES: [&str; 41] = [
     "CAP_CHOWN",
@@ -68,6 +70,29 @@ pub fn capability_names(mask: &str) -> Option<Vec<&'static str>> {
     )
 }
 
+/// The first two numbers of a kernel's release (`6.1.0-13-amd64`, `3.12foobar`); zeros if it begins otherwise.
+#[must_use]
+pub fn kernel_version(release: &str) -> (u32, u32) {
+    let number = |text: &str| {
+        let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        text.get(..end)?.parse().ok()
+    };
+    let parsed = release
+        .split_once('.')
+        .and_then(|(first, rest)| Some((first.parse().ok()?, number(rest)?)));
+    parsed.unwrap_or_default()
+}
+
+/// Names of AppArmor profiles and whether each is enforced, of lines such as `docker-default (enforce)`; names may have
+/// spaces.
+#[must_use]
+pub fn apparmor_profiles(text: &str) -> BTreeMap<String, bool> {
+    text.lines()
+        .filter_map(|line| line.trim_end().strip_suffix(')')?.rsplit_once(" ("))
+        .map(|(name, mode)| (name.to_owned(), matches!(mode, "enforce" | "kill")))
+        .collect()
+}
+
 /// A file that holds one number; `max` is `u64::MAX`.
 #[must_use]
 pub fn number(text: &str) -> Option<u64> {
@@ -125,6 +150,32 @@ mod tests {
     }
 
     #[test]
+    fn kernel_releases_and_profiles_are_read() {
+        for (release, is) in [
+            ("6.18.44-fc-v782", (6, 18)),
+            ("4.7", (4, 7)),
+            ("3.12foobar", (3, 12)),
+            ("6.1-rc1", (6, 1)),
+            ("3", (0, 0)),
+            ("a.1", (0, 0)),
+            ("99999999999.1", (0, 0)),
+            ("", (0, 0)),
+        ] {
+            assert_eq!(kernel_version(release), is, "{release}");
+        }
+        let text = "docker-default (enforce)\n/usr/bin/a b (x) (complain)\nfree (unconfined)\nlone\nlast (kill)";
+        let profiles = apparmor_profiles(text);
+        let all: Vec<_> = profiles.iter().map(|(n, e)| (n.as_str(), *e)).collect();
+        let is = [
+            ("/usr/bin/a b (x)", false),
+            ("docker-default", true),
+            ("free", false),
+            ("last", true),
+        ];
+        assert_eq!(all, is);
+    }
+
+    #[test]
     fn numbers_pids_and_controllers_are_read() {
         assert_eq!(number("1048576\n"), Some(1_048_576));
         assert_eq!(number("max\n"), Some(u64::MAX));
@@ -140,6 +191,12 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn any_release_and_any_profile_list_are_read(text in "(\\PC|[0-9. ()\\n]){0,40}") {
+            prop_assert!(kernel_version(&text) == (0, 0) || text.contains('.'));
+            prop_assert!(apparmor_profiles(&text).len() <= text.lines().count());
+        }
+
         #[test]
         fn no_text_makes_a_parser_panic(text in ".{0,200}", word in "[a-zA-Z:, ]{0,8}") {
             let joined = format!("{word}:{text}\n{text}");

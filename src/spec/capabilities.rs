@@ -2,9 +2,10 @@
 
 use super::error::SpecError;
 use super::node::NodeFacts;
-use super::task::TaskSpec;
-use serde_json::{Value, json};
+use super::oci::Inputs;
 use std::collections::BTreeSet;
+
+const OPTION_ADD: &str = "cap_add";
 
 /// containerd `oci.defaultUnixCaps`, which are Docker's.
 const DEFAULT: [&str; 14] = [
@@ -113,15 +114,30 @@ fn known(option: &str, name: &str) -> Result<String, SpecError> {
     }
 }
 
-/// The names an option stands for.
-fn named(option: &str, list: &[String], node: &NodeFacts) -> Result<BTreeSet<String>, SpecError> {
+/// The capabilities to add: known, allowed, and ones that the node has.
+fn added(inputs: &Inputs<'_>) -> Result<BTreeSet<String>, SpecError> {
+    let (node, o) = (inputs.node, &inputs.task.options);
+    let allowed = |value: &str, name: &str| match o.privileged {
+        true => Ok(()),
+        false => inputs.gates.cap(OPTION_ADD, value, name),
+    };
     let mut out = BTreeSet::new();
-    for name in list {
-        if matches!(name.trim().to_ascii_uppercase().as_str(), "ALL" | "CAP_ALL") {
+    for value in &o.cap_add {
+        if is_all(value) {
+            allowed(value, "ALL")?;
             out.extend(all(node));
-        } else {
-            out.insert(known(option, name)?);
+            continue;
         }
+        let name = known(OPTION_ADD, value)?;
+        allowed(value, &name)?;
+        if !node.capabilities.is_empty() && !node.capabilities.contains(&name) {
+            return Err(SpecError::option(
+                OPTION_ADD,
+                value,
+                "this node's kernel, or the driver itself, does not have this capability",
+            ));
+        }
+        out.insert(name);
     }
     Ok(out)
 }
@@ -132,92 +148,38 @@ fn all(node: &NodeFacts) -> BTreeSet<String> {
     node.capabilities.iter().filter(known).cloned().collect()
 }
 
-fn says_all(list: &[String]) -> bool {
-    list.iter()
-        .any(|n| matches!(n.trim().to_ascii_uppercase().as_str(), "ALL" | "CAP_ALL"))
+fn is_all(value: &str) -> bool {
+    matches!(value.trim().to_ascii_uppercase().as_str(), "ALL" | "CAP_ALL")
 }
 
-/// The capability sets for OCI `process.capabilities`. Ambient and inheritable stay empty (CVE-2022-24769).
-pub(super) fn build(task: &TaskSpec, node: &NodeFacts) -> Result<Value, SpecError> {
-    let o = &task.options;
-    let (add, drop) = (
-        named("cap_add", &o.cap_add, node)?,
-        named("cap_drop", &o.cap_drop, node)?,
-    );
-    let mut caps: BTreeSet<String> = if o.privileged {
-        all(node)
+fn says_all(list: &[String]) -> bool {
+    list.iter().any(|value| is_all(value))
+}
+
+/// The set of the process: bounding, effective and permitted. Ambient and inheritable stay empty (CVE-2022-24769).
+///
+/// The default set, without what `allow_caps` leaves out, and `cap_add`; then `cap_drop` is taken away, so that it wins over
+/// `cap_add`, as in the Go driver. Only `cap_drop = ["ALL"]` empties the default set first, as in Docker.
+pub(super) fn build(inputs: &Inputs<'_>) -> Result<BTreeSet<String>, SpecError> {
+    let o = &inputs.task.options;
+    let add = added(inputs)?;
+    let named = o.cap_drop.iter().filter(|value| !is_all(value));
+    let drop = named
+        .map(|value| known("cap_drop", value))
+        .collect::<Result<BTreeSet<_>, _>>()?;
+    let mut caps: BTreeSet<String> = if says_all(&o.cap_drop) {
+        BTreeSet::new()
+    } else if o.privileged {
+        all(inputs.node)
     } else {
-        DEFAULT.iter().map(|c| (*c).to_owned()).collect()
+        let allowed = |c: &&str| inputs.gates.caps().is_none_or(|list| list.contains(*c));
+        DEFAULT.into_iter().filter(allowed).map(str::to_owned).collect()
     };
-    if says_all(&o.cap_drop) {
-        caps.clear();
-        caps.extend(add);
-    } else {
-        caps.extend(add);
-        caps.retain(|c| !drop.contains(c));
-    }
-    Ok(json!({"bounding": caps, "effective": caps, "permitted": caps}))
+    caps.extend(add);
+    caps.retain(|c| !drop.contains(c));
+    Ok(caps)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::spec::options::TaskOptions;
-
-    fn caps(add: &[&str], drop: &[&str], privileged: bool) -> Result<Vec<String>, String> {
-        let own = |l: &[&str]| l.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
-        let options = TaskOptions {
-            cap_add: own(add),
-            cap_drop: own(drop),
-            privileged,
-            ..TaskOptions::default()
-        };
-        let node = NodeFacts {
-            capabilities: own(&["CAP_SYS_ADMIN", "CAP_KILL"]),
-            ..NodeFacts::default()
-        };
-        let built = build(
-            &TaskSpec {
-                options,
-                ..TaskSpec::default()
-            },
-            &node,
-        )
-        .map_err(|e| e.to_string())?;
-        assert_eq!(built["bounding"], built["effective"]);
-        Ok(serde_json::from_value(built["permitted"].clone()).unwrap())
-    }
-
-    #[test]
-    fn sets_follow_add_then_drop() {
-        assert_eq!(caps(&[], &[], false).unwrap().len(), 14);
-        assert!(
-            caps(&["net_admin"], &[], false)
-                .unwrap()
-                .contains(&"CAP_NET_ADMIN".to_owned())
-        );
-        assert!(
-            !caps(&[], &["CAP_CHOWN"], false)
-                .unwrap()
-                .contains(&"CAP_CHOWN".to_owned())
-        );
-        assert!(
-            !caps(&["CAP_CHOWN"], &["CAP_CHOWN"], false)
-                .unwrap()
-                .contains(&"CAP_CHOWN".to_owned())
-        );
-        assert_eq!(caps(&["KILL"], &["all"], false).unwrap(), ["CAP_KILL"]);
-        assert_eq!(caps(&[], &[], true).unwrap(), ["CAP_KILL", "CAP_SYS_ADMIN"]);
-        assert_eq!(caps(&["ALL"], &[], false).unwrap().len(), 15);
-    }
-
-    #[test]
-    fn unknown_names_are_refused() {
-        assert!(
-            caps(&["CAP_FLY"], &[], false)
-                .unwrap_err()
-                .contains("option cap_add: \"CAP_FLY\"")
-        );
-        assert!(caps(&[], &["x"], false).unwrap_err().contains("option cap_drop"));
-    }
-}
+#[path = "capabilities_test.rs"]
+mod tests;

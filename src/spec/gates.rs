@@ -189,6 +189,19 @@ impl Gates {
         self.volumes
     }
 
+    /// A capability (`CAP_…`, or `ALL`) that a task asks for by this value.
+    ///
+    /// # Errors
+    /// If it is not allowed.
+    pub fn cap(&self, option: &str, value: &str, name: &str) -> Result<(), SpecError> {
+        allow(
+            self.caps.as_ref().is_none_or(|caps| caps.contains(name)),
+            option,
+            value,
+            &format!("allow_caps = [{name:?}]"),
+        )
+    }
+
     /// A runtime that a task names.
     ///
     /// # Errors

@@ -1,8 +1,9 @@
 //! What a container looks like and what it is called. Pure: no I/O, no clock, no actor, no protobuf.
 //!
 //! Options: `table` declares them, `value` and `types` read them, `options` and `settings` list them, `docs` prints them.
-//! Containers: `oci` puts together what `process`, `init`, `env`, `user`, `ulimit`, `capabilities`, `resources`, `cgroups`,
-//! `devices`, `network`, `files` and `mounts` (with `volumes`, `tmpfs`, `runtime_mounts`) each know; `node` is what they are told of the machine. `labels` and `record` are what survives.
+//! Containers: `oci` puts together what `process`, `init`, `env`, `user`, `ulimit`, `capabilities`, `security`, `seccomp`,
+//! `resources`, `cgroups`, `devices`, `network`, `files` and `mounts` (with `volumes`, `tmpfs`, `runtime_mounts`) each know;
+//! `node` is what they are told of the machine. `labels` and `record` are what survives.
 
 mod capabilities;
 mod cgroups;
@@ -30,7 +31,10 @@ mod resources;
 pub mod runtime;
 mod runtime_mounts;
 pub mod schema;
+pub mod seccomp;
 pub mod secret;
+mod security;
+mod security_opt;
 pub mod settings;
 pub mod signal;
 pub mod table;

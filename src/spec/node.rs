@@ -91,6 +91,8 @@ pub struct NodeFacts {
     pub init_program: Option<PathBuf>,
     /// Whether the kernel has SELinux in use.
     pub selinux: bool,
+    /// What the kernel offers to confine a container with.
+    pub security: SecurityFacts,
     /// All devices in the host's `/dev` (without `pts`, `shm`, `mqueue`, `fd`, `console`); only read for `privileged`.
     pub host_devices: Vec<DeviceNode>,
 }
@@ -116,7 +118,38 @@ impl Default for NodeFacts {
             block_weight: false,
             init_program: None,
             selinux: false,
+            security: SecurityFacts::default(),
             host_devices: Vec::new(),
+        }
+    }
+}
+
+/// What the kernel offers to confine a container with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecurityFacts {
+    /// `uname -m`.
+    pub machine: String,
+    /// First two numbers of the kernel's release; zeros for unknown, which counts as very old.
+    pub kernel: (u32, u32),
+    /// Whether system calls can be filtered (`CONFIG_SECCOMP_FILTER`).
+    pub seccomp: bool,
+    /// Content of the profile in [`super::seccomp::wanted_profile`], or why there is none; `None` if the task names none.
+    pub seccomp_profile: Option<Result<String, String>>,
+    /// Loaded AppArmor profiles, and whether each is enforced; `None` without AppArmor.
+    pub apparmor: Option<BTreeMap<String, bool>>,
+    /// Whether SELinux is enabled.
+    pub selinux: bool,
+}
+
+impl Default for SecurityFacts {
+    fn default() -> Self {
+        Self {
+            machine: "x86_64".to_owned(),
+            kernel: (6, 1),
+            seccomp: true,
+            seccomp_profile: None,
+            apparmor: None,
+            selinux: false,
         }
     }
 }

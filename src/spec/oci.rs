@@ -10,6 +10,7 @@ use super::image::ImageFacts;
 use super::mounts::Mounts;
 use super::node::NodeFacts;
 use super::runtime::{self, Runtime};
+use super::security::Security;
 use super::settings::Settings;
 use super::task::TaskSpec;
 use super::{capabilities, cgroups, devices, env, init, labels, network, process, resources, ulimit, user};
@@ -18,24 +19,6 @@ use std::path::PathBuf;
 
 /// The version of the runtime specification that the fields used here are from.
 const OCI_VERSION: &str = "1.0.2";
-
-/// containerd's masked paths.
-const MASKED: [&str; 11] = [
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/proc/sched_debug",
-    "/sys/firmware",
-    "/sys/devices/virtual/powercap",
-    "/proc/scsi",
-];
-
-/// containerd's read-only paths.
-const READONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// A file that must be written before the container starts, and removed with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,8 +95,9 @@ pub fn build(
         settings,
         gates,
     };
-    refusals(inputs)?;
     let o = &task.options;
+    let caps = capabilities::build(inputs)?;
+    let security = Security::build(inputs, &caps)?;
     let container = ContainerId::of(&task.id);
     let runtime = runtime::of(inputs)?;
     let snapshotter = snapshotter(task, settings).to_owned();
@@ -133,10 +117,6 @@ pub fn build(
         "resources": limits,
         "sysctl": network::sysctl(task)?,
     });
-    if !o.privileged {
-        linux["maskedPaths"] = json!(MASKED);
-        linux["readonlyPaths"] = json!(READONLY);
-    }
     if let Some(propagation) = mounts.propagation {
         linux["rootfsPropagation"] = json!(propagation);
     }
@@ -155,9 +135,8 @@ pub fn build(
             "cwd": process::cwd(task, image)?,
             "env": env::build(task, image)?,
             "user": user.json(),
-            "capabilities": capabilities::build(task, node)?,
+            "capabilities": {"bounding": caps, "effective": caps, "permitted": caps},
             "rlimits": ulimit::build(inputs)?,
-            "noNewPrivileges": !o.privileged,
             "oomScoreAdj": resources::oom_score_adj(inputs)?,
         },
         "mounts": mounts.into_json(),
@@ -167,6 +146,7 @@ pub fn build(
     if !annotations.is_empty() {
         spec["annotations"] = json!(annotations);
     }
+    security.apply(&mut spec);
     let spec_json = serde_json::to_vec(&spec).map_err(|e| SpecError::Decode(format!("OCI specification: {e}")))?;
     let hash = hash(&spec_json, &files, image, &runtime, &snapshotter);
     Ok(ContainerPlan {
@@ -185,38 +165,6 @@ pub fn build(
         relabel,
         program,
     })
-}
-
-/// What the plugin configuration or this version does not allow.
-fn refusals(inputs: &Inputs<'_>) -> Result<(), SpecError> {
-    let o = &inputs.task.options;
-    let refuse = |option: &str, text: &str| {
-        Err(SpecError::Refused {
-            option: option.to_owned(),
-            text: text.to_owned(),
-        })
-    };
-    if o.privileged {
-        inputs.gates.privileged()?;
-    }
-    match (o.seccomp.unwrap_or(false), &o.seccomp_profile) {
-        (false, Some(_)) => refuse(
-            "seccomp_profile",
-            "seccomp must be set to true, if using a custom seccomp_profile.",
-        ),
-        (true, Some(path)) => refuse(
-            "seccomp_profile",
-            &format!(
-                "option seccomp_profile: {path:?}: this version of the driver has no seccomp support; leave out seccomp and seccomp_profile"
-            ),
-        ),
-        (true, None) if !o.privileged => refuse(
-            "seccomp",
-            "option seccomp: true: this version of the driver has no default seccomp profile; leave the option out or set it to false",
-        ),
-        // A privileged container runs without seccomp whatever is said, as under the Go driver.
-        (true, None) | (false, None) => Ok(()),
-    }
 }
 
 /// The snapshotter of a task's root file system, which is also where its image is unpacked.

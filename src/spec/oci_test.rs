@@ -96,19 +96,28 @@ fn gates_refuse_and_say_what_would_allow_it() {
         refused(|o| o.privileged = true, &closed).1,
         "option privileged: true: Running privileged jobs are not allowed. Set allow_privileged to true in plugin config to allow running privileged jobs."
     );
-    let open = Settings::default();
-    assert_eq!(refused(|o| o.seccomp = Some(true), &open).0, "seccomp");
+    let open = Settings::go_driver();
     assert_eq!(
         refused(|o| o.seccomp_profile = Some("/p".to_owned()), &open).1,
         "seccomp must be set to true, if using a custom seccomp_profile."
     );
+    let strict = Settings::default();
     assert_eq!(
-        refused(
-            |o| (o.seccomp, o.seccomp_profile) = (Some(true), Some("/p".to_owned())),
-            &open
-        )
-        .0,
+        refused(|o| o.seccomp_profile = Some("/p".to_owned()), &strict).0,
         "seccomp_profile"
+    );
+    assert_eq!(refused(|o| o.seccomp = Some(false), &strict).0, "seccomp");
+    assert_eq!(
+        refused(|o| o.cap_add = vec!["NET_RAW".to_owned()], &strict).0,
+        "cap_add"
+    );
+    assert_eq!(
+        refused(|o| o.apparmor_profile = Some("unconfined".to_owned()), &strict).0,
+        "apparmor_profile"
+    );
+    assert_eq!(
+        refused(|o| o.security_opt = vec!["unmask=ALL".to_owned()], &strict).0,
+        "security_opt"
     );
 }
 

@@ -63,21 +63,23 @@ options! {
         privileged: bool = false;
         /// Capabilities to add to the default set, with or without `CAP_`; `ALL` for all. Needs `allow_caps`.
         cap_add: Vec<String> = Vec::new();
-        /// Capabilities to take away, after `cap_add`; `ALL` empties the default set first.
+        /// Capabilities to take away, after `cap_add`, over which it wins; `ALL` empties the default set first instead.
         cap_drop: Vec<String> = Vec::new();
         /// Use containerd's default seccomp profile (`true`) or none (`false`). Without it the `security_profile`
-        /// decides; `false` may need `allow_unconfined`.
+        /// decides; `false` may need `allow_unconfined`. A privileged task has none unless it says `true`.
         seccomp: Option<bool> = None;
         /// Path of a seccomp profile in Docker's or the OCI's JSON form: on the host, or inside the task directory if
-        /// relative. Together with `seccomp = true`. Needs `allow_unconfined`.
+        /// relative. With `go-driver` only together with `seccomp = true`. Needs `allow_unconfined`.
         seccomp_profile: Option<String> = None;
-        /// AppArmor profile loaded on the host, or `unconfined`, which may need `allow_unconfined`. Without it a
-        /// default profile if the kernel has AppArmor.
+        /// AppArmor profile loaded on the host, or `unconfined`; that, and a profile that is not enforced, needs
+        /// `allow_unconfined`. Without it, in the `strict` profile, the first of `containerd-driver-default`,
+        /// `cri-containerd.apparmor.d` and `docker-default` that is loaded.
         apparmor_profile: Option<String> = None, apparmor;
         /// Whether programs cannot gain privileges, such as by set-user-id. Without it true, unless `privileged`.
         no_new_privileges: Option<bool> = None;
         /// Docker's form of the above: `seccomp=PATH`, `seccomp=unconfined`, `apparmor=NAME`, `no-new-privileges`,
-        /// `systempaths=unconfined`, `mask=PATH:…`, `unmask=PATH:…`, `label=…`.
+        /// `systempaths=unconfined`, `mask=PATH:…`, `unmask=PATH:…` or `unmask=ALL`, and, where there is SELinux,
+        /// `label=type:…` and the like.
         security_opt: Vec<String> = Vec::new();
         /// Mount the root file system read-only. VOLUMEs of the image are then writable in memory.
         readonly_rootfs: bool = false;

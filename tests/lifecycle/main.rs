@@ -23,6 +23,7 @@ mod acceptance;
 mod allotted;
 mod bench;
 mod burst;
+mod confinement;
 mod destroying;
 mod disk;
 mod events;

@@ -2,11 +2,13 @@
 
 use crate::actors::shared::Shared;
 use crate::host::node::{CGROUP_ROOT, CgroupVersion};
-use crate::host::{devices, limits, paths, selinux};
+use crate::host::{devices, limits, paths, security, selinux};
 use crate::spec::init;
-use crate::spec::node::{CgroupMode, Cpuset, DeviceKind, DeviceNode, NodeFacts, wanted_devices};
+use crate::spec::node::{CgroupMode, Cpuset, DeviceKind, DeviceNode, NodeFacts, SecurityFacts, wanted_devices};
+use crate::spec::seccomp::wanted_profile;
 use crate::spec::task::TaskSpec;
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 /// Reads them. Blocking: small files of /proc, /sys and /etc.
 pub(super) fn facts(shared: &Shared, task: &TaskSpec) -> NodeFacts {
@@ -49,6 +51,7 @@ pub(super) fn facts(shared: &Shared, task: &TaskSpec) -> NodeFacts {
         block_weight: limits::block_weight(Path::new(CGROUP_ROOT), node.cgroups),
         init_program: init_program(shared, task),
         selinux: selinux::enabled(),
+        security: security(task),
         host_devices: if task.options.privileged {
             devices::host_devices().iter().map(device).collect()
         } else {
@@ -62,6 +65,16 @@ fn init_program(shared: &Shared, task: &TaskSpec) -> Option<PathBuf> {
     let settings = shared.configured().ok().filter(|_| task.options.init)?.settings;
     let candidates = init::candidates(settings.init_path.as_deref());
     candidates.into_iter().find(|path| paths::is_program(path))
+}
+
+/// What confines; that nothing filters is said once, since every task that does not ask for a filter runs without.
+fn security(task: &TaskSpec) -> SecurityFacts {
+    static TOLD: Once = Once::new();
+    let facts = security::facts(wanted_profile(task).as_ref());
+    if !facts.seccomp {
+        TOLD.call_once(|| tracing::warn!("the kernel has no seccomp filters; tasks run without the default profile"));
+    }
+    facts
 }
 
 /// The cgroup mode in the words of `spec/`.
