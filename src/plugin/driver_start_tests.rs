@@ -81,6 +81,32 @@ async fn refused_start_is_final_and_says_why() {
     assert_eq!(empty.code(), Code::InvalidArgument);
 }
 
+/// Where the log pipes lie is in the host's part of the handle, the rest in the Go driver's.
+#[tokio::test(start_paused = true)]
+async fn a_handle_of_the_go_driver_is_handed_on_with_the_hosts_directory() {
+    let (service, tasks) = service();
+    tasks.then::<Recover>(Ok(Ok(())));
+    let handle = pb::TaskHandle {
+        version: 1,
+        config: Some(pb::TaskConfig {
+            id: "a/web/1".into(),
+            alloc_dir: "/allocs/a".into(),
+            ..Default::default()
+        }),
+        driver_state: b"\x81\xadContainerName\xa5web-a".to_vec(),
+        state: pb::TaskState::Running.into(),
+    };
+    let request = pb::RecoverTaskRequest {
+        task_id: String::new(),
+        handle: Some(handle),
+    };
+    service.recover_task(Request::new(request)).await.unwrap();
+    let asked = tasks.asked().join("\n");
+    for word in ["web-a", "/allocs/a", "\"nomad\""] {
+        assert!(asked.contains(word), "no {word} in {asked}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn handles_that_cannot_be_read_are_errors() {
     let (service, tasks) = service();

@@ -9,6 +9,7 @@
 //! | [`schema`], [`types`], [`cty`] | option schemas, their evaluation, msgpack |
 //! | [`containerd`], [`registry`], [`image`] | the private back end |
 //! | [`census`], [`procfs`], [`sweep`] | what is left behind, and its removal |
+//! | [`go_task`] | tasks as the Go driver makes them |
 //! | [`otlp`] | a trace collector |
 //! | [`within`] | waiting with a deadline and a name |
 
@@ -18,6 +19,7 @@ pub mod containerd;
 pub mod cty;
 pub mod daemon;
 pub mod fifo;
+pub mod go_task;
 pub mod http;
 pub mod image;
 pub mod otlp;

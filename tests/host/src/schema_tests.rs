@@ -208,3 +208,20 @@ fn wrong_configurations_are_refused() {
         assert!(error.contains(reason), "{error}");
     }
 }
+
+#[test]
+fn what_is_any_is_sent_as_it_comes() {
+    let spec = object([("devices", attr("devices", "any", false))]);
+    for (config, bytes) in [
+        (json!({}), "c0"),
+        (json!({ "devices": "/dev/a" }), "a6 2f 64 65 76 2f 61"),
+        (json!({ "devices": ["/dev/a", "b"] }), "92 a6 2f 64 65 76 2f 61 a1 62"),
+        (
+            json!({ "devices": [{ "host_path": "x" }] }),
+            "91 81 a9 68 6f 73 74 5f 70 61 74 68 a1 78",
+        ),
+        (json!({ "devices": [1, true, null] }), "93 01 c3 c0"),
+    ] {
+        assert_eq!(agent(&spec, config), format!("81 a7 64 65 76 69 63 65 73 {bytes}"));
+    }
+}
