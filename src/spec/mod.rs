@@ -1,10 +1,12 @@
 //! What a container looks like and what it is called. Pure: no I/O, no clock, no actor, no protobuf.
 //!
 //! Options: `table` declares them, `value` and `types` read them, `options` and `settings` list them, `docs` prints them.
-//! Containers: `oci` puts together what `process`, `env`, `user`, `capabilities`, `resources`, `devices`, `network`,
+//! Containers: `oci` puts together what `process`, `env`, `user`, `capabilities`, `resources`, `devices`, `cdi`, `network`,
 //! `files` and `mounts` each know; `node` is what they are told of the machine. `labels` and `record` are what survives.
 
 mod capabilities;
+pub mod cdi;
+mod device_option;
 mod devices;
 pub mod docs;
 mod env;

@@ -11,7 +11,7 @@ use super::mounts::Mounts;
 use super::node::NodeFacts;
 use super::settings::Settings;
 use super::task::TaskSpec;
-use super::{capabilities, devices, env, network, process, resources, user};
+use super::{capabilities, cdi, devices, env, network, process, resources, user};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -101,7 +101,7 @@ pub fn build(
     let argv = process::argv(task, image)?;
     let hostname = network::hostname(task)?;
     let mounts = Mounts::build(task, &container, &hostname, node)?;
-    let devices = devices::build(task, node)?;
+    let devices = devices::build(inputs)?;
     let mut limits = resources::build(task, node)?;
     limits.insert("devices".to_owned(), Value::Array(devices.rules));
 
@@ -121,7 +121,7 @@ pub fn build(
     }
     let files = mounts.files.clone();
     let beneath = mounts.beneath.clone();
-    let spec = json!({
+    let mut spec = json!({
         "ociVersion": OCI_VERSION,
         "hostname": hostname,
         "root": {"path": "rootfs", "readonly": o.readonly_rootfs},
@@ -139,6 +139,7 @@ pub fn build(
         "mounts": mounts.into_json(),
         "linux": linux,
     });
+    cdi::apply(&mut spec, task, node)?;
     let spec_json = serde_json::to_vec(&spec).map_err(|e| SpecError::Decode(format!("OCI specification: {e}")))?;
     let hash = hash(&spec_json, &files, image, settings);
     let program = (argv.option, argv.argv.into_iter().next().unwrap_or_default());
