@@ -2,7 +2,8 @@
 //!
 //! Options: `table` declares them, `value` and `types` read them, `options` and `settings` list them, `docs` prints them.
 //! Containers: `oci` puts together what `process`, `env`, `user`, `capabilities`, `resources`, `devices`, `cdi`, `network`,
-//! `files` and `mounts` each know; `node` is what they are told of the machine. `labels` and `record` are what survives.
+//! `namespaces`, `sysctl`, `userns`, `netfiles` and `mounts` each know; `node` is what they are told of the machine.
+//! `labels` and `record` are what survives.
 
 mod capabilities;
 pub mod cdi;
@@ -18,6 +19,8 @@ pub mod identity;
 pub mod image;
 pub mod labels;
 mod mounts;
+mod namespaces;
+mod netfiles;
 mod network;
 pub mod node;
 pub mod oci;
@@ -30,10 +33,12 @@ pub mod schema;
 pub mod secret;
 pub mod settings;
 pub mod signal;
+mod sysctl;
 pub mod table;
 pub mod task;
 mod types;
 mod user;
+pub mod userns;
 mod value;
 
 pub use error::SpecError;

@@ -1,15 +1,14 @@
 //! Mounts, in the order in which the runtime makes them.
 //!
 //! The runtime's own, the job's `mounts`, Nomad's volumes, `/etc/resolv.conf`, the task directories, the log directory
-//! read-only over the shared one (CVE-2026-6959), `/etc/hosts`. A later mount covers an earlier one, so a job may put
+//! read-only over the shared one (CVE-2026-6959), `/etc/hosts`, `/etc/hostname`. A later mount covers an earlier one, so a job may put
 //! something over `/run`, but two mounts of ours or the job's at one place are a mistake and refused.
 
 use super::error::SpecError;
-use super::files;
 use super::go;
 use super::identity::ContainerId;
-use super::node::NodeFacts;
-use super::oci::GeneratedFile;
+use super::netfiles::NetFiles;
+use super::oci::{GeneratedFile, Inputs};
 use super::options::MountOption;
 use super::task::TaskSpec;
 use serde_json::{Value, json};
@@ -35,12 +34,13 @@ pub(super) struct Mounts {
 
 impl Mounts {
     /// The mounts of a task.
-    pub(super) fn build(
-        task: &TaskSpec,
-        container: &ContainerId,
-        hostname: &str,
-        node: &NodeFacts,
-    ) -> Result<Self, SpecError> {
+    pub(super) fn build(inputs: &Inputs<'_>, container: &ContainerId, hostname: &str) -> Result<Self, SpecError> {
+        let task = inputs.task;
+        let net_files = NetFiles {
+            inputs,
+            container,
+            hostname,
+        };
         let mut m = Self {
             list: runtime_own(task)?,
             ..Self::default()
@@ -51,9 +51,10 @@ impl Mounts {
         for mount in &task.mounts {
             m.nomad(mount)?;
         }
-        m.resolv_conf(task, container, node)?;
+        net_files.resolv_conf(&mut m)?;
         m.task_dirs(task)?;
-        m.hosts(task, container, hostname, node)?;
+        net_files.hosts(&mut m)?;
+        net_files.hostname(&mut m)?;
         Ok(m)
     }
 
@@ -62,7 +63,7 @@ impl Mounts {
         self.list
     }
 
-    fn push(
+    pub(super) fn push(
         &mut self,
         by: &'static str,
         target: &str,
@@ -191,22 +192,8 @@ impl Mounts {
     }
 
     /// True if the job mounts its own file there, which then counts.
-    fn has(&self, target: &str) -> bool {
+    pub(super) fn has(&self, target: &str) -> bool {
         self.taken.contains_key(target)
-    }
-
-    fn resolv_conf(&mut self, task: &TaskSpec, container: &ContainerId, node: &NodeFacts) -> Result<(), SpecError> {
-        const TARGET: &str = "/etc/resolv.conf";
-        if let Some(dns) = &task.dns {
-            let content = files::resolv_conf(dns, node.resolv_conf.as_deref().unwrap_or_default())?;
-            let path = self.write(task, container, node, "resolv.conf", content)?;
-            return self.push("dns", TARGET, "bind", &path, &["bind", "rprivate", "ro"]);
-        }
-        let wanted = task.options.host_dns || task.options.host_network;
-        if wanted && node.resolv_conf.is_some() && !self.has(TARGET) {
-            self.push("host_dns", TARGET, "bind", TARGET, &["rbind", "rprivate", "ro"])?;
-        }
-        Ok(())
     }
 
     fn task_dirs(&mut self, task: &TaskSpec) -> Result<(), SpecError> {
@@ -239,56 +226,10 @@ impl Mounts {
         }
         Ok(())
     }
-
-    fn hosts(
-        &mut self,
-        task: &TaskSpec,
-        container: &ContainerId,
-        hostname: &str,
-        node: &NodeFacts,
-    ) -> Result<(), SpecError> {
-        const TARGET: &str = "/etc/hosts";
-        let extra = !task.options.extra_hosts.is_empty();
-        if extra || !(task.options.host_network || self.has(TARGET)) {
-            let content = files::hosts(task, hostname, node)?;
-            let path = self.write(task, container, node, "hosts", content)?;
-            return self.push(
-                if extra { "extra_hosts" } else { "hosts file" },
-                TARGET,
-                "bind",
-                &path,
-                &["rbind", "rprivate", "rw"],
-            );
-        }
-        if node.hosts.is_some() && !self.has(TARGET) {
-            self.push("host_network", TARGET, "bind", TARGET, &["rbind", "rprivate", "ro"])?;
-        }
-        Ok(())
-    }
-
-    /// Plans a file beside the task's directories, or in the run directory without an allocation directory.
-    fn write(
-        &mut self,
-        task: &TaskSpec,
-        container: &ContainerId,
-        node: &NodeFacts,
-        name: &str,
-        content: String,
-    ) -> Result<String, SpecError> {
-        let dir = task_dir(task)?.unwrap_or_else(|| node.run_dir.join(container.as_str()));
-        let path_on_host = dir.join(name);
-        let path = path_on_host.to_string_lossy().into_owned();
-        self.files.push(GeneratedFile {
-            path_on_host,
-            content,
-            mode: 0o644,
-        });
-        Ok(path)
-    }
 }
 
 /// The task's directory on the host, `None` without an allocation directory.
-fn task_dir(task: &TaskSpec) -> Result<Option<PathBuf>, SpecError> {
+pub(super) fn task_dir(task: &TaskSpec) -> Result<Option<PathBuf>, SpecError> {
     if task.alloc_dir.as_os_str().is_empty() {
         return Ok(None);
     }

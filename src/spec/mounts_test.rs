@@ -1,6 +1,9 @@
 //! What `mounts.rs` promises.
 
 use super::*;
+use crate::spec::namespaces::tests::with;
+use crate::spec::node::NodeFacts;
+use crate::spec::settings::Settings;
 use crate::spec::task::{Dns, HostMount};
 
 fn task() -> TaskSpec {
@@ -20,7 +23,8 @@ fn node() -> NodeFacts {
 }
 
 fn build(task: &TaskSpec) -> Result<Mounts, String> {
-    Mounts::build(task, &ContainerId::reported("c"), "h", &node()).map_err(|e| e.to_string())
+    let built = |inputs: &Inputs<'_>| Mounts::build(inputs, &ContainerId::reported("c"), "h");
+    with(task, &node(), &Settings::go_driver(), built).map_err(|e| e.to_string())
 }
 
 /// `target=source:options` of all but the runtime's own.
@@ -82,6 +86,7 @@ fn mounts_come_in_the_documented_order() {
             "/alloc=/a/alloc:rbind,rprivate,rw",
             "/alloc/logs=/a/alloc/logs:rbind,rprivate,ro",
             "/etc/hosts=/a/web/hosts:rbind,rprivate,rw",
+            "/etc/hostname=/a/web/hostname:rbind,rprivate,rw",
         ]
     );
     let built = build(&task).unwrap();
@@ -106,7 +111,8 @@ fn without_an_allocation_directory_files_are_in_the_run_directory() {
         lines(&task),
         [
             "/etc/resolv.conf=/etc/resolv.conf:rbind,rprivate,ro",
-            "/etc/hosts=/run/containerd-driver/c/hosts:rbind,rprivate,rw"
+            "/etc/hosts=/run/containerd-driver/c/hosts:rbind,rprivate,rw",
+            "/etc/hostname=/run/containerd-driver/c/hostname:rbind,rprivate,rw"
         ]
     );
 }
@@ -138,13 +144,14 @@ fn dns_block_host_dns_and_host_network_decide_resolv_conf() {
     assert_eq!(build(&task).unwrap().files[0].content, "nameserver 1.1.1.1\n");
     task.dns = None;
     task.options.host_dns = false;
-    assert_eq!(lines(&task).len(), 1);
+    assert_eq!(lines(&task).len(), 2);
     task.options.host_network = true;
     assert_eq!(
         lines(&task),
         [
             "/etc/resolv.conf=/etc/resolv.conf:rbind,rprivate,ro",
-            "/etc/hosts=/etc/hosts:rbind,rprivate,ro"
+            "/etc/hosts=/etc/hosts:rbind,rprivate,ro",
+            "/etc/hostname=/run/containerd-driver/c/hostname:rbind,rprivate,rw"
         ]
     );
     task.options.extra_hosts = vec!["a:1.1.1.1".to_owned()];
@@ -163,7 +170,7 @@ fn a_target_is_taken_once() {
     assert!(build(&task).is_err());
     // The runtime's own may be covered, and a file of the job's is left alone.
     task.options.mounts = vec![bind("/x", "/run", &["rbind"]), bind("/y", "/etc/hosts", &["rbind"])];
-    assert!(build(&task).unwrap().files.is_empty());
+    assert_eq!(build(&task).unwrap().files.len(), 1);
     task.options.extra_hosts = vec!["a:1.1.1.1".to_owned()];
     assert!(build(&task).unwrap_err().contains("extra_hosts"));
 }

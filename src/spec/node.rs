@@ -2,6 +2,7 @@
 
 use super::cdi::SpecFile;
 use super::device_option::{self, Asked};
+use super::files::HOST_GATEWAY;
 use super::task::TaskSpec;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -119,4 +120,13 @@ pub fn wanted_devices(task: &TaskSpec) -> BTreeSet<String> {
         }
     });
     own.chain(task.devices.iter().map(|d| d.host_path.clone())).collect()
+}
+
+/// True if the task's `extra_hosts` name the host itself, so that [`NodeFacts::host_gateway`] must be looked up.
+#[must_use]
+pub fn wanted_gateway(task: &TaskSpec) -> bool {
+    let extra = task.options.extra_hosts.iter();
+    extra
+        .filter_map(|e| e.split_once(':'))
+        .any(|(_, address)| address == HOST_GATEWAY)
 }

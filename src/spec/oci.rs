@@ -11,7 +11,8 @@ use super::mounts::Mounts;
 use super::node::NodeFacts;
 use super::settings::Settings;
 use super::task::TaskSpec;
-use super::{capabilities, cdi, devices, env, network, process, resources, user};
+use super::userns::{self, UsernsIds};
+use super::{capabilities, cdi, devices, env, namespaces, network, process, resources, sysctl, user};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -73,6 +74,8 @@ pub struct ContainerPlan {
     /// Bind sources in directories that the task can write: (directory, source). The host must check that the source
     /// resolves beneath the directory, or a link made by the task shows it any file of the host.
     pub beneath: Vec<(PathBuf, PathBuf)>,
+    /// Ids on the host for a user namespace; the root file system must be prepared for them.
+    pub userns: Option<UsernsIds>,
     /// For error texts: the option that named the program (`image` for the image itself), and the program.
     pub program: (&'static str, String),
 }
@@ -99,8 +102,8 @@ pub fn build(
     let o = &task.options;
     let container = ContainerId::of(&task.id);
     let argv = process::argv(task, image)?;
-    let hostname = network::hostname(task)?;
-    let mounts = Mounts::build(task, &container, &hostname, node)?;
+    let hostname = network::hostname(inputs)?;
+    let mounts = Mounts::build(inputs, &container, &hostname)?;
     let devices = devices::build(inputs)?;
     let mut limits = resources::build(task, node)?;
     limits.insert("devices".to_owned(), Value::Array(devices.rules));
@@ -108,22 +111,30 @@ pub fn build(
     let mut linux = json!({
         "cgroupsPath": resources::cgroups_path(task, &container, node),
         "devices": devices.nodes,
-        "namespaces": network::namespaces(task)?,
+        "namespaces": namespaces::build(inputs)?,
         "resources": limits,
-        "sysctl": network::sysctl(task)?,
+        "sysctl": sysctl::build(inputs)?,
     });
     if !o.privileged {
         linux["maskedPaths"] = json!(MASKED);
         linux["readonlyPaths"] = json!(READONLY);
+    }
+    let userns = userns::ids(inputs)?;
+    if let Some(ids) = userns {
+        linux["uidMappings"] = ids.mappings();
+        linux["gidMappings"] = ids.mappings();
     }
     if let Some(propagation) = mounts.propagation {
         linux["rootfsPropagation"] = json!(propagation);
     }
     let files = mounts.files.clone();
     let beneath = mounts.beneath.clone();
+    let mut list = mounts.into_json();
+    if userns.is_some() {
+        userns::adapt(&mut list, network::network(inputs)?);
+    }
     let mut spec = json!({
         "ociVersion": OCI_VERSION,
-        "hostname": hostname,
         "root": {"path": "rootfs", "readonly": o.readonly_rootfs},
         "process": {
             "terminal": false,
@@ -136,9 +147,12 @@ pub fn build(
             "noNewPrivileges": !o.privileged,
             "oomScoreAdj": node.oom_score_adj,
         },
-        "mounts": mounts.into_json(),
+        "mounts": list,
         "linux": linux,
     });
+    if !namespaces::host_uts(inputs)? {
+        spec["hostname"] = json!(hostname);
+    }
     cdi::apply(&mut spec, task, node)?;
     let spec_json = serde_json::to_vec(&spec).map_err(|e| SpecError::Decode(format!("OCI specification: {e}")))?;
     let hash = hash(&spec_json, &files, image, settings);
@@ -150,6 +164,7 @@ pub fn build(
         hostname,
         files,
         beneath,
+        userns,
         program,
     })
 }

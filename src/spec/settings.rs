@@ -8,6 +8,7 @@ use super::gates::Gates;
 use super::options::Auth;
 use super::schema::Schema;
 use super::table::{self, OptionDoc, options};
+use super::{netfiles, userns};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -136,5 +137,7 @@ pub fn decode(msgpack: &[u8]) -> Result<Settings, SpecError> {
     let settings: Settings = table::decode(msgpack)?;
     // What contradicts itself is told when the agent starts, not when a task does.
     Gates::of(&settings)?;
+    userns::setting(&settings)?;
+    netfiles::servers("dns_servers", &settings.dns_servers)?;
     Ok(settings)
 }
