@@ -2,6 +2,7 @@
 //!
 //! Only this room opens a path. Everything that a task can write to is opened without following links.
 
+pub mod cdi;
 pub mod cgroup;
 pub mod devices;
 pub mod error;
@@ -14,6 +15,7 @@ pub mod pump;
 mod pump_stream;
 mod pump_thread;
 pub mod rootfs;
+pub mod route;
 
 pub use error::HostError;
 pub use fifo::{LogTarget, check_log_path};

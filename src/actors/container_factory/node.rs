@@ -1,15 +1,24 @@
 //! The facts of this node that one task's description needs.
 
 use crate::actors::shared::Shared;
-use crate::host::devices;
 use crate::host::node::CgroupVersion;
-use crate::spec::node::{CgroupMode, DeviceKind, DeviceNode, NodeFacts, wanted_devices};
+use crate::host::{self, devices};
+use crate::spec::cdi;
+use crate::spec::node::{CgroupMode, DeviceKind, DeviceNode, NodeFacts, wanted_devices, wanted_gateway};
+use crate::spec::settings::Settings;
 use crate::spec::task::TaskSpec;
+use std::net::IpAddr;
 use std::path::Path;
 
 /// Reads them. Blocking: small files of /proc, /sys and /etc.
-pub(super) fn facts(shared: &Shared, task: &TaskSpec) -> NodeFacts {
+pub(super) fn facts(shared: &Shared, settings: &Settings, task: &TaskSpec) -> NodeFacts {
     let node = &shared.node;
+    let cdi_files = if cdi::is_asked(task) {
+        host::cdi::spec_files(&settings.cdi_spec_dirs)
+    } else {
+        Vec::new()
+    };
+    let resolv_conf = host::node::read("/etc/resolv.conf").ok();
     let cpuset_cgroup = &task.resources.cpuset_cgroup;
     NodeFacts {
         cgroup: mode(node.cgroups),
@@ -19,11 +28,15 @@ pub(super) fn facts(shared: &Shared, task: &TaskSpec) -> NodeFacts {
         nofile_limit: node.nofile_hard.unwrap_or(node.nr_open).min(node.nr_open),
         total_compute_mhz: shared.total_compute_mhz.load(std::sync::atomic::Ordering::Relaxed),
         oom_score_adj: 0,
-        resolv_conf: crate::host::node::read("/etc/resolv.conf").ok(),
-        hosts: crate::host::node::read("/etc/hosts").ok(),
+        resolv_upstream: resolv_conf.as_deref().and_then(host::node::resolv_upstream),
+        resolv_conf,
+        hosts: host::node::read("/etc/hosts").ok(),
+        hostname: host::node::hostname(),
+        host_gateway: wanted_gateway(task).then(|| host_gateway(task)).flatten(),
         run_dir: shared.run_dir.clone(),
         devices: wanted_devices(task)
             .into_iter()
+            .chain(cdi::wanted_devices(task, &cdi_files))
             .map(|path| {
                 let found = devices::device_nodes(Path::new(&path));
                 (
@@ -39,7 +52,15 @@ pub(super) fn facts(shared: &Shared, task: &TaskSpec) -> NodeFacts {
         } else {
             Vec::new()
         },
+        cdi_files,
     }
+}
+
+/// The node as the task can reach it: by the group's network, if the task has that.
+fn host_gateway(task: &TaskSpec) -> Option<IpAddr> {
+    let own = task.options.network_mode.as_deref() == Some("none");
+    let group = task.network.as_ref().filter(|n| !own && !n.path.is_empty());
+    host::route::host_gateway(group.map(|n| Path::new(&n.path)))
 }
 
 /// The cgroup mode in the words of `spec/`.
