@@ -137,15 +137,6 @@ fn host_options(host: &str) -> Vec<String> {
     lines_of(host, &["options"]).flatten().collect()
 }
 
-/// True if a container with a network of its own can use none of the servers: there are none, or all are on the
-/// host's loopback.
-pub(super) fn only_loopback(host: &str) -> bool {
-    host_servers(host).iter().all(|s| {
-        s.parse::<IpAddr>()
-            .is_ok_and(|ip| ip.is_loopback() || ip.is_unspecified())
-    })
-}
-
 /// A name server: an IP address; an IPv6 one may have a zone, such as `fe80::1%eth0`.
 pub(super) fn is_server(text: &str) -> bool {
     match text.split_once('%') {

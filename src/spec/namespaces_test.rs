@@ -8,6 +8,9 @@ use crate::spec::options::TaskOptions;
 use crate::spec::settings::{AllowedModes, Settings};
 use crate::spec::task::{NetworkNamespace, TaskSpec};
 
+/// A change of the options, and what is expected of it.
+type Case = (fn(&mut TaskOptions), &'static str);
+
 pub(in crate::spec) fn with<T>(
     task: &TaskSpec,
     node: &NodeFacts,
@@ -81,7 +84,7 @@ fn all_are_private_where_nothing_is_said() {
 
 #[test]
 fn each_can_be_the_hosts() {
-    let cases: [(fn(&mut TaskOptions), &str); 6] = [
+    let cases: [Case; 6] = [
         (|o| o.pid_mode = Some("HOST".to_owned()), "pid"),
         (|o| o.ipc_mode = Some("host".to_owned()), "ipc"),
         (|o| o.uts_mode = Some("host".to_owned()), "uts"),
@@ -107,7 +110,7 @@ fn each_can_be_the_hosts() {
 
 #[test]
 fn unknown_modes_are_refused_by_name() {
-    let cases: [(fn(&mut TaskOptions), &str); 6] = [
+    let cases: [Case; 6] = [
         (|o| o.pid_mode = Some("task".to_owned()), "Invalid pid_mode."),
         (
             |o| o.ipc_mode = Some("container:x".to_owned()),
@@ -200,7 +203,7 @@ fn a_user_namespace_has_ids_and_excludes_what_it_cannot_have() {
         ["ipc", "uts", "mount", "pid", "cgroup", "user", "network"]
     );
     assert!(types(private, &Settings::default()).unwrap_err().contains("userns_ids"));
-    let cases: [(fn(&mut TaskOptions), &str); 3] = [
+    let cases: [Case; 3] = [
         (|o| o.privileged = true, "privileged"),
         (|o| o.pid_mode = Some("host".to_owned()), "pid_mode"),
         (|o| o.host_network = true, "host_network"),
