@@ -107,6 +107,16 @@ mod tests {
         assert_eq!(host_gateway(Some(Path::new("/does/not/exist"))), host_gateway(None));
     }
 
+    #[test]
+    fn the_routes_are_those_of_the_namespace_that_is_entered() {
+        // Only root may enter one.
+        if rustix::process::geteuid().is_root() {
+            let read = |name: &str| std::fs::read_to_string(format!("/proc/self/net/{name}")).unwrap_or_default();
+            let own = gateway_v4(&read("route")).or_else(|| gateway_v6(&read("ipv6_route")));
+            assert_eq!(gateway_in(PathBuf::from("/proc/self/ns/net")), own);
+        }
+    }
+
     proptest! {
         #[test]
         fn any_route_table_is_read(text in "([0-9A-Fa-f]{1,33}|[ \\t\\n]|\\PC){0,60}") {

@@ -44,7 +44,7 @@ pub(super) fn hosts(
                 SpecError::option(
                     "extra_hosts",
                     extra,
-                    "this node has no default route by which host-gateway could be told; an address is expected",
+                    "neither the group's network nor this node has a default route by which host-gateway could be told; an address is expected",
                 )
             })?,
         };
@@ -53,9 +53,10 @@ pub(super) fn hosts(
     Ok(out)
 }
 
-/// The host as the container reaches it: on the host's own network at worst by loopback.
+/// The host as the container reaches it. On a node without a default route that is loopback on the host's own network;
+/// a container with loopback only reaches nothing else, and is no reason to refuse a job that the Go driver took.
 fn gateway(network: Network<'_>, node: &NodeFacts) -> Option<IpAddr> {
-    let loopback = (network == Network::Host).then_some(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let loopback = (!matches!(network, Network::Group(_))).then_some(IpAddr::V4(Ipv4Addr::LOCALHOST));
     node.host_gateway.or(loopback)
 }
 
