@@ -2,6 +2,7 @@
 //!
 //! Only this room opens a path. Everything that a task can write to is opened without following links.
 
+pub mod cdi;
 pub mod cgroup;
 pub mod devices;
 pub mod error;
@@ -15,6 +16,7 @@ pub mod pump;
 mod pump_stream;
 mod pump_thread;
 pub mod rootfs;
+pub mod route;
 pub mod security;
 pub mod selinux;
 

@@ -95,15 +95,23 @@ fn effective_capabilities() -> Vec<&'static str> {
         .unwrap_or_default()
 }
 
-/// The host's resolver configuration; systemd-resolved's upstream list if `/etc/resolv.conf` only names its stub on
-/// loopback, which a container with a network of its own cannot reach. Empty if there is none.
+/// Where systemd-resolved lists its upstream servers, for those who cannot reach its stub.
+const RESOLVED_UPSTREAM: &str = "/run/systemd/resolve/resolv.conf";
+
+/// systemd-resolved's upstream list and where it is, if `plain`, the host's `/etc/resolv.conf`, only names servers on
+/// loopback, which a container with a network of its own cannot reach.
 #[must_use]
-pub fn resolv_conf(own_network: bool) -> String {
-    let plain = read("/etc/resolv.conf").unwrap_or_default();
-    if own_network && only_loopback(&plain) {
-        return read("/run/systemd/resolve/resolv.conf").unwrap_or(plain);
-    }
-    plain
+pub fn resolv_upstream(plain: &str) -> Option<(String, String)> {
+    let text = only_loopback(plain).then(|| read(RESOLVED_UPSTREAM).ok()).flatten()?;
+    // Without a network of the node's the list is empty, and of no more use than the stub.
+    let servers = text.lines().any(|line| line.starts_with("nameserver"));
+    servers.then(|| (RESOLVED_UPSTREAM.to_owned(), text))
+}
+
+/// This node's name.
+#[must_use]
+pub fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// True if there are name servers and all are on loopback.
@@ -123,11 +131,18 @@ fn only_loopback(text: &str) -> bool {
 /// # Errors
 /// Names the file.
 pub fn read(path: impl AsRef<Path>) -> Result<String, HostError> {
+    read_bounded(path.as_ref(), READ_MAX)
+}
+
+/// The same with a bound of the caller's.
+///
+/// # Errors
+/// Names the file.
+pub(super) fn read_bounded(path: &Path, max: u64) -> Result<String, HostError> {
     const WHAT: &str = "read";
-    let path = path.as_ref();
     let file = File::open(path).map_err(|e| HostError::from_io(WHAT, path, &e))?;
     let mut bytes = Vec::new();
-    file.take(READ_MAX)
+    file.take(max)
         .read_to_end(&mut bytes)
         .map_err(|e| HostError::from_io(WHAT, path, &e))?;
     Ok(String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()))

@@ -1,11 +1,12 @@
 //! Device nodes and the rules that let a container use them.
 //!
 //! Deny all, then allow what every container has (containerd `oci.WithDefaultUnixDevices`), then what the task asks
-//! for. A privileged container has all.
+//! for. A privileged container has all. Devices by CDI names are `cdi`'s, which edits the finished description.
 
+use super::device_option::{self, Asked, access};
 use super::error::SpecError;
 use super::node::{DeviceKind, DeviceNode, NodeFacts};
-use super::task::TaskSpec;
+use super::oci::Inputs;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -52,165 +53,106 @@ fn found<'a>(node: &'a NodeFacts, option: &str, path: &str) -> Result<&'a [Devic
     }
 }
 
-/// Access as the kernel writes it: a subset of `rwm`, all of them where nothing is said.
-fn access(permissions: &str) -> Result<&str, SpecError> {
-    match permissions {
-        "" => Ok("rwm"),
-        p if p.chars().all(|c| "rwm".contains(c)) => Ok(p),
-        p => Err(SpecError::option(
-            "devices",
-            p,
-            "permissions out of r, w and m are expected",
-        )),
+/// The nodes by their path in the container, with what asked for them.
+#[derive(Default)]
+struct Given {
+    nodes: BTreeMap<String, Value>,
+    by: BTreeMap<String, String>,
+    rules: Vec<Value>,
+}
+
+impl Given {
+    fn add(&mut self, by: &str, path: String, d: &DeviceNode, access: &str) -> Result<(), SpecError> {
+        let node = node_json(&path, d);
+        let rule = json!({"allow": true, "type": letter(d.kind), "major": d.major, "minor": d.minor, "access": access});
+        if let Some(first) = self.by.get(&path) {
+            // The same twice is no contradiction; the Go driver took such lists.
+            if self.nodes.get(&path) == Some(&node) && self.rules.contains(&rule) {
+                return Ok(());
+            }
+            return Err(SpecError::option(
+                by,
+                &path,
+                format!("one device per path in the container is allowed, and {first} has this one"),
+            ));
+        }
+        self.by.insert(path.clone(), by.to_owned());
+        self.nodes.insert(path, node);
+        self.rules.push(rule);
+        Ok(())
     }
 }
 
+/// A directory of devices keeps its shape below the path in the container.
+fn below(host: &str, container: &str, d: &DeviceNode) -> String {
+    format!("{container}{}", d.path.strip_prefix(host).unwrap_or_default())
+}
+
 /// Puts device nodes and rules together.
-pub(super) fn build(task: &TaskSpec, node: &NodeFacts) -> Result<Devices, SpecError> {
-    let mut nodes = BTreeMap::new();
-    let mut rules = Vec::new();
-    if task.options.privileged {
-        rules.push(json!({"allow": true, "access": "rwm"}));
-        nodes.extend(
+pub(super) fn build(inputs: &Inputs<'_>) -> Result<Devices, SpecError> {
+    let Inputs { task, node, gates, .. } = inputs;
+    let privileged = task.options.privileged;
+    let mut given = Given::default();
+    if privileged {
+        given.rules.push(json!({"allow": true, "access": "rwm"}));
+        given.nodes.extend(
             node.host_devices
                 .iter()
                 .map(|d| (d.path.clone(), node_json(&d.path, d))),
         );
     } else {
-        rules.push(json!({"allow": false, "access": "rwm"}));
+        given.rules.push(json!({"allow": false, "access": "rwm"}));
         for (major, minor) in DEFAULT_CHAR {
             let mut rule = json!({"allow": true, "type": "c", "major": major, "access": "rwm"});
             if let Some(minor) = minor {
                 rule["minor"] = json!(minor);
             }
-            rules.push(rule);
+            given.rules.push(rule);
         }
     }
-    let mut give = |path: String, d: &DeviceNode, access: &str| {
-        nodes.insert(path.clone(), node_json(&path, d));
-        rules
-            .push(json!({"allow": true, "type": letter(d.kind), "major": d.major, "minor": d.minor, "access": access}));
-    };
-    for path in &task.options.devices {
-        for d in found(node, "devices", &path.host_path)? {
-            give(d.path.clone(), d, "rwm");
+    for (i, option) in task.options.devices.iter().enumerate() {
+        let at = format!("devices[{i}]");
+        match device_option::parse(&at, option)? {
+            Asked::Host {
+                host,
+                container,
+                access,
+            } => {
+                if !privileged {
+                    gates.device("devices", &host)?;
+                }
+                for d in found(node, &at, &host)? {
+                    given.add(&at, below(&host, &container, d), d, &access)?;
+                }
+            }
+            Asked::Cdi(name) if !privileged => gates.device("devices", name.as_str())?,
+            Asked::Cdi(_) => {}
         }
+    }
+    for (i, text) in task.options.device_cgroup_rules.iter().enumerate() {
+        let rules = device_option::rule(&format!("device_cgroup_rules[{i}]"), text)?;
+        if !privileged {
+            gates.device("device_cgroup_rules", text)?;
+        }
+        given.rules.extend(rules);
     }
     for wanted in &task.devices {
-        let access = access(&wanted.permissions)?;
-        for d in found(node, "devices", &wanted.host_path)? {
-            // A directory of devices keeps its shape below the task's path.
-            let below = d.path.strip_prefix(wanted.host_path.as_str()).unwrap_or_default();
-            let base = if wanted.task_path.is_empty() {
-                &wanted.host_path
-            } else {
-                &wanted.task_path
-            };
-            give(format!("{base}{below}"), d, access);
+        let access = access("device", &wanted.permissions)?;
+        let base = if wanted.task_path.is_empty() {
+            &wanted.host_path
+        } else {
+            &wanted.task_path
+        };
+        for d in found(node, "device", &wanted.host_path)? {
+            given.add("device", below(&wanted.host_path, base, d), d, access)?;
         }
     }
     Ok(Devices {
-        nodes: nodes.into_values().collect(),
-        rules,
+        nodes: given.nodes.into_values().collect(),
+        rules: given.rules,
     })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::spec::options::DeviceOption;
-    use crate::spec::task::HostDevice;
-
-    fn fuse() -> DeviceNode {
-        DeviceNode {
-            path: "/dev/fuse".to_owned(),
-            kind: DeviceKind::Char,
-            major: 10,
-            minor: 229,
-            mode: 0o20666,
-            uid: 0,
-            gid: 0,
-        }
-    }
-
-    fn asked(path: &str) -> DeviceOption {
-        DeviceOption {
-            host_path: path.to_owned(),
-            ..DeviceOption::default()
-        }
-    }
-
-    fn node() -> NodeFacts {
-        let devices = BTreeMap::from([
-            ("/dev/fuse".to_owned(), Ok(vec![fuse()])),
-            ("/dev/none".to_owned(), Err("no such file".to_owned())),
-        ]);
-        NodeFacts {
-            devices,
-            host_devices: vec![fuse()],
-            ..NodeFacts::default()
-        }
-    }
-
-    #[test]
-    fn everything_is_denied_before_anything_is_allowed() {
-        let d = build(&TaskSpec::default(), &node()).unwrap();
-        assert_eq!(d.rules[0]["allow"], false);
-        assert_eq!(d.rules.len(), 10);
-        assert!(d.nodes.is_empty());
-    }
-
-    #[test]
-    fn asked_devices_are_made_and_allowed() {
-        let mut task = TaskSpec::default();
-        task.options.devices = vec![asked("/dev/fuse")];
-        let d = build(&task, &node()).unwrap();
-        assert_eq!(
-            d.nodes,
-            [
-                json!({"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 0o666, "uid": 0, "gid": 0})
-            ]
-        );
-        assert_eq!(
-            d.rules[10],
-            json!({"allow": true, "type": "c", "major": 10, "minor": 229, "access": "rwm"})
-        );
-    }
-
-    #[test]
-    fn a_device_plugins_path_and_permissions_count() {
-        let device = HostDevice {
-            task_path: "/dev/f".to_owned(),
-            host_path: "/dev/fuse".to_owned(),
-            permissions: "r".to_owned(),
-        };
-        let mut task = TaskSpec {
-            devices: vec![device],
-            ..TaskSpec::default()
-        };
-        let d = build(&task, &node()).unwrap();
-        assert_eq!(
-            (&d.nodes[0]["path"], &d.rules[10]["access"]),
-            (&json!("/dev/f"), &json!("r"))
-        );
-        task.devices[0].permissions = "x".to_owned();
-        assert!(build(&task, &node()).is_err());
-    }
-
-    #[test]
-    fn a_missing_device_is_named() {
-        let mut task = TaskSpec::default();
-        task.options.devices = vec![asked("/dev/none")];
-        let text = build(&task, &node()).err().unwrap().to_string();
-        assert!(text.contains("/dev/none") && text.contains("no such file"), "{text}");
-    }
-
-    #[test]
-    fn privileged_has_all() {
-        let mut task = TaskSpec::default();
-        task.options.privileged = true;
-        let d = build(&task, &node()).unwrap();
-        assert_eq!(d.rules, [json!({"allow": true, "access": "rwm"})]);
-        assert_eq!(d.nodes.len(), 1);
-    }
-}
+#[path = "devices_test.rs"]
+mod tests;

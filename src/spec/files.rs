@@ -1,188 +1,159 @@
-//! Generated files: `/etc/hosts` and `/etc/resolv.conf`.
-//!
-//! They lie beside the task's `local` directory, not in it: the Go driver put them where the task could replace them.
+//! Text of generated files: `/etc/hosts` and `/etc/resolv.conf`. Where they lie and when they are made is `netfiles`'s.
 
 use super::error::SpecError;
+use super::network::Network;
 use super::node::NodeFacts;
 use super::task::{Dns, TaskSpec};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Loopback and multicast lines that the Go driver (and Nomad's `hostnames` package) writes.
 const LOOPBACK: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost\n::1\tip6-localhost ip6-loopback\nfe00::0\tip6-localnet\n\
                         ff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\nff02::3\tip6-allhosts\n";
 
-/// Content of `/etc/hosts`: loopback (or the host's file with `host_network`), the own name, `extra_hosts`.
-pub(super) fn hosts(task: &TaskSpec, hostname: &str, node: &NodeFacts) -> Result<String, SpecError> {
-    let base = node.hosts.as_deref().filter(|_| task.options.host_network);
+/// Docker's word for the host as a container reaches it. Never written: it is no address.
+pub(super) const HOST_GATEWAY: &str = "host-gateway";
+
+/// Content of `/etc/hosts`: loopback (or the host's file on the host's network), the own name, `extra_hosts`.
+pub(super) fn hosts(
+    task: &TaskSpec,
+    network: Network<'_>,
+    hostname: &str,
+    node: &NodeFacts,
+) -> Result<String, SpecError> {
+    let base = node.hosts.as_deref().filter(|_| network == Network::Host);
     let mut out = base.unwrap_or(LOOPBACK).to_owned();
     if !out.ends_with('\n') {
         out.push('\n');
     }
-    match task.network.as_ref().and_then(|n| n.hosts.as_ref()) {
-        Some((name, address)) if name == hostname => line(&mut out, address, name),
-        Some((name, address)) => line(&mut out, address, &format!("{name} {hostname}")),
+    let group = task.network.as_ref().and_then(|n| n.hosts.as_ref());
+    match group.filter(|_| matches!(network, Network::Group(_))) {
+        // Both come from the host, but a line of them must stay one.
+        Some((name, address)) if is_host(name) && address.parse::<IpAddr>().is_ok() => {
+            let own = if name == hostname { "" } else { hostname };
+            line(&mut out, address, format!("{name} {own}").trim_end());
+        }
         // The address that Debian uses for a name without a network address.
-        None => line(&mut out, "127.0.1.1", hostname),
+        _ if !hostname.is_empty() => line(&mut out, "127.0.1.1", hostname),
+        _ => {}
     }
     for extra in &task.options.extra_hosts {
         let (name, address) = parse_extra(extra)?;
-        line(&mut out, address, name);
+        let address = match address {
+            Some(address) => address,
+            None => gateway(network, node).ok_or_else(|| {
+                SpecError::option(
+                    "extra_hosts",
+                    extra,
+                    "neither the group's network nor this node has a default route by which host-gateway could be told; an address is expected",
+                )
+            })?,
+        };
+        line(&mut out, &address.to_string(), name);
     }
     Ok(out)
+}
+
+/// The host as the container reaches it. On a node without a default route that is loopback on the host's own network;
+/// a container with loopback only reaches nothing else, and is no reason to refuse a job that the Go driver took.
+fn gateway(network: Network<'_>, node: &NodeFacts) -> Option<IpAddr> {
+    let loopback = (!matches!(network, Network::Group(_))).then_some(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    node.host_gateway.or(loopback)
 }
 
 fn line(out: &mut String, address: &str, names: &str) {
     out.push_str(&format!("{address}\t{names}\n"));
 }
 
-/// `name:address`, in the Go driver's words where it is not that.
-fn parse_extra(extra: &str) -> Result<(&str, &str), SpecError> {
+fn is_host(name: &str) -> bool {
+    !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c.is_control() || c == '#')
+}
+
+/// `name:address`, in the Go driver's words where it is not that; no address for `host-gateway`.
+fn parse_extra(extra: &str) -> Result<(&str, Option<IpAddr>), SpecError> {
     let refuse = |text: String| SpecError::Refused {
         option: "extra_hosts".to_owned(),
         text,
     };
     let (name, address) = extra
         .split_once(':')
-        .filter(|(name, _)| {
-            !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c.is_control() || c == '#')
-        })
+        .filter(|(name, _)| is_host(name))
         .ok_or_else(|| refuse(format!("bad format for add-host: {extra:?}")))?;
-    if address != "host-gateway" && address.parse::<IpAddr>().is_err() {
-        return Err(refuse(format!("invalid IP address in add-host: {address:?}")));
+    if address == HOST_GATEWAY {
+        return Ok((name, None));
     }
-    Ok((name, address))
+    // Docker takes IPv6 addresses in brackets too.
+    let bare = address.strip_prefix('[').and_then(|a| a.strip_suffix(']'));
+    let parsed = match bare {
+        Some(six) => six.parse::<Ipv6Addr>().map(IpAddr::V6),
+        None => address.parse::<IpAddr>(),
+    };
+    match parsed {
+        Ok(address) => Ok((name, Some(address))),
+        Err(_) => Err(refuse(format!("invalid IP address in add-host: {address:?}"))),
+    }
 }
 
-/// Content of `/etc/resolv.conf` for a group's `dns` block; what the block leaves out is taken from the host's file.
-pub(super) fn resolv_conf(dns: &Dns, host: &str) -> Result<String, SpecError> {
-    let bad = |text: &&String| text.is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control());
-    if let Some(text) = dns.servers.iter().chain(&dns.searches).chain(&dns.options).find(bad) {
-        return Err(SpecError::Refused {
-            option: "dns".to_owned(),
-            text: format!("failed to build mount for resolv.conf: {text:?}: a name without spaces is expected"),
-        });
-    }
-    let from_host = |keyword: &str| -> Vec<String> {
-        host.lines()
-            .filter_map(|l| {
-                let mut words = l.split_whitespace();
-                (words.next() == Some(keyword)).then(|| words.map(ToOwned::to_owned).collect::<Vec<_>>())
-            })
-            .flatten()
-            .collect()
-    };
-    let or_host = |given: &[String], keyword: &str| {
-        if given.is_empty() {
-            from_host(keyword)
-        } else {
-            given.to_vec()
-        }
-    };
+/// Content of `/etc/resolv.conf`; what `dns` leaves out is taken from the host's file.
+pub(super) fn resolv_conf(dns: &Dns, host: &str) -> String {
+    let or_host = |given: &[String], of_host: Vec<String>| if given.is_empty() { of_host } else { given.to_vec() };
     let mut out = String::new();
-    let searches = or_host(&dns.searches, "search");
+    let searches = or_host(&dns.searches, host_searches(host));
     if !searches.is_empty() {
         out.push_str(&format!("search {}\n", searches.join(" ")));
     }
-    for server in or_host(&dns.servers, "nameserver") {
+    for server in or_host(&dns.servers, host_servers(host)) {
         out.push_str(&format!("nameserver {server}\n"));
     }
-    let options = or_host(&dns.options, "options");
+    let options = or_host(&dns.options, host_options(host));
     if !options.is_empty() {
         out.push_str(&format!("options {}\n", options.join(" ")));
     }
-    Ok(out)
+    out
+}
+
+/// The words after a keyword, line by line; a comment ends a line.
+fn lines_of<'a>(host: &'a str, keywords: &'a [&str]) -> impl DoubleEndedIterator<Item = Vec<String>> + 'a {
+    host.lines().filter_map(move |line| {
+        let line = line.split(['#', ';']).next().unwrap_or_default();
+        let mut words = line.split_whitespace();
+        let keyword = words.next()?;
+        keywords
+            .contains(&keyword)
+            .then(|| words.map(ToOwned::to_owned).collect())
+    })
+}
+
+fn host_servers(host: &str) -> Vec<String> {
+    lines_of(host, &["nameserver"])
+        .filter_map(|words| words.into_iter().next())
+        .collect()
+}
+
+/// Of several lines the last one counts (resolv.conf(5)).
+fn host_searches(host: &str) -> Vec<String> {
+    lines_of(host, &["search", "domain"]).next_back().unwrap_or_default()
+}
+
+fn host_options(host: &str) -> Vec<String> {
+    lines_of(host, &["options"]).flatten().collect()
+}
+
+/// A name server: an IP address; an IPv6 one may have a zone, such as `fe80::1%eth0`.
+pub(super) fn is_server(text: &str) -> bool {
+    match text.split_once('%') {
+        Some((address, zone)) => {
+            let word = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+            address.parse::<Ipv6Addr>().is_ok() && !zone.is_empty() && zone.chars().all(word)
+        }
+        None => text.parse::<IpAddr>().is_ok(),
+    }
+}
+
+/// A search domain or option: one word that does not begin a comment.
+pub(super) fn is_word(text: &str) -> bool {
+    !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control() || "#;".contains(c))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::spec::task::NetworkNamespace;
-
-    #[test]
-    fn hosts_has_loopback_own_name_and_extra_lines() {
-        let mut task = TaskSpec::default();
-        task.options.extra_hosts = vec![
-            "db:10.0.0.1".to_owned(),
-            "six:fd00::1".to_owned(),
-            "gw:host-gateway".to_owned(),
-        ];
-        let text = hosts(&task, "web-1", &NodeFacts::default()).unwrap();
-        assert!(text.starts_with("127.0.0.1\tlocalhost\n::1\t"));
-        assert!(
-            text.ends_with("127.0.1.1\tweb-1\n10.0.0.1\tdb\nfd00::1\tsix\nhost-gateway\tgw\n"),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn hosts_starts_from_the_host_with_host_network() {
-        let mut task = TaskSpec::default();
-        task.options.host_network = true;
-        let node = NodeFacts {
-            hosts: Some("10.1.1.1 node".to_owned()),
-            ..NodeFacts::default()
-        };
-        assert_eq!(hosts(&task, "h", &node).unwrap(), "10.1.1.1 node\n127.0.1.1\th\n");
-    }
-
-    #[test]
-    fn hosts_knows_the_groups_address() {
-        let network = NetworkNamespace {
-            path: "/n".to_owned(),
-            hosts: Some(("grp".to_owned(), "172.26.64.2".to_owned())),
-        };
-        let task = TaskSpec {
-            network: Some(network),
-            ..TaskSpec::default()
-        };
-        assert!(
-            hosts(&task, "h", &NodeFacts::default())
-                .unwrap()
-                .ends_with("172.26.64.2\tgrp h\n")
-        );
-    }
-
-    #[test]
-    fn bad_extra_hosts_are_refused_in_the_go_drivers_words() {
-        assert_eq!(
-            parse_extra("nocolon").unwrap_err().to_string(),
-            "bad format for add-host: \"nocolon\""
-        );
-        assert_eq!(
-            parse_extra(":1.1.1.1").unwrap_err().to_string(),
-            "bad format for add-host: \":1.1.1.1\""
-        );
-        assert_eq!(
-            parse_extra("a:nope").unwrap_err().to_string(),
-            "invalid IP address in add-host: \"nope\""
-        );
-        assert!(parse_extra("a\nb:1.1.1.1").is_err());
-    }
-
-    #[test]
-    fn resolv_conf_takes_from_the_host_what_the_block_leaves_out() {
-        let host = "# c\nnameserver 9.9.9.9\nsearch a b\noptions ndots:5\n";
-        let own = Dns {
-            servers: vec!["1.1.1.1".to_owned(), "8.8.8.8".to_owned()],
-            ..Dns::default()
-        };
-        assert_eq!(
-            resolv_conf(&own, host).unwrap(),
-            "search a b\nnameserver 1.1.1.1\nnameserver 8.8.8.8\noptions ndots:5\n"
-        );
-        assert_eq!(
-            resolv_conf(&Dns::default(), host).unwrap(),
-            "search a b\nnameserver 9.9.9.9\noptions ndots:5\n"
-        );
-        let bad = Dns {
-            servers: vec!["1.1.1.1\nsearch evil".to_owned()],
-            ..Dns::default()
-        };
-        assert!(
-            resolv_conf(&bad, host)
-                .unwrap_err()
-                .to_string()
-                .starts_with("failed to build mount for resolv.conf: ")
-        );
-    }
-}
+#[path = "files_test.rs"]
+mod tests;

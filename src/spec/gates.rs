@@ -11,6 +11,7 @@
 //! | `volumes.enabled` | `false` | `true` |
 //! | seccomp of a task that says nothing | the default profile | none |
 //! | AppArmor of a task that says nothing | the default profile, if the kernel has it | none |
+//! | `sysctl` that no namespace has of its own | refused | left to the runtime |
 //!
 //! Each refusal names the option, its value and the setting that would allow it.
 

@@ -2,11 +2,14 @@
 //!
 //! Options: `table` declares them, `value` and `types` read them, `options` and `settings` list them, `docs` prints them.
 //! Containers: `oci` puts together what `process`, `init`, `env`, `user`, `ulimit`, `capabilities`, `security`, `seccomp`,
-//! `resources`, `cgroups`, `devices`, `network`, `files` and `mounts` (with `volumes`, `tmpfs`, `runtime_mounts`) each know;
-//! `node` is what they are told of the machine. `labels` and `record` are what survives.
+//! `resources`, `cgroups`, `devices`, `cdi`, `network`, `namespaces`, `sysctl`, `userns`, `netfiles` and `mounts` (with
+//! `volumes`, `tmpfs`, `runtime_mounts`) each know; `node` is what they are told of the machine. `labels` and `record` are
+//! what survives.
 
 mod capabilities;
+pub mod cdi;
 mod cgroups;
+mod device_option;
 mod devices;
 pub mod docs;
 mod env;
@@ -20,6 +23,8 @@ pub mod image;
 pub mod init;
 pub mod labels;
 mod mounts;
+mod namespaces;
+mod netfiles;
 mod network;
 pub mod node;
 pub mod oci;
@@ -37,12 +42,14 @@ mod security;
 mod security_opt;
 pub mod settings;
 pub mod signal;
+mod sysctl;
 pub mod table;
 pub mod task;
 mod tmpfs;
 mod types;
 mod ulimit;
 mod user;
+pub mod userns;
 mod value;
 mod volumes;
 

@@ -2,17 +2,17 @@
 //!
 //! The runtime's own, then by depth of their targets the job's `mounts`, `volumes` and `tmpfs`, Nomad's volumes,
 //! `/etc/resolv.conf`, the task directories, the log directory read-only over the shared one (CVE-2026-6959),
-//! `/etc/hosts`, and what an image's VOLUMEs need: so a volume at `/local/data` is not hidden by the task directory at
-//! `/local`. A mount at or above one of the runtime's own takes its place, but two mounts of ours or the job's at one
-//! place are a mistake and refused.
+//! `/etc/hosts`, `/etc/hostname`, and what an image's VOLUMEs need: so a volume at `/local/data` is not hidden by the task
+//! directory at `/local`. A mount at or above one of the runtime's own takes its place, but two mounts of ours or the
+//! job's at one place are a mistake and refused.
 
 use super::error::SpecError;
-use super::files;
 use super::identity::ContainerId;
 use super::init;
-use super::node::NodeFacts;
+use super::namespaces;
+use super::netfiles::NetFiles;
 use super::oci::{GeneratedFile, Inputs};
-use super::runtime_mounts::{self, Ipc};
+use super::runtime_mounts;
 use super::task::{HostMount, TaskSpec};
 use super::user::User;
 use serde_json::{Value, json};
@@ -47,9 +47,14 @@ impl Mounts {
         hostname: &str,
         user: &User,
     ) -> Result<Self, SpecError> {
-        let (task, node) = (inputs.task, inputs.node);
+        let task = inputs.task;
+        let net_files = NetFiles {
+            inputs,
+            container,
+            hostname,
+        };
         let mut m = Self {
-            own: runtime_mounts::own(inputs, Ipc::of(inputs)?)?,
+            own: runtime_mounts::own(inputs, namespaces::ipc(inputs)?)?,
             ..Self::default()
         };
         for mount in &task.options.mounts {
@@ -64,9 +69,10 @@ impl Mounts {
         for mount in &task.mounts {
             m.nomad(inputs, mount)?;
         }
-        m.resolv_conf(task, container, node)?;
+        net_files.resolv_conf(&mut m)?;
         m.task_dirs(inputs)?;
-        m.hosts(task, container, hostname, node)?;
+        net_files.hosts(&mut m)?;
+        net_files.hostname(&mut m)?;
         if let Some(program) = init::program(inputs)? {
             let options = ["bind", "rprivate", "ro", "nosuid", "nodev"];
             m.push("init", init::TARGET, "bind", &program.to_string_lossy(), &options)?;
@@ -170,22 +176,8 @@ impl Mounts {
     }
 
     /// True if the job mounts its own file there, which then counts.
-    fn has(&self, target: &str) -> bool {
+    pub(super) fn has(&self, target: &str) -> bool {
         self.taken.contains_key(target)
-    }
-
-    fn resolv_conf(&mut self, task: &TaskSpec, container: &ContainerId, node: &NodeFacts) -> Result<(), SpecError> {
-        const TARGET: &str = "/etc/resolv.conf";
-        if let Some(dns) = &task.dns {
-            let content = files::resolv_conf(dns, node.resolv_conf.as_deref().unwrap_or_default())?;
-            let path = self.write(task, container, node, "resolv.conf", content)?;
-            return self.push("dns", TARGET, "bind", &path, &["bind", "rprivate", "ro"]);
-        }
-        let wanted = task.options.host_dns || task.options.host_network;
-        if wanted && node.resolv_conf.is_some() && !self.has(TARGET) {
-            self.push("host_dns", TARGET, "bind", TARGET, &["rbind", "rprivate", "ro"])?;
-        }
-        Ok(())
     }
 
     fn task_dirs(&mut self, inputs: &Inputs<'_>) -> Result<(), SpecError> {
@@ -219,52 +211,6 @@ impl Mounts {
             )?;
         }
         Ok(())
-    }
-
-    fn hosts(
-        &mut self,
-        task: &TaskSpec,
-        container: &ContainerId,
-        hostname: &str,
-        node: &NodeFacts,
-    ) -> Result<(), SpecError> {
-        const TARGET: &str = "/etc/hosts";
-        let extra = !task.options.extra_hosts.is_empty();
-        if extra || !(task.options.host_network || self.has(TARGET)) {
-            let content = files::hosts(task, hostname, node)?;
-            let path = self.write(task, container, node, "hosts", content)?;
-            return self.push(
-                if extra { "extra_hosts" } else { "hosts file" },
-                TARGET,
-                "bind",
-                &path,
-                &["rbind", "rprivate", "rw"],
-            );
-        }
-        if node.hosts.is_some() && !self.has(TARGET) {
-            self.push("host_network", TARGET, "bind", TARGET, &["rbind", "rprivate", "ro"])?;
-        }
-        Ok(())
-    }
-
-    /// Plans a file beside the task's directories, or in the run directory without an allocation directory.
-    fn write(
-        &mut self,
-        task: &TaskSpec,
-        container: &ContainerId,
-        node: &NodeFacts,
-        name: &str,
-        content: String,
-    ) -> Result<String, SpecError> {
-        let dir = task_dir(task)?.unwrap_or_else(|| node.run_dir.join(container.as_str()));
-        let path_on_host = dir.join(name);
-        let path = path_on_host.to_string_lossy().into_owned();
-        self.files.push(GeneratedFile {
-            path_on_host,
-            content,
-            mode: 0o644,
-        });
-        Ok(path)
     }
 }
 

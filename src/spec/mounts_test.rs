@@ -3,6 +3,7 @@
 use super::*;
 use crate::spec::gates::Gates;
 use crate::spec::image::ImageFacts;
+use crate::spec::node::NodeFacts;
 use crate::spec::options::MountOption;
 use crate::spec::settings::{AllowedModes, Settings, VolumeSettings};
 use crate::spec::task::Dns;
@@ -104,6 +105,7 @@ fn mounts_come_in_the_documented_order() {
             "/etc/resolv.conf=/etc/resolv.conf:rbind,rprivate,ro",
             "/alloc/logs=/a/alloc/logs:rbind,rprivate,ro",
             "/etc/hosts=/a/web/hosts:rbind,rprivate,rw",
+            "/etc/hostname=/a/web/hostname:rbind,rprivate,rw",
         ]
     );
     let built = build(&task).unwrap();
@@ -128,7 +130,8 @@ fn without_an_allocation_directory_files_are_in_the_run_directory() {
         lines(&task),
         [
             "/etc/resolv.conf=/etc/resolv.conf:rbind,rprivate,ro",
-            "/etc/hosts=/run/containerd-driver/c/hosts:rbind,rprivate,rw"
+            "/etc/hosts=/run/containerd-driver/c/hosts:rbind,rprivate,rw",
+            "/etc/hostname=/run/containerd-driver/c/hostname:rbind,rprivate,rw"
         ]
     );
 }
@@ -160,13 +163,14 @@ fn dns_block_host_dns_and_host_network_decide_resolv_conf() {
     assert_eq!(build(&task).unwrap().files[0].content, "nameserver 1.1.1.1\n");
     task.dns = None;
     task.options.host_dns = false;
-    assert_eq!(lines(&task).len(), 1);
+    assert_eq!(lines(&task).len(), 2);
     task.options.host_network = true;
     assert_eq!(
         lines(&task),
         [
             "/etc/resolv.conf=/etc/resolv.conf:rbind,rprivate,ro",
-            "/etc/hosts=/etc/hosts:rbind,rprivate,ro"
+            "/etc/hosts=/etc/hosts:rbind,rprivate,ro",
+            "/etc/hostname=/run/containerd-driver/c/hostname:rbind,rprivate,rw"
         ]
     );
     task.options.extra_hosts = vec!["a:1.1.1.1".to_owned()];
@@ -185,7 +189,7 @@ fn a_target_is_taken_once() {
     assert!(build(&task).is_err());
     // The runtime's own may be covered, and a file of the job's is left alone.
     task.options.mounts = vec![bind("/x", "/run", &["rbind"]), bind("/y", "/etc/hosts", &["rbind"])];
-    assert!(build(&task).unwrap().files.is_empty());
+    assert_eq!(build(&task).unwrap().files.len(), 1);
     task.options.extra_hosts = vec!["a:1.1.1.1".to_owned()];
     assert!(build(&task).unwrap_err().contains("extra_hosts"));
 }

@@ -1,81 +1,94 @@
-//! Namespaces and host name.
+//! The network and the host name of a container.
 //!
 //! A group's network is joined by path; `host_network` shares the host's; with neither, a new namespace with loopback
-//! only. There is no cgroup namespace, as in the Go driver.
+//! only. A bridge is Nomad's to make: a driver that made one would have to map the group's ports too.
 
 use super::error::SpecError;
+use super::gates::Mode;
 use super::identity::sanitize;
+use super::namespaces::{consent, host_uts};
+use super::oci::Inputs;
 use super::task::TaskSpec;
-use serde_json::{Value, json};
 
 /// Most bytes that sethostname(2) takes.
 const HOSTNAME_MAX: usize = 64;
 
+/// Which network a container is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Network<'a> {
+    /// The host's.
+    Host,
+    /// The group's, by the path of its namespace.
+    Group(&'a str),
+    /// One of its own, with loopback only.
+    Own,
+}
+
 /// The group's network namespace, if there is one to join.
-pub(super) fn group_path(task: &TaskSpec) -> Option<&str> {
+fn group_path(task: &TaskSpec) -> Option<&str> {
     task.network.as_ref().map(|n| n.path.as_str()).filter(|p| !p.is_empty())
 }
 
-/// OCI `linux.namespaces`.
-pub(super) fn namespaces(task: &TaskSpec) -> Result<Vec<Value>, SpecError> {
-    let mut out: Vec<Value> = ["ipc", "uts", "mount"].iter().map(|n| json!({"type": n})).collect();
-    match task.options.pid_mode.as_deref() {
-        None => out.push(json!({"type": "pid"})),
-        Some(mode) if mode.eq_ignore_ascii_case("host") => {}
-        Some(_) => {
-            return Err(SpecError::Refused {
-                option: "pid_mode".to_owned(),
-                text: "Invalid pid_mode. Set pid_mode=host to enable host pid namespace.".to_owned(),
-            });
-        }
+/// The network that `host_network`, `network_mode` and the group say.
+pub(super) fn network<'a>(inputs: &Inputs<'a>) -> Result<Network<'a>, SpecError> {
+    let o = &inputs.task.options;
+    let mode = o.network_mode.as_deref().unwrap_or_default();
+    let group = group_path(inputs.task);
+    if !matches!(mode, "" | "host" | "none" | "bridge" | "default") {
+        return Err(SpecError::option(
+            "network_mode",
+            mode,
+            "host or none is expected; other networks are the group's, by its network block",
+        ));
     }
-    match (group_path(task), task.options.host_network) {
-        (Some(_), true) => {
+    if o.host_network && !matches!(mode, "" | "host") {
+        return Err(SpecError::option(
+            "network_mode",
+            mode,
+            "not allowed with host_network = true, which asks for another network",
+        ));
+    }
+    if o.host_network || mode == "host" {
+        if group.is_some() {
             return Err(SpecError::Refused {
                 option: "host_network".to_owned(),
                 text: "host_network and bridge network mode are mutually exclusive, and only one of them should be set"
                     .to_owned(),
             });
         }
-        (Some(path), false) if path.starts_with('/') => out.push(json!({"type": "network", "path": path})),
-        (Some(path), false) => {
-            return Err(SpecError::option(
-                "network",
-                path,
-                "an absolute path of a network namespace is expected",
-            ));
-        }
-        (None, true) => {}
-        (None, false) => out.push(json!({"type": "network"})),
+        let (option, value) = if o.host_network {
+            ("host_network", "true")
+        } else {
+            ("network_mode", mode)
+        };
+        consent(inputs, Mode::Network, option, value)?;
+        return Ok(Network::Host);
     }
-    Ok(out)
+    match group {
+        // A task may have less than its group has.
+        Some(_) if mode == "none" => Ok(Network::Own),
+        Some(path) if path.starts_with('/') => Ok(Network::Group(path)),
+        Some(path) => Err(SpecError::option(
+            "network",
+            path,
+            "an absolute path of a network namespace is expected",
+        )),
+        None if matches!(mode, "bridge" | "default") => Err(SpecError::option(
+            "network_mode",
+            mode,
+            "Nomad makes the bridge: network { mode = \"bridge\" } in the task's group is expected",
+        )),
+        None => Ok(Network::Own),
+    }
 }
 
-/// The `sysctl` option, checked against the namespaces the container has of its own.
-pub(super) fn sysctl(task: &TaskSpec) -> Result<Value, SpecError> {
-    let o = &task.options;
-    for (key, value) in &o.sysctl {
-        if key.is_empty() || key.contains("..") || key.contains('\0') || value.contains('\0') {
-            return Err(SpecError::option(
-                "sysctl",
-                key,
-                "a kernel parameter such as net.core.somaxconn is expected",
-            ));
-        }
-        if o.host_network && (key.starts_with("net.") || key.starts_with("net/")) {
-            return Err(SpecError::option(
-                "sysctl",
-                key,
-                "not allowed with host_network: it would change the host",
-            ));
-        }
+/// The host name: the host's own if it is shared; else the option, else `<task>-<first 8 of the allocation id>`.
+pub(super) fn hostname(inputs: &Inputs<'_>) -> Result<String, SpecError> {
+    let task = inputs.task;
+    if host_uts(inputs)? {
+        return Ok(inputs.node.hostname.clone());
     }
-    Ok(json!(o.sysctl))
-}
-
-/// The host name: the option, else `<task>-<first 8 of the allocation id>`.
-pub(super) fn hostname(task: &TaskSpec) -> Result<String, SpecError> {
-    if let Some(name) = &task.options.hostname {
+    if let Some(name) = task.options.hostname.as_ref().filter(|n| !n.is_empty()) {
         let ok = name.len() <= HOSTNAME_MAX && name.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
         return if ok {
             Ok(name.clone())
@@ -105,54 +118,13 @@ pub(super) fn hostname(task: &TaskSpec) -> Result<String, SpecError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::task::NetworkNamespace;
+    use crate::spec::namespaces::tests::with;
+    use crate::spec::node::NodeFacts;
+    use crate::spec::settings::Settings;
+    use proptest::prelude::*;
 
-    fn types(task: &TaskSpec) -> Vec<String> {
-        let list = namespaces(task).unwrap();
-        list.iter()
-            .map(|n| n["type"].as_str().unwrap().to_owned() + n["path"].as_str().unwrap_or_default())
-            .collect()
-    }
-
-    #[test]
-    fn namespaces_follow_network_and_pid_mode() {
-        let mut task = TaskSpec::default();
-        assert_eq!(types(&task), ["ipc", "uts", "mount", "pid", "network"]);
-        task.options.pid_mode = Some("HOST".to_owned());
-        assert_eq!(types(&task), ["ipc", "uts", "mount", "network"]);
-        task.options.host_network = true;
-        assert_eq!(types(&task), ["ipc", "uts", "mount"]);
-        task.options.host_network = false;
-        task.network = Some(NetworkNamespace {
-            path: "/run/netns/x".to_owned(),
-            hosts: None,
-        });
-        assert_eq!(types(&task), ["ipc", "uts", "mount", "network/run/netns/x"]);
-    }
-
-    #[test]
-    fn contradictions_are_refused_in_the_go_drivers_words() {
-        let mut task = TaskSpec {
-            network: Some(NetworkNamespace {
-                path: "/n".to_owned(),
-                hosts: None,
-            }),
-            ..TaskSpec::default()
-        };
-        task.options.host_network = true;
-        assert!(
-            namespaces(&task)
-                .unwrap_err()
-                .to_string()
-                .starts_with("host_network and bridge network mode are mutually exclusive")
-        );
-        task.options.pid_mode = Some("task".to_owned());
-        assert!(
-            namespaces(&task)
-                .unwrap_err()
-                .to_string()
-                .starts_with("Invalid pid_mode.")
-        );
+    fn name(task: &TaskSpec) -> Result<String, String> {
+        with(task, &NodeFacts::default(), &Settings::default(), hostname).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -162,25 +134,26 @@ mod tests {
             alloc_id: "11111111-2222".to_owned(),
             ..TaskSpec::default()
         };
-        assert_eq!(hostname(&task).unwrap(), "web-11111111");
+        assert_eq!(name(&task).unwrap(), "web-11111111");
         task.name = "ü b--".repeat(40);
-        assert!(hostname(&task).unwrap().len() <= 63);
-        task.options.hostname = Some("db.example".to_owned());
-        assert_eq!(hostname(&task).unwrap(), "db.example");
-        for bad in ["a b", "x\n", &"n".repeat(65)] {
+        assert!(name(&task).unwrap().len() <= 63);
+        for good in ["db.example", "my_db", &"n".repeat(64)] {
+            task.options.hostname = Some(good.to_owned());
+            assert_eq!(name(&task).unwrap(), good);
+        }
+        for bad in ["a b", "x\n", "dé", &"n".repeat(65)] {
             task.options.hostname = Some(bad.to_owned());
-            assert!(hostname(&task).is_err(), "{bad:?}");
+            assert!(name(&task).unwrap_err().starts_with("option hostname: "), "{bad:?}");
         }
     }
 
-    #[test]
-    fn net_parameters_are_refused_on_the_hosts_network() {
-        let mut task = TaskSpec::default();
-        task.options
-            .sysctl
-            .insert("net.core.somaxconn".to_owned(), "1".to_owned());
-        assert!(sysctl(&task).is_ok());
-        task.options.host_network = true;
-        assert!(sysctl(&task).is_err());
+    proptest! {
+        #[test]
+        fn default_names_are_names(task in "\\PC{0,200}", alloc in "[0-9a-f-]{0,36}") {
+            let task = TaskSpec { name: task, alloc_id: alloc, ..TaskSpec::default() };
+            let name = name(&task).unwrap();
+            prop_assert!(!name.is_empty() && name.len() <= 63, "{name:?}");
+            prop_assert!(name.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c)));
+        }
     }
 }

@@ -1,7 +1,11 @@
 //! What a container's description needs to know of the machine. Filled by `host/`: nothing here is looked up.
 
+use super::cdi::SpecFile;
+use super::device_option::{self, Asked};
+use super::files::HOST_GATEWAY;
 use super::task::TaskSpec;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 /// How cgroups are mounted.
@@ -95,6 +99,16 @@ pub struct NodeFacts {
     pub security: SecurityFacts,
     /// All devices in the host's `/dev` (without `pts`, `shm`, `mqueue`, `fd`, `console`); only read for `privileged`.
     pub host_devices: Vec<DeviceNode>,
+    /// Files of the directories in `cdi_spec_dirs`; only read for a task that names a CDI device.
+    pub cdi_files: Vec<SpecFile>,
+    /// Where systemd-resolved keeps its upstream servers, and what is there; only if `/etc/resolv.conf` names nothing
+    /// but a resolver on loopback, which a container with a network of its own cannot reach.
+    pub resolv_upstream: Option<(String, String)>,
+    /// The node as a container of this task can reach it: the default gateway of the group's network, else the node's
+    /// own address. Only looked up for `host-gateway`.
+    pub host_gateway: Option<IpAddr>,
+    /// The node's host name, for a task that shares it.
+    pub hostname: String,
 }
 
 impl Default for NodeFacts {
@@ -120,6 +134,10 @@ impl Default for NodeFacts {
             selinux: false,
             security: SecurityFacts::default(),
             host_devices: Vec::new(),
+            cdi_files: Vec::new(),
+            resolv_upstream: None,
+            host_gateway: None,
+            hostname: String::new(),
         }
     }
 }
@@ -157,6 +175,21 @@ impl Default for SecurityFacts {
 /// Paths of devices that a task asks for, to be looked up into [`NodeFacts::devices`].
 #[must_use]
 pub fn wanted_devices(task: &TaskSpec) -> BTreeSet<String> {
-    let own = task.options.devices.iter().map(|d| &d.host_path);
-    own.chain(task.devices.iter().map(|d| &d.host_path)).cloned().collect()
+    let own = task.options.devices.iter().filter_map(|option| {
+        // What cannot be read is refused later, by name.
+        match device_option::parse("devices", option) {
+            Ok(Asked::Host { host, .. }) => Some(host),
+            Ok(Asked::Cdi(_)) | Err(_) => None,
+        }
+    });
+    own.chain(task.devices.iter().map(|d| d.host_path.clone())).collect()
+}
+
+/// True if the task's `extra_hosts` name the host itself, so that [`NodeFacts::host_gateway`] must be looked up.
+#[must_use]
+pub fn wanted_gateway(task: &TaskSpec) -> bool {
+    let extra = task.options.extra_hosts.iter();
+    extra
+        .filter_map(|e| e.split_once(':'))
+        .any(|(_, address)| address == HOST_GATEWAY)
 }

@@ -13,7 +13,11 @@ use super::runtime::{self, Runtime};
 use super::security::Security;
 use super::settings::Settings;
 use super::task::TaskSpec;
-use super::{capabilities, cgroups, devices, env, init, labels, network, process, resources, ulimit, user};
+use super::userns::{self, UsernsIds};
+use super::{
+    capabilities, cdi, cgroups, devices, env, init, labels, namespaces, network, process, resources, sysctl, ulimit,
+    user,
+};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -73,6 +77,8 @@ pub struct ContainerPlan {
     pub sources: Vec<(&'static str, PathBuf)>,
     /// Bind sources and the SELinux labels that they and all beneath must have before the start.
     pub relabel: Vec<(PathBuf, String)>,
+    /// Ids on the host for a user namespace; the root file system must be prepared for them.
+    pub userns: Option<UsernsIds>,
     /// For error texts: the option that named the program (`image` for the image itself), and the program.
     pub program: (&'static str, String),
 }
@@ -104,19 +110,24 @@ pub fn build(
     let argv = process::argv(task, image)?;
     let user = user::resolve(task, image)?;
     labels::check(&o.labels)?;
-    let hostname = network::hostname(task)?;
+    let hostname = network::hostname(inputs)?;
     let mounts = Mounts::build(inputs, &container, &hostname, &user)?;
-    let devices = devices::build(task, node)?;
+    let devices = devices::build(inputs)?;
     let mut limits = resources::build(inputs)?;
     limits.insert("devices".to_owned(), Value::Array(devices.rules));
 
     let mut linux = json!({
         "cgroupsPath": cgroups::path(inputs, &container),
         "devices": devices.nodes,
-        "namespaces": network::namespaces(task)?,
+        "namespaces": namespaces::build(inputs)?,
         "resources": limits,
-        "sysctl": network::sysctl(task)?,
+        "sysctl": sysctl::build(inputs)?,
     });
+    let userns = userns::ids(inputs)?;
+    if let Some(ids) = userns {
+        linux["uidMappings"] = ids.mappings();
+        linux["gidMappings"] = ids.mappings();
+    }
     if let Some(propagation) = mounts.propagation {
         linux["rootfsPropagation"] = json!(propagation);
     }
@@ -125,9 +136,12 @@ pub fn build(
     let (sources, relabel) = (mounts.sources.clone(), mounts.relabel.clone());
     let program = (argv.option, argv.argv.first().cloned().unwrap_or_default());
     let args = if o.init { init::wrap(argv.argv) } else { argv.argv };
+    let mut list = mounts.into_json();
+    if userns.is_some() {
+        userns::adapt(&mut list, network::network(inputs)?);
+    }
     let mut spec = json!({
         "ociVersion": OCI_VERSION,
-        "hostname": hostname,
         "root": {"path": "rootfs", "readonly": o.readonly_rootfs},
         "process": {
             "terminal": o.tty,
@@ -139,7 +153,7 @@ pub fn build(
             "rlimits": ulimit::build(inputs)?,
             "oomScoreAdj": resources::oom_score_adj(inputs)?,
         },
-        "mounts": mounts.into_json(),
+        "mounts": list,
         "linux": linux,
     });
     let annotations = process::annotations(inputs)?;
@@ -147,6 +161,10 @@ pub fn build(
         spec["annotations"] = json!(annotations);
     }
     security.apply(&mut spec);
+    if !namespaces::host_uts(inputs)? {
+        spec["hostname"] = json!(hostname);
+    }
+    cdi::apply(&mut spec, task, node)?;
     let spec_json = serde_json::to_vec(&spec).map_err(|e| SpecError::Decode(format!("OCI specification: {e}")))?;
     let hash = hash(&spec_json, &files, image, &runtime, &snapshotter);
     Ok(ContainerPlan {
@@ -163,6 +181,7 @@ pub fn build(
         join_cpuset: cgroups::join(inputs),
         sources,
         relabel,
+        userns,
         program,
     })
 }

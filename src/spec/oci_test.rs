@@ -4,6 +4,7 @@ use super::*;
 use crate::spec::identity::TaskId;
 use crate::spec::node::{CgroupMode, DeviceKind, DeviceNode};
 use crate::spec::options::{DeviceOption, MountOption, TaskOptions};
+use crate::spec::settings::AllowedModes;
 use crate::spec::task::{Dns, HostMount, NetworkNamespace, Resources};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
@@ -122,6 +123,89 @@ fn gates_refuse_and_say_what_would_allow_it() {
 }
 
 #[test]
+fn a_shared_host_name_is_not_set() {
+    let settings = Settings {
+        allowed_modes: Some(AllowedModes {
+            uts: Some(vec!["host".to_owned()]),
+            ..AllowedModes::default()
+        }),
+        ..Settings::default()
+    };
+    let mut task = task();
+    task.options.uts_mode = Some("host".to_owned());
+    let node = NodeFacts {
+        hostname: "node7".to_owned(),
+        ..NodeFacts::default()
+    };
+    let plan = build(&task, &image(), &node, &settings).unwrap();
+    let spec: Value = serde_json::from_slice(&plan.spec_json).unwrap();
+    assert!(spec.get("hostname").is_none());
+    assert_eq!(plan.hostname, "node7");
+    assert!(plan.files.iter().any(|f| f.content.ends_with("127.0.1.1\tnode7\n")));
+}
+
+#[test]
+fn a_user_namespace_has_mappings_and_the_plan_says_so() {
+    let settings = Settings {
+        userns_ids: Some("100000:65536".to_owned()),
+        ..Settings::default()
+    };
+    let mut task = task();
+    task.options.userns = Some("private".to_owned());
+    task.network = Some(NetworkNamespace {
+        path: "/run/netns/x".to_owned(),
+        hosts: None,
+    });
+    let plan = build(&task, &image(), &NodeFacts::default(), &settings).unwrap();
+    let spec: Value = serde_json::from_slice(&plan.spec_json).unwrap();
+    let mapping = json!([{"containerID": 0, "hostID": 100_000, "size": 65_536}]);
+    assert_eq!(
+        (&spec["linux"]["uidMappings"], &spec["linux"]["gidMappings"]),
+        (&mapping, &mapping)
+    );
+    assert_eq!(plan.userns.map(|ids| (ids.first, ids.count)), Some((100_000, 65_536)));
+    let mounts = spec["mounts"].as_array().unwrap();
+    assert!(mounts.iter().all(|m| m["type"] != "sysfs"));
+    assert!(
+        mounts
+            .iter()
+            .any(|m| m["source"] == "/sys" && m["options"].as_array().unwrap().contains(&json!("ro")))
+    );
+    task.options.userns = None;
+    assert_eq!(
+        build(&task, &image(), &NodeFacts::default(), &settings).unwrap().userns,
+        None
+    );
+}
+
+#[test]
+fn a_cdi_device_is_part_of_the_description_and_its_hash() {
+    let mut task = task();
+    task.options.devices = vec![DeviceOption {
+        host_path: "acme.com/gpu=0".to_owned(),
+        ..DeviceOption::default()
+    }];
+    let built = |value: &str, settings: &Settings| {
+        let text = json!({"cdiVersion": "0.6.0", "kind": "acme.com/gpu",
+            "devices": [{"name": "0", "containerEdits": {"env": [format!("GPU={value}")]}}]});
+        let node = NodeFacts {
+            cdi_files: vec![crate::spec::cdi::SpecFile {
+                path: "/etc/cdi/acme.json".to_owned(),
+                priority: 0,
+                text: Ok(text.to_string()),
+            }],
+            ..NodeFacts::default()
+        };
+        build(&task, &image(), &node, settings)
+    };
+    let one = built("1", &Settings::go_driver()).unwrap();
+    assert!(String::from_utf8_lossy(&one.spec_json).contains("\"GPU=1\""));
+    assert_ne!(one.hash, built("2", &Settings::go_driver()).unwrap().hash);
+    let refused = built("1", &Settings::default()).unwrap_err().to_string();
+    assert!(refused.contains("allow_devices = [\"acme.com/gpu=0\"]"), "{refused}");
+}
+
+#[test]
 fn the_same_task_has_the_same_bytes() {
     let mut task = task();
     for i in 0..50 {
@@ -181,17 +265,18 @@ prop_compose! {
     fn any_options()(
         command in proptest::option::of(".{0,9}"), args in texts(), entrypoint in texts(), cwd in proptest::option::of(".{0,9}"),
         hostname in proptest::option::of("[a-z]{0,70}"), lists in (texts(), texts(), texts(), texts()), flags in any::<[bool; 6]>(),
-        pids_limit in any::<i64>(), pid_mode in proptest::option::of("host|x"), shm_size in proptest::option::of("[0-9]{0,30}[MGx]?"),
+        pids_limit in any::<i64>(), modes in vec(proptest::option::of("host|private|none|bridge|x"), 6), shm_size in proptest::option::of("[0-9]{0,30}[MGx]?"),
         sysctl in btree_map(".{0,9}", ".{0,9}", 0..3), mounts in vec(("volume|bind|tmpfs|.{0,4}", ".{0,9}", "/?.{0,9}", texts()), 0..3),
     ) -> TaskOptions {
         let [privileged, seccomp, readonly_rootfs, host_network, host_dns, force_pull] = flags;
         let (cap_add, cap_drop, devices, extra_hosts) = lists;
         let devices = devices.into_iter().map(|host_path| DeviceOption { host_path, ..DeviceOption::default() }).collect();
+        let mode = |i: usize| modes.get(i).cloned().flatten();
         let (seccomp, pids_limit) = (Some(seccomp), Some(pids_limit));
         let mounts = mounts.into_iter().map(|(kind, source, target, options)| MountOption { r#type: kind, source, target, options, ..MountOption::default() }).collect();
         TaskOptions {
             command, args, entrypoint, cwd, hostname, cap_add, cap_drop, devices, extra_hosts, privileged, seccomp, readonly_rootfs,
-            host_network, host_dns, force_pull, pids_limit, pid_mode, shm_size, sysctl, mounts, ..TaskOptions::default()
+            host_network, host_dns, force_pull, pids_limit, pid_mode: mode(0), ipc_mode: mode(1), uts_mode: mode(2), cgroupns: mode(3), userns: mode(4), network_mode: mode(5), shm_size, sysctl, mounts, ..TaskOptions::default()
         }
     }
 }
@@ -231,7 +316,10 @@ fn blend(mut base: TaskSpec, wild: &TaskSpec, picks: &[u8]) -> TaskSpec {
             8 => o.privileged = w.privileged,
             9 => (o.host_network, o.host_dns) = (w.host_network, w.host_dns),
             10 => o.pids_limit = w.pids_limit,
-            11 => o.pid_mode = w.pid_mode.clone(),
+            11 => {
+                (o.pid_mode, o.ipc_mode, o.uts_mode) = (w.pid_mode.clone(), w.ipc_mode.clone(), w.uts_mode.clone());
+                (o.cgroupns, o.userns, o.network_mode) = (w.cgroupns.clone(), w.userns.clone(), w.network_mode.clone());
+            }
             12 => o.shm_size = w.shm_size.clone(),
             13 => o.sysctl = w.sysctl.clone(),
             14 => o.mounts = w.mounts.clone(),

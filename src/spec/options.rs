@@ -88,12 +88,14 @@ options! {
         /// IPC namespace: `host`, `private` (the default), or `none`, which is private without `/dev/shm`. Needs
         /// `allowed_modes` for `host`.
         ipc_mode: Option<String> = None;
-        /// UTS namespace: `host` shares the host's name, `private` is the default. Needs `allowed_modes` for `host`.
+        /// UTS namespace: `host` shares the host's name, `private` is the default. Needs `allowed_modes` for `host`. Not
+        /// together with `hostname`.
         uts_mode: Option<String> = None;
         /// Cgroup namespace: `private` (the default with cgroup v2) or `host` (the default with cgroup v1).
         /// `host` needs `allowed_modes` with cgroup v2.
         cgroupns: Option<String> = None;
-        /// User namespace: `host` (the default) or `private`, with ids of `userns_ids`.
+        /// User namespace: `host` (the default) or `private`, with ids of `userns_ids`. Not together with `privileged`,
+        /// `pid_mode = "host"` or the host's network.
         userns: Option<String> = None, userns_mode;
 
         /// Bound CPU time by the share of the node's compute that the job asked for, instead of sharing what is idle.
@@ -120,13 +122,15 @@ options! {
         blkio_weight: Option<i64> = None;
         /// Size of `/dev/shm` in binary units, such as `128M`. Without it 64 MiB.
         shm_size: Option<String> = None;
-        /// Kernel parameters of the container's namespaces.
+        /// Kernel parameters of the container's namespaces. Those of the host are refused with `security_profile`
+        /// `strict`, those of a namespace that is shared with the host always.
         sysctl: BTreeMap<String, String> = BTreeMap::new();
 
         /// Host devices, or directories of them: each a path, `host:container:permissions`, a CDI name such as
         /// `vendor.com/gpu=0`, or a block. Needs `allow_devices`.
         devices: Vec<DeviceOption> = Vec::new();
-        /// Device cgroup rules such as `c 10:229 rwm`, for devices that appear later. Needs `allow_devices`.
+        /// Device cgroup rules such as `c 10:229 rwm`, for devices that appear later: type `c` or `b`, numbers or `*`,
+        /// and permissions; `a *:* rwm` for all. Needs `allow_devices` with the text of the rule.
         device_cgroup_rules: Vec<String> = Vec::new();
         /// Mounts of host paths or of other file systems. Paths outside the allocation need `volumes { enabled }`, and so
         /// do all types but `bind`, `volume` and `tmpfs`, and targets in `/proc` and `/sys`.
@@ -144,17 +148,20 @@ options! {
         /// Use the host's network, `/etc/hosts` and `/etc/resolv.conf`. Not together with a group network. Needs
         /// `allowed_modes`.
         host_network: bool = false;
-        /// `host` is `host_network = true`, `none` only has loopback; without it the group's network, else loopback.
+        /// `host` is `host_network = true`, `none` only has loopback, whatever the group has; without it the group's
+        /// network, else loopback. `bridge` is the group's to have: `network { mode = "bridge" }`.
         network_mode: Option<String> = None;
-        /// Show the host's `/etc/resolv.conf`, unless the group has a `dns` block.
+        /// Show the host's `/etc/resolv.conf`, unless group, task or plugin configuration name servers. In a network of
+        /// the task's own, systemd-resolved's stub is replaced by its upstream servers. `false` leaves the image's file.
         host_dns: bool = true;
-        /// Name servers, unless the group has a `dns` block. Without it the plugin setting counts.
+        /// IP addresses of name servers, unless the group has a `dns` block. Without it the plugin setting counts.
         dns_servers: Vec<String> = Vec::new();
         /// Search domains, unless the group has a `dns` block.
         dns_search_domains: Vec<String> = Vec::new();
         /// Resolver options, unless the group has a `dns` block.
         dns_options: Vec<String> = Vec::new();
-        /// Lines for `/etc/hosts`, each `name:address`; `host-gateway` as address is the host as the container sees it.
+        /// Lines for `/etc/hosts`, each `name:address`; `host-gateway` as address is the host as the container
+        /// sees it: the default gateway of the group's network, else the node's own address.
         extra_hosts: Vec<String> = Vec::new();
         /// Port labels as other drivers want them named. The group's network maps ports, so they change nothing.
         ports: Vec<String> = Vec::new();

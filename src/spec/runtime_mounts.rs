@@ -1,39 +1,15 @@
 //! Mounts that nobody asked for: the runtime's own, and in place of an image's VOLUMEs.
 
 use super::error::SpecError;
-use super::gates::Mode;
 use super::go;
 use super::mounts::{Mounts, clean, inside};
+use super::namespaces::Ipc;
 use super::oci::Inputs;
 use super::user::User;
 use serde_json::{Value, json};
 
 /// Size of `/dev/shm` where nothing is said.
 const SHM_DEFAULT: u64 = 64 << 20;
-
-/// Whose shared memory and queues the container sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ipc {
-    /// Its own.
-    Private,
-    /// The host's.
-    Host,
-    /// Its own, without `/dev/shm`.
-    None,
-}
-
-impl Ipc {
-    /// From `ipc_mode`.
-    pub(super) fn of(inputs: &Inputs<'_>) -> Result<Self, SpecError> {
-        const OPTION: &str = "ipc_mode";
-        match inputs.task.options.ipc_mode.as_deref() {
-            None | Some("private") => Ok(Self::Private),
-            Some("none") => Ok(Self::None),
-            Some(mode @ "host") => inputs.gates.mode(Mode::Ipc, OPTION, mode).map(|()| Self::Host),
-            Some(mode) => Err(SpecError::option(OPTION, mode, "host, private or none is expected")),
-        }
-    }
-}
 
 /// containerd `oci.defaultMounts`, and a view of the cgroups.
 pub(super) fn own(inputs: &Inputs<'_>, ipc: Ipc) -> Result<Vec<Value>, SpecError> {

@@ -9,6 +9,7 @@ use super::options::Auth;
 use super::runtime;
 use super::schema::Schema;
 use super::table::{self, OptionDoc, options};
+use super::{netfiles, userns};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -139,5 +140,7 @@ pub fn decode(msgpack: &[u8]) -> Result<Settings, SpecError> {
     // What contradicts itself is told when the agent starts, not when a task does.
     Gates::of(&settings)?;
     runtime::default(&settings)?;
+    userns::setting(&settings)?;
+    netfiles::servers("dns_servers", &settings.dns_servers)?;
     Ok(settings)
 }

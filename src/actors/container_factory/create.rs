@@ -61,7 +61,7 @@ pub(super) async fn create(
     let gateway = &configured.gateway;
     let id = ContainerId::of(&req.task.id);
     // Small files, but a disk may be slow: not on a thread that others wait for.
-    let node = tokio::task::block_in_place(|| super::node::facts(shared, &req.task));
+    let node = tokio::task::block_in_place(|| super::node::facts(shared, &configured.settings, &req.task));
     let plan = oci::build(&req.task, &req.image.facts, &node, &configured.settings)?;
     let stop_signal = stop_signal(&req)?;
     let logs = check_logs(links, &req).await?;

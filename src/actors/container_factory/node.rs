@@ -2,17 +2,27 @@
 
 use crate::actors::shared::Shared;
 use crate::host::node::{CGROUP_ROOT, CgroupVersion};
-use crate::host::{devices, limits, paths, security, selinux};
-use crate::spec::init;
-use crate::spec::node::{CgroupMode, Cpuset, DeviceKind, DeviceNode, NodeFacts, SecurityFacts, wanted_devices};
+use crate::host::{self, devices, limits, paths, security, selinux};
+use crate::spec::node::{
+    CgroupMode, Cpuset, DeviceKind, DeviceNode, NodeFacts, SecurityFacts, wanted_devices, wanted_gateway,
+};
 use crate::spec::seccomp::wanted_profile;
+use crate::spec::settings::Settings;
 use crate::spec::task::TaskSpec;
+use crate::spec::{cdi, init};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 
 /// Reads them. Blocking: small files of /proc, /sys and /etc.
-pub(super) fn facts(shared: &Shared, task: &TaskSpec) -> NodeFacts {
+pub(super) fn facts(shared: &Shared, settings: &Settings, task: &TaskSpec) -> NodeFacts {
     let node = &shared.node;
+    let cdi_files = if cdi::is_asked(task) {
+        host::cdi::spec_files(&settings.cdi_spec_dirs)
+    } else {
+        Vec::new()
+    };
+    let resolv_conf = host::node::read("/etc/resolv.conf").ok();
     let cpuset_cgroup = &task.resources.cpuset_cgroup;
     NodeFacts {
         cgroup: mode(node.cgroups),
@@ -22,11 +32,15 @@ pub(super) fn facts(shared: &Shared, task: &TaskSpec) -> NodeFacts {
         nofile_limit: node.nofile_hard.unwrap_or(node.nr_open).min(node.nr_open),
         total_compute_mhz: shared.total_compute_mhz.load(std::sync::atomic::Ordering::Relaxed),
         oom_score_adj: 0,
-        resolv_conf: crate::host::node::read("/etc/resolv.conf").ok(),
-        hosts: crate::host::node::read("/etc/hosts").ok(),
+        resolv_upstream: resolv_conf.as_deref().and_then(host::node::resolv_upstream),
+        resolv_conf,
+        hosts: host::node::read("/etc/hosts").ok(),
+        hostname: host::node::hostname(),
+        host_gateway: wanted_gateway(task).then(|| host_gateway(task)).flatten(),
         run_dir: shared.run_dir.clone(),
         devices: wanted_devices(task)
             .into_iter()
+            .chain(cdi::wanted_devices(task, &cdi_files))
             .map(|path| {
                 let found = devices::device_nodes(Path::new(&path));
                 (
@@ -49,7 +63,7 @@ pub(super) fn facts(shared: &Shared, task: &TaskSpec) -> NodeFacts {
         },
         hugetlb: limits::hugetlb(Path::new(CGROUP_ROOT), node.cgroups),
         block_weight: limits::block_weight(Path::new(CGROUP_ROOT), node.cgroups),
-        init_program: init_program(shared, task),
+        init_program: init_program(settings, task),
         selinux: selinux::enabled(),
         security: security(task),
         host_devices: if task.options.privileged {
@@ -57,12 +71,15 @@ pub(super) fn facts(shared: &Shared, task: &TaskSpec) -> NodeFacts {
         } else {
             Vec::new()
         },
+        cdi_files,
     }
 }
 
 /// The init program for a task that wants one.
-fn init_program(shared: &Shared, task: &TaskSpec) -> Option<PathBuf> {
-    let settings = shared.configured().ok().filter(|_| task.options.init)?.settings;
+fn init_program(settings: &Settings, task: &TaskSpec) -> Option<PathBuf> {
+    if !task.options.init {
+        return None;
+    }
     let candidates = init::candidates(settings.init_path.as_deref());
     candidates.into_iter().find(|path| paths::is_program(path))
 }
@@ -75,6 +92,13 @@ fn security(task: &TaskSpec) -> SecurityFacts {
         TOLD.call_once(|| tracing::warn!("the kernel has no seccomp filters; tasks run without the default profile"));
     }
     facts
+}
+
+/// The node as the task can reach it: by the group's network, if the task has that.
+fn host_gateway(task: &TaskSpec) -> Option<IpAddr> {
+    let own = task.options.network_mode.as_deref() == Some("none");
+    let group = task.network.as_ref().filter(|n| !own && !n.path.is_empty());
+    host::route::host_gateway(group.map(|n| Path::new(&n.path)))
 }
 
 /// The cgroup mode in the words of `spec/`.

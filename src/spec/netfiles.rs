@@ -1,0 +1,170 @@
+//! `/etc/resolv.conf`, `/etc/hosts` and `/etc/hostname` of a container: which ones, and from where.
+//!
+//! Generated files lie beside the task's directories, not in one of them: the Go driver put them where the task could
+//! replace them, and the next start followed what it had put there. A file of the host that is used as it is, is bound,
+//! so that its changes show. The job's own mount at such a place counts before any of these.
+
+use super::error::SpecError;
+use super::files;
+use super::identity::ContainerId;
+use super::mounts::{Mounts, task_dir};
+use super::namespaces::host_uts;
+use super::network::{Network, network};
+use super::oci::{GeneratedFile, Inputs};
+use super::task::Dns;
+
+/// Where the name servers come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Resolver {
+    /// A file of the host, as it is.
+    File(String),
+    /// A text of ours, and the option it is for.
+    Text(&'static str, String),
+}
+
+/// Adds the three files to the mounts.
+pub(super) struct NetFiles<'a> {
+    pub(super) inputs: &'a Inputs<'a>,
+    pub(super) container: &'a ContainerId,
+    pub(super) hostname: &'a str,
+}
+
+impl NetFiles<'_> {
+    /// `/etc/resolv.conf`.
+    pub(super) fn resolv_conf(&self, m: &mut Mounts) -> Result<(), SpecError> {
+        const TARGET: &str = "/etc/resolv.conf";
+        match resolver(self.inputs)? {
+            Some(Resolver::Text(by, content)) => {
+                let path = self.write(m, "resolv.conf", content)?;
+                m.push(by, TARGET, "bind", &path, &["bind", "rprivate", "ro"])
+            }
+            Some(Resolver::File(path)) if !m.has(TARGET) => {
+                m.push("host_dns", TARGET, "bind", &path, &["rbind", "rprivate", "ro"])
+            }
+            Some(Resolver::File(_)) | None => Ok(()),
+        }
+    }
+
+    /// `/etc/hosts`, which a task may change, as Docker's may.
+    pub(super) fn hosts(&self, m: &mut Mounts) -> Result<(), SpecError> {
+        const TARGET: &str = "/etc/hosts";
+        let Inputs { task, node, .. } = self.inputs;
+        let network = network(self.inputs)?;
+        let extra = !task.options.extra_hosts.is_empty();
+        if extra || !(network == Network::Host || m.has(TARGET)) {
+            let content = files::hosts(task, network, self.hostname, node)?;
+            let path = self.write(m, "hosts", content)?;
+            let by = if extra { "extra_hosts" } else { "hosts file" };
+            return m.push(by, TARGET, "bind", &path, &["rbind", "rprivate", "rw"]);
+        }
+        if node.hosts.is_some() && !m.has(TARGET) {
+            m.push("host_network", TARGET, "bind", TARGET, &["rbind", "rprivate", "ro"])?;
+        }
+        Ok(())
+    }
+
+    /// `/etc/hostname`, unless the name is the host's.
+    pub(super) fn hostname(&self, m: &mut Mounts) -> Result<(), SpecError> {
+        const TARGET: &str = "/etc/hostname";
+        if host_uts(self.inputs)? || m.has(TARGET) {
+            return Ok(());
+        }
+        let path = self.write(m, "hostname", format!("{}\n", self.hostname))?;
+        m.push("hostname", TARGET, "bind", &path, &["rbind", "rprivate", "rw"])
+    }
+
+    /// Plans a file beside the task's directories, or in the run directory without an allocation directory.
+    fn write(&self, m: &mut Mounts, name: &str, content: String) -> Result<String, SpecError> {
+        let dir = task_dir(self.inputs.task)?.unwrap_or_else(|| self.inputs.node.run_dir.join(self.container.as_str()));
+        let path_on_host = dir.join(name);
+        let path = path_on_host.to_string_lossy().into_owned();
+        m.files.push(GeneratedFile {
+            path_on_host,
+            content,
+            mode: 0o644,
+        });
+        Ok(path)
+    }
+}
+
+/// Group, task, plugin configuration, host, in this order; `None` leaves the image's own file.
+fn resolver(inputs: &Inputs<'_>) -> Result<Option<Resolver>, SpecError> {
+    let Inputs {
+        task, node, settings, ..
+    } = inputs;
+    let o = &task.options;
+    let own_network = network(inputs)? != Network::Host;
+    // A resolver on the host's loopback answers nobody in another network.
+    let upstream = node.resolv_upstream.as_ref().filter(|_| own_network);
+    let (path, text) = match (upstream, &node.resolv_conf) {
+        (Some((path, text)), _) => (path.as_str(), Some(text.as_str())),
+        (None, text) => ("/etc/resolv.conf", text.as_deref()),
+    };
+    let host = text.unwrap_or_default();
+    let of_plugin = if own_network {
+        servers("dns_servers", &settings.dns_servers)?
+    } else {
+        Vec::new()
+    };
+    // Where servers are left out, those of the plugin configuration count before the host's.
+    let generate = |by, mut dns: Dns| {
+        if dns.servers.is_empty() {
+            dns.servers.clone_from(&of_plugin);
+        }
+        Ok(Some(Resolver::Text(by, files::resolv_conf(&dns, host))))
+    };
+    if let Some(dns) = &task.dns {
+        return generate("dns", of_group(dns)?);
+    }
+    let of_task = Dns {
+        servers: servers("dns_servers", &o.dns_servers)?,
+        searches: words("dns_search_domains", &o.dns_search_domains)?,
+        options: words("dns_options", &o.dns_options)?,
+    };
+    if of_task != Dns::default() {
+        return generate("dns_servers", of_task);
+    }
+    if !of_plugin.is_empty() {
+        return generate("dns_servers", Dns::default());
+    }
+    let wanted = o.host_dns || !own_network;
+    Ok((wanted && text.is_some()).then(|| Resolver::File(path.to_owned())))
+}
+
+/// The group's block, in the Go driver's words where it cannot be written.
+fn of_group(dns: &Dns) -> Result<Dns, SpecError> {
+    let refuse = |text: &str, expected: &str| SpecError::Refused {
+        option: "dns".to_owned(),
+        text: format!("failed to build mount for resolv.conf: {text:?}: {expected} is expected"),
+    };
+    if let Some(bad) = dns.servers.iter().find(|s| !files::is_server(s)) {
+        return Err(refuse(bad, "an IP address"));
+    }
+    if let Some(bad) = dns.searches.iter().chain(&dns.options).find(|w| !files::is_word(w)) {
+        return Err(refuse(bad, "a name without spaces"));
+    }
+    Ok(dns.clone())
+}
+
+/// Name servers of an option or setting.
+pub(super) fn servers(option: &str, given: &[String]) -> Result<Vec<String>, SpecError> {
+    match given.iter().find(|s| !files::is_server(s)) {
+        Some(bad) => Err(SpecError::option(
+            option,
+            bad,
+            "an IP address of a name server is expected",
+        )),
+        None => Ok(given.to_vec()),
+    }
+}
+
+fn words(option: &str, given: &[String]) -> Result<Vec<String>, SpecError> {
+    match given.iter().find(|w| !files::is_word(w)) {
+        Some(bad) => Err(SpecError::option(option, bad, "a word without spaces is expected")),
+        None => Ok(given.to_vec()),
+    }
+}
+
+#[cfg(test)]
+#[path = "netfiles_test.rs"]
+mod tests;

@@ -1,0 +1,199 @@
+//! What `netfiles.rs` promises.
+
+use super::*;
+use crate::spec::namespaces::tests::{group, with};
+use crate::spec::node::NodeFacts;
+use crate::spec::options::MountOption;
+use crate::spec::settings::{AllowedModes, Settings};
+use crate::spec::task::TaskSpec;
+use serde_json::Value;
+
+const STUB: &str = "nameserver 127.0.0.53\nsearch lan\n";
+const UPSTREAM: &str = "/run/systemd/resolve/resolv.conf";
+
+fn task() -> TaskSpec {
+    TaskSpec {
+        name: "web".to_owned(),
+        alloc_dir: "/a".into(),
+        network: group(),
+        ..TaskSpec::default()
+    }
+}
+
+fn stub() -> NodeFacts {
+    NodeFacts {
+        resolv_conf: Some(STUB.to_owned()),
+        resolv_upstream: Some((UPSTREAM.to_owned(), "nameserver 10.0.0.1\nsearch corp\n".to_owned())),
+        hosts: Some("1.2.3.4 node\n".to_owned()),
+        hostname: "node7".to_owned(),
+        ..NodeFacts::default()
+    }
+}
+
+fn settings(dns: &[&str]) -> Settings {
+    let host = || Some(vec!["host".to_owned()]);
+    Settings {
+        dns_servers: dns.iter().map(|s| (*s).to_owned()).collect(),
+        allowed_modes: Some(AllowedModes {
+            uts: host(),
+            network: host(),
+            ..AllowedModes::default()
+        }),
+        ..Settings::go_driver()
+    }
+}
+
+fn resolver_of(task: &TaskSpec, node: &NodeFacts, dns: &[&str]) -> Result<Option<Resolver>, String> {
+    with(task, node, &settings(dns), resolver).map_err(|e| e.to_string())
+}
+
+fn text(by: &'static str, content: &str) -> Option<Resolver> {
+    Some(Resolver::Text(by, content.to_owned()))
+}
+
+fn file(path: &str) -> Option<Resolver> {
+    Some(Resolver::File(path.to_owned()))
+}
+
+fn list(items: &[&str]) -> Vec<String> {
+    items.iter().map(|s| (*s).to_owned()).collect()
+}
+
+fn mounts(task: &TaskSpec) -> Result<Mounts, String> {
+    let built = |inputs: &Inputs<'_>| {
+        let user = crate::spec::user::resolve(inputs.task, inputs.image)?;
+        Mounts::build(inputs, &ContainerId::reported("c"), "h", &user)
+    };
+    with(task, &stub(), &settings(&[]), built).map_err(|e| e.to_string())
+}
+
+fn mount(mounts: Mounts, target: &str) -> Option<String> {
+    let all = mounts.into_json();
+    let found = all.iter().find(|m| m["destination"] == target)?;
+    let options: Vec<&str> = found["options"].as_array()?.iter().filter_map(Value::as_str).collect();
+    Some(format!("{} {}", found["source"].as_str()?, options.join(",")))
+}
+
+#[test]
+fn group_task_plugin_and_host_count_in_this_order() {
+    let mut task = task();
+    let dns = &["9.9.9.9"];
+    assert_eq!(resolver_of(&task, &stub(), &[]).unwrap(), file(UPSTREAM));
+    assert_eq!(
+        resolver_of(&task, &stub(), dns).unwrap(),
+        text("dns_servers", "search corp\nnameserver 9.9.9.9\n")
+    );
+    task.options.dns_search_domains = list(&["x.y"]);
+    assert_eq!(
+        resolver_of(&task, &stub(), dns).unwrap(),
+        text("dns_servers", "search x.y\nnameserver 9.9.9.9\n")
+    );
+    task.options.dns_servers = list(&["fe80::1%eth0"]);
+    task.options.dns_options = list(&["ndots:2"]);
+    assert_eq!(
+        resolver_of(&task, &stub(), dns).unwrap(),
+        text("dns_servers", "search x.y\nnameserver fe80::1%eth0\noptions ndots:2\n")
+    );
+    task.dns = Some(Dns {
+        searches: list(&["group"]),
+        ..Dns::default()
+    });
+    assert_eq!(
+        resolver_of(&task, &stub(), &[]).unwrap(),
+        text("dns", "search group\nnameserver 10.0.0.1\n")
+    );
+}
+
+#[test]
+fn the_hosts_network_has_the_hosts_file() {
+    let mut task = TaskSpec::default();
+    task.options.network_mode = Some("host".to_owned());
+    task.options.host_dns = false;
+    // The stub is reached there, and the plugin's servers are for networks of a container's own.
+    assert_eq!(
+        resolver_of(&task, &stub(), &["9.9.9.9"]).unwrap(),
+        file("/etc/resolv.conf")
+    );
+    task.options.dns_servers = list(&["1.1.1.1"]);
+    assert_eq!(
+        resolver_of(&task, &stub(), &[]).unwrap(),
+        text("dns_servers", "search lan\nnameserver 1.1.1.1\n")
+    );
+}
+
+#[test]
+fn without_host_dns_the_images_file_stays() {
+    let mut task = task();
+    task.options.host_dns = false;
+    assert_eq!(resolver_of(&task, &stub(), &[]).unwrap(), None);
+    assert!(resolver_of(&task, &stub(), &["9.9.9.9"]).unwrap().is_some());
+    task.options.host_dns = true;
+    assert_eq!(resolver_of(&task, &NodeFacts::default(), &[]).unwrap(), None);
+    assert_eq!(
+        mount(mounts(&task).unwrap(), "/etc/resolv.conf").unwrap(),
+        format!("{UPSTREAM} rbind,rprivate,ro")
+    );
+}
+
+#[test]
+fn what_cannot_be_a_resolver_is_refused_by_name() {
+    let error = |change: fn(&mut TaskSpec), dns: &[&str]| {
+        let mut task = task();
+        change(&mut task);
+        resolver_of(&task, &stub(), dns).unwrap_err()
+    };
+    assert!(
+        error(|t| t.options.dns_servers = list(&["dns.x"]), &[]).starts_with("option dns_servers: \"dns.x\": an IP")
+    );
+    assert!(error(|t| t.options.dns_search_domains = list(&["a b"]), &[]).starts_with("option dns_search_domains: "));
+    assert!(error(|t| t.options.dns_options = list(&["a\nb"]), &[]).starts_with("option dns_options: "));
+    assert!(error(|_| {}, &["x"]).starts_with("option dns_servers: \"x\""));
+    let group = |t: &mut TaskSpec| {
+        t.dns = Some(Dns {
+            servers: list(&["1.1.1.1\nsearch evil"]),
+            ..Dns::default()
+        });
+    };
+    assert!(error(group, &[]).starts_with("failed to build mount for resolv.conf: "));
+}
+
+#[test]
+fn hostname_is_a_file_unless_it_is_the_hosts_or_the_jobs() {
+    let mut task = task();
+    let built = mounts(&task).unwrap();
+    let found = built
+        .files
+        .iter()
+        .find(|f| f.path_on_host.ends_with("hostname"))
+        .unwrap();
+    assert_eq!((found.content.as_str(), found.mode), ("h\n", 0o644));
+    assert_eq!(
+        mount(built, "/etc/hostname").unwrap(),
+        "/a/web/hostname rbind,rprivate,rw"
+    );
+    task.options.uts_mode = Some("host".to_owned());
+    assert_eq!(mount(mounts(&task).unwrap(), "/etc/hostname"), None);
+    task.options.uts_mode = None;
+    task.options.mounts = vec![MountOption {
+        source: "/srv/name".to_owned(),
+        target: "/etc/hostname".to_owned(),
+        options: list(&["rbind", "ro"]),
+        ..MountOption::default()
+    }];
+    assert_eq!(
+        mount(mounts(&task).unwrap(), "/etc/hostname").unwrap(),
+        "/srv/name rbind,ro"
+    );
+}
+
+/// The directories a task can write are its `local` and `secrets` and the shared `alloc`.
+#[test]
+fn no_generated_file_is_in_a_directory_of_the_task() {
+    let mut task = task();
+    task.options.dns_servers = list(&["1.1.1.1"]);
+    let files = mounts(&task).unwrap().files;
+    assert_eq!(files.len(), 3);
+    for file in files {
+        assert_eq!(file.path_on_host.parent().unwrap(), std::path::Path::new("/a/web"));
+    }
+}

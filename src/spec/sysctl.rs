@@ -1,0 +1,196 @@
+//! The `sysctl` option, checked against the namespaces that the container has of its own.
+//!
+//! Only some kernel parameters belong to a namespace (runc `libcontainer/configs/validate`); the others are the host's,
+//! whoever sets them.
+
+use super::error::SpecError;
+use super::gates::Profile;
+use super::namespaces::{self, Ipc};
+use super::network::{self, Network};
+use super::oci::Inputs;
+use super::userns;
+use serde_json::{Value, json};
+
+/// Parameters of an IPC namespace.
+const IPC: [&str; 8] = [
+    "kernel.msgmax",
+    "kernel.msgmnb",
+    "kernel.msgmni",
+    "kernel.sem",
+    "kernel.shmall",
+    "kernel.shmmax",
+    "kernel.shmmni",
+    "kernel.shm_rmid_forced",
+];
+
+/// OCI `linux.sysctl`.
+pub(super) fn build(inputs: &Inputs<'_>) -> Result<Value, SpecError> {
+    for (key, value) in &inputs.task.options.sysctl {
+        let empty = key.is_empty() || key.split(['.', '/']).any(str::is_empty);
+        if empty || key.contains(|c: char| c.is_control() || c.is_whitespace()) || value.contains('\0') {
+            return Err(SpecError::option(
+                "sysctl",
+                key,
+                "a kernel parameter such as net.core.somaxconn is expected",
+            ));
+        }
+        if let Some(why) = refusal(inputs, &dotted(key))? {
+            return Err(SpecError::option("sysctl", key, why));
+        }
+    }
+    Ok(json!(inputs.task.options.sysctl))
+}
+
+/// With dots between the parts, whichever of the two forms of sysctl(8) is used: the first separator tells.
+fn dotted(key: &str) -> String {
+    let swap = |c| match c {
+        '/' => '.',
+        '.' => '/',
+        other => other,
+    };
+    match key.find(['.', '/']) {
+        Some(at) if key.get(at..).is_some_and(|rest| rest.starts_with('/')) => key.chars().map(swap).collect(),
+        _ => key.to_owned(),
+    }
+}
+
+/// Why the container may not set it, if so.
+fn refusal(inputs: &Inputs<'_>, key: &str) -> Result<Option<&'static str>, SpecError> {
+    Ok(if key.starts_with("net.") {
+        (network::network(inputs)? == Network::Host)
+            .then_some("not allowed with host_network: it would change the host")
+    } else if IPC.contains(&key) || key.starts_with("fs.mqueue.") {
+        (namespaces::ipc(inputs)? == Ipc::Host)
+            .then_some("not allowed with ipc_mode = \"host\": it would change the host")
+    } else if matches!(key, "kernel.hostname" | "kernel.domainname") {
+        if namespaces::host_uts(inputs)? {
+            Some("not allowed with uts_mode = \"host\": it would change the host")
+        } else {
+            (key == "kernel.hostname").then_some("the option hostname sets the name")
+        }
+    } else if key.starts_with("user.") && userns::ids(inputs)?.is_some() {
+        None
+    } else {
+        (inputs.gates.profile == Profile::Strict).then_some(
+            "it is the host's: net.*, fs.mqueue.*, kernel.msg*, kernel.shm*, kernel.sem and kernel.domainname belong to a container, and user.* with userns = \"private\"",
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::namespaces::tests::with;
+    use crate::spec::node::NodeFacts;
+    use crate::spec::options::TaskOptions;
+    use crate::spec::settings::{AllowedModes, Settings};
+    use crate::spec::task::TaskSpec;
+    use proptest::prelude::*;
+
+    fn set(key: &str, change: fn(&mut TaskOptions), profile: &str) -> Result<Value, String> {
+        let host = || Some(vec!["host".to_owned()]);
+        let settings = Settings {
+            security_profile: profile.to_owned(),
+            userns_ids: Some("1000:10".to_owned()),
+            allowed_modes: Some(AllowedModes {
+                ipc: host(),
+                uts: host(),
+                network: host(),
+                ..AllowedModes::default()
+            }),
+            ..Settings::default()
+        };
+        let mut task = TaskSpec::default();
+        task.options.sysctl.insert(key.to_owned(), "1".to_owned());
+        change(&mut task.options);
+        with(&task, &NodeFacts::default(), &settings, build).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn parameters_of_the_containers_namespaces_can_be_set() {
+        for key in [
+            "net.core.somaxconn",
+            "net/ipv4/conf/eth0.1/forwarding",
+            "kernel.shmmax",
+            "kernel.sem",
+            "fs.mqueue.msg_max",
+            "kernel.domainname",
+        ] {
+            assert_eq!(set(key, |_| {}, "strict").unwrap(), json!({key: "1"}));
+        }
+        assert!(
+            set(
+                "user.max_net_namespaces",
+                |o| o.userns = Some("private".to_owned()),
+                "strict"
+            )
+            .is_ok()
+        );
+    }
+
+    #[test]
+    fn parameters_of_a_shared_namespace_are_refused() {
+        for profile in ["strict", "go-driver"] {
+            for key in ["net.core.somaxconn", "net/core/somaxconn"] {
+                assert!(
+                    set(key, |o| o.host_network = true, profile)
+                        .unwrap_err()
+                        .contains("host_network")
+                );
+                assert!(set(key, |o| o.network_mode = Some("host".to_owned()), profile).is_err());
+            }
+            for key in ["kernel.shmmax", "fs.mqueue.msg_max", "kernel/msgmax"] {
+                assert!(
+                    set(key, |o| o.ipc_mode = Some("host".to_owned()), profile)
+                        .unwrap_err()
+                        .contains("ipc_mode")
+                );
+            }
+            let name = set("kernel.domainname", |o| o.uts_mode = Some("host".to_owned()), profile);
+            assert!(name.unwrap_err().contains("uts_mode"));
+            assert!(
+                set("kernel.hostname", |_| {}, profile)
+                    .unwrap_err()
+                    .contains("option hostname")
+            );
+        }
+    }
+
+    #[test]
+    fn parameters_of_the_host_are_refused_unless_the_go_driver_is_asked_for() {
+        for key in [
+            "vm.max_map_count",
+            "kernel.panic",
+            "kernel.shmx",
+            "kernel.core_pattern",
+            "user.max_net_namespaces",
+            "fs/file-max",
+        ] {
+            let error = set(key, |_| {}, "strict").unwrap_err();
+            assert!(
+                error.starts_with(&format!("option sysctl: {key:?}: it is the host's")),
+                "{error}"
+            );
+            assert!(set(key, |_| {}, "go-driver").is_ok());
+        }
+        for key in [
+            "",
+            "net..x",
+            "net.",
+            "/net/x",
+            "a b",
+            "net.x\n",
+            "net/../kernel/x",
+            ".net",
+        ] {
+            assert!(set(key, |_| {}, "strict").is_err(), "{key:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_key_is_answered(key in "(net|kernel|\\.|/|\\PC){0,6}") {
+            set(&key, |_| {}, "strict").ok();
+        }
+    }
+}
