@@ -287,7 +287,8 @@ fn a_mount_at_or_above_one_of_the_runtimes_own_takes_its_place() {
             "/sys/fs/cgroup",
             "/dev",
             "/etc/resolv.conf",
-            "/etc/hosts"
+            "/etc/hosts",
+            "/etc/hostname"
         ]
     );
     let shm = targets(|t| t.options.tmpfs = vec!["/dev/shm:size=1g".to_owned()]);
@@ -402,7 +403,7 @@ fn ipc_mode_decides_on_shared_memory_and_queues() {
     let host = lines("host", &["host"]).unwrap();
     assert!(host.contains("/dev/shm=/dev/shm:rbind") && host.contains("/dev/mqueue=/dev/mqueue:rbind"));
     assert!(lines("host", &[]).unwrap_err().contains("allowed_modes"));
-    assert!(lines("shareable", &[]).is_err());
+    assert!(lines("sideways", &[]).is_err());
 }
 
 #[test]

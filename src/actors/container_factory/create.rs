@@ -218,7 +218,7 @@ impl Beginning<'_> {
         tokio::task::block_in_place(|| host_side(plan))?;
         let parent = req.image.facts.chain_id.as_ref().map_or("", |d| d.as_str());
         let rootfs = match gateway
-            .prepare_snapshot(snapshotter, id.as_str(), parent, &BTreeMap::new())
+            .prepare_snapshot(snapshotter, id.as_str(), parent, &remap(gateway, plan).await?)
             .await
         {
             Ok(mounts) => mounts,
@@ -270,6 +270,30 @@ impl Beginning<'_> {
         }
         Ok(created(TaskView::Running { pid }, unix_nanos()))
     }
+}
+
+/// Labels by which containerd's snapshotter shows a container's files under the ids of its user namespace (containerd
+/// `core/snapshots`: `LabelSnapshotUIDMapping`). Asked of introspection first: one that cannot would ignore them, and
+/// the container would see files of nobody.
+async fn remap(gateway: &Gateway, plan: &ContainerPlan) -> Result<BTreeMap<String, String>, ContainerError> {
+    let Some(ids) = plan.userns else {
+        return Ok(BTreeMap::new());
+    };
+    let abilities = gateway.abilities().await.map_err(at("asking for abilities"))?;
+    if !abilities.remap_ids.contains(&plan.snapshotter) {
+        return Err(SpecError::option(
+            "userns",
+            "private",
+            format!(
+                "this node's containerd cannot map ids in snapshots of {}: containerd 2 and a kernel from 5.19 on are needed",
+                plan.snapshotter
+            ),
+        )
+        .into());
+    }
+    let mapping = format!("0:{}:{}", ids.first, ids.count);
+    let labels = ["uidmapping", "gidmapping"].map(|name| (format!("containerd.io/snapshot/{name}"), mapping.clone()));
+    Ok(labels.into())
 }
 
 /// What a failure after an interrupted start means: it is not the last word while containerd may still be at work on the
