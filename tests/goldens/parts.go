@@ -272,7 +272,7 @@ func (t *task) security() ([]oci.SpecOpts, error) {
 			return nil, fmt.Errorf("invalid security_opt: %q", item)
 		}
 	}
-	if on && !o.Privileged {
+	if on {
 		opt, err := t.seccomp(profile)
 		if err != nil {
 			return nil, err
