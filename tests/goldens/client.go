@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containerd/containerd/v2/contrib/seccomp"
@@ -100,6 +101,8 @@ func (t *task) specOpts() ([]oci.SpecOpts, error) {
 			env = append(env, name+"="+value)
 		}
 	}
+	// Maps have no order in Go, and the files are to be the same each time.
+	slices.Sort(env)
 	add(oci.WithEnv(env), t.memory(), oci.WithCPUShares(uint64(t.Resources.CPU)))
 	limits, err := t.limits()
 	if err != nil {

@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -123,8 +125,8 @@ func (t *task) limits() ([]oci.SpecOpts, error) {
 	if o.BlkioWeight != nil {
 		add(oci.WithBlockIO(&specs.LinuxBlockIO{Weight: o.BlkioWeight}))
 	}
-	for name, value := range o.Ulimit {
-		limit, err := units.ParseUlimit(name + "=" + value)
+	for _, name := range slices.Sorted(maps.Keys(o.Ulimit)) {
+		limit, err := units.ParseUlimit(name + "=" + o.Ulimit[name])
 		if err != nil {
 			return nil, err
 		}
@@ -142,8 +144,8 @@ func (t *task) limits() ([]oci.SpecOpts, error) {
 		}
 		s.Linux.Resources.Memory.Swappiness = o.MemorySwappiness
 		s.Process.OOMScoreAdj = o.OOMScoreAdj
-		for page, limit := range o.HugepageLimits {
-			size, err := units.RAMInBytes(limit)
+		for _, page := range slices.Sorted(maps.Keys(o.HugepageLimits)) {
+			size, err := units.RAMInBytes(o.HugepageLimits[page])
 			if err != nil {
 				return err
 			}
