@@ -1,6 +1,6 @@
 # Every target is one line of work; what takes more is in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help run test check deny bench deps uml clean
+.PHONY: help run test check deny bench deps goldens uml clean
 
 # `make test SUITE=unit`, `make test SUITE="protocol gohost"`, `make test SUITE=lifecycle-24-v1 FILTER=exec`
 export SUITE FILTER
@@ -28,6 +28,9 @@ bench: ## Run the benchmarks
 
 deps: ## Install what is missing for run and test
 	@scripts/deps.sh test
+
+goldens: ## Write tests/goldens anew with containerd's own library; needs Go and root
+	cd tests/goldens && go run -mod=mod -buildvcs=false .
 
 uml: ## Run CMD under cgroup v2 in a user-mode Linux guest, e.g. make uml CMD="cat /proc/self/cgroup"
 	@scripts/uml.sh sh -c '$(or $(CMD),stat -f /sys/fs/cgroup)'

@@ -11,7 +11,7 @@ fmt() {
 	cargo fmt --all --check
 	if have gofmt; then
 		local untidy
-		untidy=$(gofmt -l tests/gohost tests/goldens/seccomp)
+		untidy=$(gofmt -l tests/gohost tests/goldens)
 		[ -z "$untidy" ] || die "gofmt would change $untidy"
 	fi
 }

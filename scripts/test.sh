@@ -93,7 +93,7 @@ rust() {
 
 unit() {
 	local name status=0
-	for name in unittests architecture; do
+	for name in unittests architecture golden fuzz; do
 		rust 2 "$name" || status=1
 	done
 	return $status

@@ -31,7 +31,22 @@ pub fn facts(profile: Option<&ProfileFile>) -> SecurityFacts {
         seccomp_profile: profile.map(|file| read_profile(file).map_err(|e| e.to_string())),
         apparmor: apparmor(Path::new("/sys")),
         selinux: Path::new("/sys/fs/selinux/enforce").exists(),
+        throttles: throttles(Path::new("/sys/devices/system/cpu")),
     }
+}
+
+/// `cpu<n>/thermal_throttle` of every core that has it, in order.
+fn throttles(cpus: &Path) -> Vec<String> {
+    let mut found: Vec<String> = std::fs::read_dir(cpus)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path().join("thermal_throttle"))
+        .filter(|path| path.is_dir())
+        .map(|path| path.display().to_string())
+        .collect();
+    found.sort();
+    found
 }
 
 /// The question that runc asks, too (`apparmor.IsEnabled`): the module says so, and its files are mounted.

@@ -15,6 +15,10 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 /// The environment as `K=V`, sorted by name.
 pub(super) fn build(task: &TaskSpec, image: &ImageFacts) -> Result<Vec<String>, SpecError> {
     let mut env = BTreeMap::from([("PATH", DEFAULT_PATH)]);
+    if task.options.tty {
+        // What Docker and containerd say of a terminal that is not known yet.
+        env.insert("TERM", "xterm");
+    }
     env.extend(image.env.iter().map(|line| line.split_once('=').unwrap_or((line, ""))));
     if let Some(line) = image.env.iter().find(|line| line.contains('\0')) {
         return Err(SpecError::option("image", line, "ENV without NUL is expected"));

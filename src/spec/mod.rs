@@ -15,6 +15,8 @@ pub mod docs;
 mod env;
 pub mod error;
 mod files;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod gates;
 pub mod go;
 mod handle_go;

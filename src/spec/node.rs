@@ -157,6 +157,8 @@ pub struct SecurityFacts {
     pub apparmor: Option<BTreeMap<String, bool>>,
     /// Whether SELinux is enabled.
     pub selinux: bool,
+    /// Directories of /sys by which the processor tells how often it was throttled: they show what others do.
+    pub throttles: Vec<String>,
 }
 
 impl Default for SecurityFacts {
@@ -168,6 +170,7 @@ impl Default for SecurityFacts {
             seccomp_profile: None,
             apparmor: None,
             selinux: false,
+            throttles: Vec::new(),
         }
     }
 }

@@ -38,16 +38,8 @@ pub(super) fn own(inputs: &Inputs<'_>, ipc: Ipc) -> Result<Vec<Value>, SpecError
         )),
         Ipc::None => None,
     };
-    let queues = match ipc {
-        // A queue file system belongs to the namespace it was mounted from.
-        Ipc::Host => mount(
-            "/dev/mqueue",
-            "bind",
-            "/dev/mqueue",
-            &["rbind", "nosuid", "noexec", "nodev"],
-        ),
-        Ipc::Private | Ipc::None => mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
-    };
+    // A queue file system shows the IPC namespace that it is mounted in: with the host's, the host's queues.
+    let queues = mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]);
     let memory = &["nosuid", "strictatime", "mode=755", "size=65536k"];
     let pts = &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"];
     let cgroup = &["nosuid", "noexec", "nodev", "relatime", access];

@@ -13,9 +13,10 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 /// containerd's masked paths (`oci.populateDefaultUnixSpec`, 2.4).
-const MASKED: [&str; 11] = [
+const MASKED: [&str; 12] = [
     "/proc/acpi",
     "/proc/asound",
+    "/proc/interrupts",
     "/proc/kcore",
     "/proc/keys",
     "/proc/latency_stats",
@@ -123,7 +124,8 @@ fn system_paths(inputs: &Inputs<'_>, opt: &SecurityOpt) -> Result<(Vec<String>, 
             .filter(|p| !none && !opt.unmask.iter().any(|u| gates::fits(u, p)));
         kept.map(|p| (*p).to_owned()).collect()
     };
-    let mut masked = keep(&MASKED);
+    let throttles: Vec<&str> = inputs.node.security.throttles.iter().map(String::as_str).collect();
+    let mut masked = keep(&[&MASKED[..], &throttles].concat());
     for path in &opt.mask {
         if !masked.contains(path) {
             masked.push(path.clone());

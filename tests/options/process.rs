@@ -24,7 +24,7 @@ group!(process_crun, crun(), if wants("crun"), {
 async fn groups_and_limits_and_directory_are_as_asked(b: &mut Bench) {
     let options = json!({
         "group_add": ["extra", "4242"],
-        "ulimit": [{ "nofile": "2048:4096", "core": "0", "nproc": "-1" }],
+        "ulimit": [{ "nofile": "2048:4096", "core": "0", "nproc": "1000" }],
         "cwd": "/made/here",
         "hostname": "some_name.with-all",
         "oom_score_adj": 321,
@@ -38,7 +38,7 @@ async fn groups_and_limits_and_directory_are_as_asked(b: &mut Bench) {
         ("soft", "2048"),
         ("hard", "4096"),
         ("core", "0"),
-        ("nproc", "unlimited"),
+        ("nproc", "1000"),
         ("host", "some_name.with-all"),
         ("etc", "some_name.with-all"),
         ("oom", "321"),
