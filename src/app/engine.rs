@@ -9,7 +9,7 @@
 //! | pump threads | log bytes, from the first attachment on |
 
 use crate::actors::log_pump::Pumps;
-use crate::actors::shared::Shared;
+use crate::actors::shared::{Execs, Shared};
 use crate::actors::supervision::front::Front;
 use crate::actors::supervision::tree::{Arbiters, Nursery};
 use crate::cli;
@@ -125,6 +125,7 @@ impl Engine {
             transfer: AtomicBool::new(false),
             run_dir: PathBuf::from(RUN_DIR),
             cores: cores(),
+            execs: Execs::new(cores()),
         });
         let (resort, last_resort) = watch::channel(None);
         let pumps = Pumps::new(cores().div_ceil(8).min(2));

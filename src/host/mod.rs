@@ -5,6 +5,7 @@
 pub mod cgroup;
 pub mod devices;
 pub mod error;
+pub mod exec;
 pub mod fifo;
 pub mod liveness;
 pub mod node;
@@ -14,6 +15,7 @@ pub mod pump;
 mod pump_stream;
 mod pump_thread;
 pub mod rootfs;
+pub mod session;
 
 pub use error::HostError;
 pub use fifo::{LogTarget, check_log_path};

@@ -2,13 +2,14 @@
 //!
 //! Options: `table` declares them, `value` and `types` read them, `options` and `settings` list them, `docs` prints them.
 //! Containers: `oci` puts together what `process`, `env`, `user`, `capabilities`, `resources`, `devices`, `network`,
-//! `files` and `mounts` each know; `node` is what they are told of the machine. `labels` and `record` are what survives.
+//! `files` and `mounts` each know; `node` is what they are told of the machine. `exec` makes one more process of a container. `labels` and `record` are what survives.
 
 mod capabilities;
 mod devices;
 pub mod docs;
 mod env;
 pub mod error;
+pub mod exec;
 mod files;
 pub mod gates;
 pub mod go;

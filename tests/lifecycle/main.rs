@@ -24,6 +24,7 @@ mod burst;
 mod destroying;
 mod disk;
 mod events;
+mod exec;
 mod inside;
 mod limits;
 mod logs;

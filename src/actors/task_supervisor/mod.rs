@@ -1,13 +1,14 @@
 //! | `TaskSupervisor` (one per task) | |
 //! |---|---|
 //! | owns | the task's state, who waits for it, the escalation from signal to SIGKILL |
-//! | asked | `Start`, `Recover`, `Wait`, `Stop`, `Signal`, `Destroy`, `Inspect` |
+//! | asked | `Start`, `Recover`, `Wait`, `Stop`, `Signal`, `Destroy`, `Inspect`, `Exec` |
 //! | told | `TaskExited`, `TaskOom`, `ContainerdAway`, `PullProgress` |
 //! | tells | `TaskEvent` |
 //! | mailbox | 32; waiters hold no place |
 //! | restart | in place; rebuilt from the container's labels and containerd's task state, askers ask again |
 
 mod away;
+mod exec;
 mod exit;
 mod recover;
 mod remove;

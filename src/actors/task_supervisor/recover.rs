@@ -126,6 +126,7 @@ async fn found_of(shared: &Shared, container: &ContainerId) -> Result<Found, Con
 
 impl TaskSupervisor {
     fn recovered(&mut self, found: Result<Found, ContainerdFault>, ctx: &mut Context<Self>) {
+        self.sweep_execs();
         match found {
             Ok((Some(TaskView::Running { pid }), _, _)) => {
                 self.about.pid = Some(pid);
