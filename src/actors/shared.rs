@@ -97,6 +97,16 @@ pub struct Execs {
     prefix: String,
     next: AtomicU64,
     starts: Arc<Semaphore>,
+    live: Arc<watch::Sender<usize>>,
+}
+
+/// Says by its drop that a command is over and nothing of it is left.
+pub struct LiveExec(Arc<watch::Sender<usize>>);
+
+impl Drop for LiveExec {
+    fn drop(&mut self) {
+        self.0.send_modify(|n| *n = n.saturating_sub(1));
+    }
 }
 
 impl Execs {
@@ -107,7 +117,21 @@ impl Execs {
             prefix: format!("{EXEC_PREFIX}{:x}-", unix_nanos()),
             next: AtomicU64::new(1),
             starts: Arc::new(Semaphore::new(EXEC_STARTS_PER_CORE.saturating_mul(cores.max(1)))),
+            live: Arc::new(watch::Sender::new(0)),
         }
+    }
+
+    /// One more that is looked after.
+    #[must_use]
+    pub fn live(&self) -> LiveExec {
+        self.live.send_modify(|n| *n = n.saturating_add(1));
+        LiveExec(Arc::clone(&self.live))
+    }
+
+    /// Ends when none is looked after: their clients are gone and they have been killed.
+    pub async fn idle(&self) {
+        // Its sender is ours.
+        self.live.subscribe().wait_for(|n| *n == 0).await.ok();
     }
 
     /// A name that no exec has had, in this process or an earlier one.

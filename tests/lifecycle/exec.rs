@@ -49,6 +49,9 @@ group!(exec_recovery, Bench::new(), {
     a_recovered_task_runs_commands,
     what_a_killed_plugin_has_left_is_swept,
     a_task_removed_after_a_killed_plugin_takes_all_along,
+    a_plugin_that_is_told_to_end_takes_its_commands_along,
+    a_session_outlives_a_containerd_that_stops_and_starts,
+    a_timeout_is_kept_while_containerd_hangs,
 });
 
 /// A session to its end, whose messages have the form that a host needs.
@@ -86,7 +89,8 @@ async fn until(session: &mut ExecSession, text: &str) -> String {
     let mut seen = Vec::new();
     let reading = async {
         while !String::from_utf8_lossy(&seen).contains(text) {
-            let message = session.next().await.expect("no error").expect("more output");
+            let message = session.next().await.expect("no error");
+            let message = message.unwrap_or_else(|| panic!("no {text:?} in {:?}", String::from_utf8_lossy(&seen)));
             seen.extend(message.stdout.map(|out| out.data).unwrap_or_default());
         }
     };
@@ -123,9 +127,12 @@ fn exec_dirs(dir: &PathBuf) -> Vec<String> {
 
 /// Waits until nothing of any exec is left: no directory, no process with this in its arguments.
 async fn no_exec_left(task: &RunningTask, argument: &str, deadline: Duration) {
-    let dir = run_dir(task).await;
+    no_exec_left_in(&run_dir(task).await, argument, deadline).await;
+}
+
+async fn no_exec_left_in(dir: &PathBuf, argument: &str, deadline: Duration) {
     let left = settle(deadline, || {
-        let mut left = exec_dirs(&dir);
+        let mut left = exec_dirs(dir);
         left.extend(
             procfs::with_argument(argument)
                 .iter()
@@ -248,8 +255,6 @@ async fn tty_is_resized_while_it_runs(b: &mut Bench) {
             until(&mut session, &format!("{height} {width}\r\n")).await;
         }
     }
-    session.resize(i32::MAX, 7).await;
-    until(&mut session, "65535 7\r\n").await;
     drop(session);
     no_exec_left(&task, "trap 'stty size' WINCH", secs(10)).await;
     // Without a terminal a size is ignored.
@@ -460,11 +465,11 @@ async fn a_client_that_goes_takes_its_command_along(b: &mut Bench) {
 async fn a_client_that_goes_from_a_flood_leaves_nothing(b: &mut Bench) {
     let task = sleeper(b, "exec-flood").await;
     for tty in [false, true] {
-        let mut session = session(&task, &["yes", "flood"], tty).await;
-        until(&mut session, "flood").await;
+        let mut session = session(&task, &["yes", "deluge"], tty).await;
+        until(&mut session, "deluge").await;
         tokio::time::sleep(secs(1)).await;
         drop(session);
-        no_exec_left(&task, "flood", secs(5)).await;
+        no_exec_left(&task, "deluge", secs(5)).await;
     }
     destroy(task).await;
 }
@@ -710,4 +715,56 @@ async fn a_task_removed_after_a_killed_plugin_takes_all_along(b: &mut Bench) {
     })
     .await;
     assert!(left.is_empty(), "left: {left:?}");
+}
+
+async fn a_plugin_that_is_told_to_end_takes_its_commands_along(b: &mut Bench) {
+    let task = sleeper(b, "exec-goodbye").await;
+    abandoned(&task).await;
+    let report = b.rig.plugin().kill_sequence().await;
+    assert!(!report.forced && report.took < secs(2), "{:?}", report.took);
+    no_exec_left_in(&PathBuf::from("/run/containerd-driver").join("none"), "4571", secs(1)).await;
+    b.rig.relaunch().await.expect("relaunch");
+    assert_running(&task).await;
+    no_exec_left(&task, "4571", secs(10)).await;
+    destroy(task).await;
+}
+
+async fn a_session_outlives_a_containerd_that_stops_and_starts(b: &mut Bench) {
+    let task = sleeper(b, "exec-outage").await;
+    let mut plain = sh(&task, "echo ready; read x; echo got $x; exit 5", false).await;
+    let mut tty = sh(&task, "echo ready; read x; echo got $x; exit 6", true).await;
+    // Ends while nobody is there.
+    let mut early = sh(&task, "echo ready; sleep 1; echo words; exit 7", false).await;
+    for session in [&mut plain, &mut tty, &mut early] {
+        until(session, "ready").await;
+    }
+    b.rig.containerd.stop().await;
+    let error = task.exec(&["true"], secs(5)).await.expect_err("no containerd");
+    assert!(error.message().contains("containerd"), "{error:?}");
+    plain.stdin("meanwhile\n").await;
+    until(&mut plain, "got meanwhile").await;
+    tokio::time::sleep(secs(2)).await;
+    b.rig.containerd.start_again().await.expect("containerd");
+    assert_eq!(finish(plain).await.code(), 5);
+    let early = finish(early).await;
+    assert_eq!((early.stdout_text().as_str(), early.code()), ("words\n", 7));
+    tty.stdin("later\n").await;
+    let outcome = finish(tty).await;
+    assert!(outcome.stdout_text().contains("got later"), "{outcome:?}");
+    assert_eq!(outcome.code(), 6);
+    destroy(task).await;
+}
+
+async fn a_timeout_is_kept_while_containerd_hangs(b: &mut Bench) {
+    let task = sleeper(b, "exec-hang").await;
+    b.rig.containerd.sigstop();
+    let begun = Instant::now();
+    let status = task.exec(&["sleep", "4572"], secs(2)).await.expect_err("late");
+    let took = begun.elapsed();
+    b.rig.containerd.sigcont();
+    assert!(took < secs(5), "it took {took:?}");
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+    no_exec_left(&task, "4572", secs(20)).await;
+    assert_eq!(run(&task, "echo here").await.stdout_text(), "here\n");
+    destroy(task).await;
 }

@@ -48,6 +48,7 @@ impl Handler<Ask<Exec>> for TaskSupervisor {
         let (outputs, output) = mpsc::channel(OUTPUTS);
         let (size, sizes) = watch::channel(None);
         let work = run::Work {
+            _live: self.shared.execs.live(),
             shared: Arc::clone(&self.shared),
             container: self.container.clone(),
             req,

@@ -1,7 +1,7 @@
 //! The life of one command, from its turn to the removal of its pipes.
 
 use super::pump::{self, Feed, Phase};
-use crate::actors::shared::Shared;
+use crate::actors::shared::{LiveExec, Shared};
 use crate::containerd::{Gateway, NewExec};
 use crate::host::exec::{Ends, Pipes};
 use crate::host::{HostError, session};
@@ -32,6 +32,9 @@ const UNKNOWN: i32 = -1;
 /// How long a killed process may take to be gone.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long the answer to a command whose time is over waits for its end.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+
 /// Rounds of killing: a shell that has lost one child may make another before it dies itself.
 const KILL_ROUNDS: usize = 3;
 
@@ -47,6 +50,7 @@ const LOOKS: usize = 3;
 
 /// What is given to a command at its birth.
 pub(super) struct Work {
+    pub(super) _live: LiveExec,
     pub(super) shared: Arc<Shared>,
     pub(super) container: ContainerId,
     pub(super) req: Exec,
@@ -93,7 +97,19 @@ impl Work {
             exec,
         };
         let size = *self.sizes.borrow();
-        let begun = entry.begin(&self.req, size).await;
+        let begun = {
+            let begin = entry.begin(&self.req, size);
+            tokio::pin!(begin);
+            tokio::select! {
+                biased;
+                begun = &mut begin => begun,
+                // A call to containerd that has begun is not taken back: what comes of it is killed.
+                surrender = given_up(&outputs, deadline) => {
+                    surrendered(&outputs, &surrender).await;
+                    begin.await
+                }
+            }
+        };
         drop(turn);
         match begun {
             Ok((ends, pid)) => {
@@ -102,8 +118,11 @@ impl Work {
             }
             Err(error) => {
                 entry.answer_failure(&self.req, error, &outputs).await;
-                drop((self, outputs));
+                let live = self._live;
+                drop(outputs);
+                drop(self.outputs);
                 entry.remove().await;
+                drop(live);
             }
         }
     }
@@ -167,6 +186,7 @@ impl Entry {
     /// Moves its bytes until it ends or is given up, answers, and removes what is left.
     async fn attend(self, work: Work, ends: Ends, pid: u32, deadline: Option<Instant>) {
         let Work {
+            _live,
             req,
             inputs,
             sizes,
@@ -228,16 +248,23 @@ impl Entry {
                 drop(outputs);
             }
             Err(surrender) => {
-                self.kill(pid).await;
-                if tokio::time::timeout(KILL_PATIENCE, &mut exit).await.is_err() {
-                    tracing::warn!(
-                        exec.id = self.exec,
-                        "a command is still there {KILL_PATIENCE:?} after SIGKILL"
-                    );
-                }
-                phase.send_replace(Phase::Ended);
+                let killed = async {
+                    self.kill(pid).await;
+                    if tokio::time::timeout(KILL_PATIENCE, &mut exit).await.is_err() {
+                        tracing::warn!(
+                            exec.id = self.exec,
+                            "a command is still there {KILL_PATIENCE:?} after SIGKILL"
+                        );
+                    }
+                };
+                tokio::pin!(killed);
+                let in_time = tokio::time::timeout(ANSWER_WITHIN, &mut killed).await;
                 surrendered(&outputs, &surrender).await;
                 drop(outputs);
+                if in_time.is_err() {
+                    killed.await;
+                }
+                phase.send_replace(Phase::Ended);
             }
         }
         self.remove().await;
