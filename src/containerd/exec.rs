@@ -6,6 +6,7 @@ use super::error::{fault, found};
 use super::types::nanoseconds;
 use crate::messages::runtime::ContainerdFault;
 use containerd_client::services::v1 as proto;
+use containerd_client::types::v1::Status;
 use std::path::PathBuf;
 
 /// The name under which containerd finds the Go type of an OCI process (`typeurl`); there is no protobuf behind it.
@@ -80,7 +81,7 @@ impl Gateway {
         Ok(super::tasks::exit_record(answer.exit_status, nanoseconds(answer.exited_at)).code)
     }
 
-    /// Process id on the host of a process that was started; `None` if it is not known or has not begun.
+    /// Process id on the host of a process that runs; `None` if it has ended, has not begun, or is not known.
     ///
     /// # Errors
     /// Any fault but `NotFound`.
@@ -91,7 +92,10 @@ impl Gateway {
             exec_id: exec.to_owned(),
         });
         let answer = found(CALL.answer(self.tasks().get(request)).await)?;
-        Ok(answer.and_then(|a| a.process).map(|p| p.pid).filter(|pid| *pid > 0))
+        Ok(answer
+            .and_then(|a| a.process)
+            .filter(|p| p.status() != Status::Stopped && p.pid > 0)
+            .map(|p| p.pid))
     }
 
     /// Sends a signal to the process. One that has ended, or is not known, is no fault.

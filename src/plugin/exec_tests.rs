@@ -1,3 +1,5 @@
+//! Commands at the front door: shapes and order of messages, refusals, silence, the unary form.
+
 use super::*;
 use crate::messages::AskError;
 use crate::messages::task::TaskError;

@@ -58,6 +58,7 @@ pub fn start_failure(words: &str) -> Option<i32> {
     }
     if has(&[
         "permission denied",
+        "operation not permitted",
         "exec format error",
         "is a directory",
         "not a directory",
@@ -137,6 +138,7 @@ mod tests {
             ),
             (r#"exec: "/etc/passwd": permission denied: unknown"#, Some(126)),
             ("exec /x: exec format error", Some(126)),
+            ("open executable: Operation not permitted", Some(126)),
             (r#"exec: "/": is a directory"#, Some(126)),
             (
                 "chdir to cwd (\"/x\") set in config.json failed: no such file or directory",
@@ -151,7 +153,7 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_makes_it_panic(spec in proptest::collection::vec(any::<u8>(), 0..200), words in ".{0,80}") {
-            process(&spec, &[words.clone()], true, None).ok();
+            process(&spec, std::slice::from_ref(&words), true, None).ok();
             prop_assert!(start_failure(&words).is_none_or(|code| code > 125));
         }
     }

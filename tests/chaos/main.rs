@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
 
 mod actors;
+mod commands;
 mod control;
 mod escalation;
 mod field;

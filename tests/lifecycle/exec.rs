@@ -1,12 +1,12 @@
 //! Commands in a task, as `nomad alloc exec`, script checks and change scripts ask for them.
 
-use crate::bench::{Bench, assert_running, cgroups_named, container_of, group, patience, secs, settle};
+use crate::bench::{Bench, assert_running, cgroups_named, container_of, group, kind, patience, secs, settle};
 use futures_util::future::join_all;
 use serde_json::json;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use testhost::procfs;
-use testhost::rig::{ExecOutcome, ExecSession, RunningTask};
+use testhost::rig::{ExecOutcome, ExecSession, RigOpts, RunningTask};
 use testhost::within::within;
 use tonic::{Code, Status};
 
@@ -53,6 +53,32 @@ group!(exec_recovery, Bench::new(), {
     a_session_outlives_a_containerd_that_stops_and_starts,
     a_timeout_is_kept_while_containerd_hangs,
 });
+
+group!(exec_crun, crun(), {
+    notty_keeps_the_streams_apart_and_has_the_code,
+    tty_merges_the_streams_with_line_ends_of_a_terminal,
+    tty_has_the_last_size_that_came_before_the_start,
+    tty_session_ends_with_its_lead,
+    it_runs_as_the_task_does,
+    codes_from_0_to_255_and_of_signals,
+    a_program_that_is_not_there_is_told,
+    a_client_that_goes_takes_its_command_along,
+    a_unary_exec_is_killed_at_its_timeout,
+    among_the_processes_of_the_host_only_its_own_are_killed,
+});
+
+/// Tasks run by crun, with consent to the host's process namespace.
+async fn crun() -> Bench {
+    let mut opts = RigOpts::new(kind()).expect("CD_DRIVER_BIN");
+    opts.config = json!({
+        "containerd_runtime": "crun",
+        "allow_runtimes": ["*"],
+        "allowed_modes": { "pid": ["host"] },
+    });
+    // crun takes the empty unified hierarchy beside version 1 for a machine with version 2.
+    opts.without_unified = true;
+    Bench::bare(opts).await
+}
 
 /// A session to its end, whose messages have the form that a host needs.
 async fn finish(session: ExecSession) -> ExecOutcome {
@@ -766,5 +792,21 @@ async fn a_timeout_is_kept_while_containerd_hangs(b: &mut Bench) {
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
     no_exec_left(&task, "4572", secs(20)).await;
     assert_eq!(run(&task, "echo here").await.stdout_text(), "here\n");
+    destroy(task).await;
+}
+
+async fn among_the_processes_of_the_host_only_its_own_are_killed(b: &mut Bench) {
+    let spec = b.sleeper().name("exec-host").option("pid_mode", json!("host"));
+    let task = b.start(spec).await;
+    let mut other = sh(&task, "echo ready; sleep 4573; echo over", false).await;
+    until(&mut other, "ready").await;
+    let mut session = sh(&task, "echo ready; sleep 4574 & sleep 4574", false).await;
+    until(&mut session, "ready").await;
+    drop(session);
+    no_exec_left_in(&PathBuf::from("/none"), "4574", secs(3)).await;
+    assert!(!procfs::with_argument("4573").is_empty());
+    assert_running(&task).await;
+    drop(other);
+    no_exec_left(&task, "4573", secs(3)).await;
     destroy(task).await;
 }

@@ -5,6 +5,7 @@
 //! asked again, or has answered it with the ends of the channels. So no command runs twice and no answer is lost.
 
 mod drain;
+mod kill;
 mod pump;
 mod run;
 mod sweep;

@@ -1,10 +1,11 @@
 //! The life of one command, from its turn to the removal of its pipes.
 
+use super::kill::kill;
 use super::pump::{self, Feed, Phase};
 use crate::actors::shared::{LiveExec, Shared};
 use crate::containerd::{Gateway, NewExec};
+use crate::host::HostError;
 use crate::host::exec::{Ends, Pipes};
-use crate::host::{HostError, session};
 use crate::messages::exec::{Exec, Input, Output, TerminalSize};
 use crate::messages::logs::Stream;
 use crate::messages::runtime::{ContainerdFault, FaultKind, TaskView};
@@ -21,8 +22,6 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{Instrument as _, Span};
 
-const SIGKILL: u32 = 9;
-
 /// 128 + SIGKILL: how a process ends that is taken along by the end of its container.
 const KILLED: i32 = 137;
 
@@ -34,9 +33,6 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long the answer to a command whose time is over waits for its end.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
-
-/// Rounds of killing: a shell that has lost one child may make another before it dies itself.
-const KILL_ROUNDS: usize = 3;
 
 /// First and longest rest before a call to a containerd that is away is made again.
 const REST: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -166,7 +162,8 @@ impl Entry {
             Some(code) => {
                 let stream = if req.terminal { Stream::Stdout } else { Stream::Stderr };
                 let line_end = if req.terminal { "\r\n" } else { "\n" };
-                let words = Bytes::from(format!("{}{line_end}", fault.text));
+                let words = command_error(req, fault.text.clone());
+                let words = Bytes::from(format!("{words}{line_end}"));
                 let all = [
                     Output::Data(stream, words),
                     Output::Closed(Stream::Stdout),
@@ -249,7 +246,7 @@ impl Entry {
             }
             Err(surrender) => {
                 let killed = async {
-                    self.kill(pid).await;
+                    kill(&self.gateway, self.container.as_str(), &self.exec, Some(pid)).await;
                     if tokio::time::timeout(KILL_PATIENCE, &mut exit).await.is_err() {
                         tracing::warn!(
                             exec.id = self.exec,
@@ -297,22 +294,6 @@ impl Entry {
         }
     }
 
-    /// SIGKILL to the process and to what it has started.
-    async fn kill(&self, pid: u32) {
-        let (container, exec) = self.id();
-        if let Err(fault) = self.gateway.kill_exec(container, exec, SIGKILL).await {
-            tracing::warn!(exec.id = exec, error = %fault, "a command cannot be killed by way of containerd");
-        }
-        for _ in 0..KILL_ROUNDS {
-            let Ok(pids) = self.gateway.task_pids(container).await else {
-                return;
-            };
-            if tokio::task::block_in_place(|| session::kill(pid, &pids)) == 0 {
-                return;
-            }
-        }
-    }
-
     /// Removes entry and pipes, after a kill if it may still run.
     async fn remove(&self) {
         let (container, exec) = self.id();
@@ -323,7 +304,7 @@ impl Entry {
                 Err(fault) if is_away(&fault) => {}
                 Err(fault) => {
                     tracing::debug!(exec.id = exec, error = %fault, "a command is not removed yet");
-                    self.gateway.kill_exec(container, exec, SIGKILL).await.ok();
+                    kill(&self.gateway, container, exec, None).await;
                     // Its container may be gone, and its entry with it.
                     if matches!(self.gateway.task(container).await, Ok(None)) {
                         break;

@@ -3,10 +3,10 @@
 //! The directories of pipes are the journal. One is made before its command has an entry in containerd and removed after
 //! that, so no command is missed. What this sweep does not reach goes with the container.
 
+use super::kill::kill;
 use super::pump;
 use crate::actors::shared::Shared;
 use crate::host::exec::{self, Pipes};
-use crate::host::session;
 use crate::messages::runtime::ContainerdFault;
 use crate::spec::identity::ContainerId;
 use crate::telemetry::names;
@@ -15,8 +15,6 @@ use std::time::Duration;
 use tokio::net::unix::pipe;
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
-
-const SIGKILL: u32 = 9;
 
 /// How often it is tried, and the rest between.
 const ATTEMPTS: u32 = 20;
@@ -53,15 +51,11 @@ async fn remove(shared: &Shared, container: &ContainerId, exec: &str) -> Result<
             readers.spawn(pump::discard(source));
         }
     }
-    let pid = gateway.exec_pid(container.as_str(), exec).await.ok().flatten();
     let mut last = Ok(());
     for attempt in 1..=ATTEMPTS {
-        gateway.kill_exec(container.as_str(), exec, SIGKILL).await.ok();
-        if let Some(pid) = pid
-            && let Ok(pids) = gateway.task_pids(container.as_str()).await
-        {
-            tokio::task::block_in_place(|| session::kill(pid, &pids));
-        }
+        // Once it is stopped its number is not its own any more.
+        let pid = gateway.exec_pid(container.as_str(), exec).await.ok().flatten();
+        kill(&gateway, container.as_str(), exec, pid).await;
         last = gateway.delete_exec(container.as_str(), exec).await;
         if last.is_ok() {
             break;
