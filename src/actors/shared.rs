@@ -14,9 +14,9 @@ use crate::spec::identity::ContainerId;
 use crate::spec::settings::Settings;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, broadcast, watch};
 
 /// Tells the supervisor of a task something, by container or by task.
 pub trait TaskTells: Send + Sync {
@@ -85,6 +85,75 @@ pub struct Shared {
     pub run_dir: PathBuf,
     /// Cores of the machine: the unit of the budgets.
     pub cores: usize,
+    /// Names and turns of the commands that run in tasks.
+    pub execs: Execs,
+}
+
+/// Starts of commands at once, per core. Each is mostly runc's own work, about half of a container's start.
+const EXEC_STARTS_PER_CORE: usize = 4;
+
+/// How the name of an exec, and of the directory of its pipes, begins.
+pub const EXEC_PREFIX: &str = "exec-";
+
+/// Names and turns of the commands that run in tasks.
+pub struct Execs {
+    /// What the names of this process have in common. Whatever else begins like an exec was left by an earlier one.
+    prefix: String,
+    next: AtomicU64,
+    starts: Arc<Semaphore>,
+    live: Arc<watch::Sender<usize>>,
+}
+
+/// Says by its drop that a command is over and nothing of it is left.
+pub struct LiveExec(Arc<watch::Sender<usize>>);
+
+impl Drop for LiveExec {
+    fn drop(&mut self) {
+        self.0.send_modify(|n| *n = n.saturating_sub(1));
+    }
+}
+
+impl Execs {
+    /// For so many cores.
+    #[must_use]
+    pub fn new(cores: usize) -> Self {
+        Self {
+            prefix: format!("{EXEC_PREFIX}{:x}-", unix_nanos()),
+            next: AtomicU64::new(1),
+            starts: Arc::new(Semaphore::new(EXEC_STARTS_PER_CORE.saturating_mul(cores.max(1)))),
+            live: Arc::new(watch::Sender::new(0)),
+        }
+    }
+
+    /// One more that is looked after.
+    #[must_use]
+    pub fn live(&self) -> LiveExec {
+        self.live.send_modify(|n| *n = n.saturating_add(1));
+        LiveExec(Arc::clone(&self.live))
+    }
+
+    /// Ends when none is looked after: their clients are gone and they have been killed.
+    pub async fn idle(&self) {
+        // Its sender is ours.
+        self.live.subscribe().wait_for(|n| *n == 0).await.ok();
+    }
+
+    /// A name that no exec has had, in this process or an earlier one.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{}{}", self.prefix, self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// True for the name of an exec that an earlier process has left.
+    #[must_use]
+    pub fn is_stale(&self, name: &str) -> bool {
+        name.starts_with(EXEC_PREFIX) && !name.starts_with(&self.prefix)
+    }
+
+    /// Waits for the turn to start one, first come first served. Never closed: an error would mean no bound.
+    pub async fn turn(&self) -> Result<OwnedSemaphorePermit, AcquireError> {
+        Arc::clone(&self.starts).acquire_owned().await
+    }
 }
 
 impl Shared {

@@ -9,7 +9,7 @@
 //! | pump threads | log bytes, from the first attachment on |
 
 use crate::actors::log_pump::Pumps;
-use crate::actors::shared::Shared;
+use crate::actors::shared::{Execs, Shared};
 use crate::actors::supervision::front::Front;
 use crate::actors::supervision::tree::{Arbiters, Nursery};
 use crate::cli;
@@ -27,6 +27,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::sync::{broadcast, watch};
 
@@ -35,6 +36,9 @@ const EVENTS: usize = 1024;
 
 /// Directory for files of tasks that have no allocation directory.
 const RUN_DIR: &str = "/run/containerd-driver";
+
+/// How long commands in tasks may take to be killed when the process ends. Nomad gives it two seconds in all.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Variable that names the control socket of a chaos build.
 #[cfg(feature = "chaos")]
@@ -102,6 +106,9 @@ impl Engine {
         engine.nursery.start();
         let door = io.spawn(front_door(Arc::clone(&engine)));
         let code = system.block_on(door);
+        // The clients of commands are gone with the front door; what is not done in time, the next process does.
+        let execs = engine.shared.execs.idle();
+        system.block_on(async { tokio::time::timeout(GOODBYE, execs).await.ok() });
         for arbiter in tasks.iter().chain([&control]) {
             arbiter.stop();
         }
@@ -125,6 +132,7 @@ impl Engine {
             transfer: AtomicBool::new(false),
             run_dir: PathBuf::from(RUN_DIR),
             cores: cores(),
+            execs: Execs::new(cores()),
         });
         let (resort, last_resort) = watch::channel(None);
         let pumps = Pumps::new(cores().div_ceil(8).min(2));

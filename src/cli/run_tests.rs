@@ -3,6 +3,7 @@
 use super::*;
 use crate::cli::logs::Pipes;
 use crate::messages::doors::{Answer, SettingsDoor};
+use crate::messages::exec::Exec;
 use crate::messages::health::{Health, Verdict};
 use crate::messages::logs::{Drained, LogError};
 use crate::messages::task::{Inspect, Inspection, Recover, Signal, Started};
@@ -95,6 +96,7 @@ door!(Destroy, |self, req| {
 door!(Recover, |self, _req| Ok(Err(TaskError::NotFound)));
 door!(Signal, |self, _req| Ok(Err(TaskError::NotFound)));
 door!(Inspect, |self, _req| Ok(Err::<Inspection, _>(TaskError::NotFound)));
+door!(Exec, |self, _req| Ok(Err(TaskError::NotFound)));
 
 impl TaskDoors for Script {
     fn open<'a>(&'a self, _: &'a TaskId, _: Cx) -> Answer<'a, Result<(), AskError>> {

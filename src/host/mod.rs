@@ -6,6 +6,7 @@ pub mod cdi;
 pub mod cgroup;
 pub mod devices;
 pub mod error;
+pub mod exec;
 pub mod fifo;
 pub mod limits;
 pub mod liveness;
@@ -19,6 +20,7 @@ pub mod rootfs;
 pub mod route;
 pub mod security;
 pub mod selinux;
+pub mod session;
 
 pub use error::HostError;
 pub use fifo::{LogTarget, check_log_path};

@@ -3,6 +3,7 @@
 //! A door outlives the actor behind it: when an actor is replaced, the next request through the same door reaches the
 //! new one. Front doors never see an address or an actor type.
 
+use super::exec::Exec;
 use super::health::Verdict;
 use super::task::{Destroy, Inspect, Recover, Signal, Start, Stop, TaskError, TaskEvent, Wait};
 use super::{AskError, Cx, Request};
@@ -38,6 +39,7 @@ pub trait TaskDoors:
     + TaskDoor<Signal>
     + TaskDoor<Destroy>
     + TaskDoor<Inspect>
+    + TaskDoor<Exec>
 {
     /// Makes sure that the task has a supervisor (for `Start` and `Recover`). Idempotent.
     fn open<'a>(&'a self, task: &'a TaskId, cx: Cx) -> Answer<'a, Result<(), AskError>>;

@@ -6,6 +6,7 @@
 pub mod container;
 pub mod doors;
 pub mod envelope;
+pub mod exec;
 pub mod health;
 pub mod image;
 pub mod lifecycle;

@@ -175,6 +175,17 @@ pub enum TaskError {
     /// containerd failed.
     #[error("{0}")]
     Containerd(#[from] ContainerdFault),
+    /// A command could not be run in the task.
+    #[error("cannot run {command:?} in the task: {reason}")]
+    Command {
+        /// The program.
+        command: String,
+        /// Why not.
+        reason: String,
+    },
+    /// A command was killed at its timeout. Go's words, which users may know.
+    #[error("context deadline exceeded")]
+    CommandTimeout,
     /// The task was stopped before it ran.
     #[error("the task was stopped before it was started")]
     Cancelled,
@@ -193,6 +204,8 @@ impl TaskError {
             | Self::WrongState { .. }
             | Self::StillRunning
             | Self::Log(_)
+            | Self::Command { .. }
+            | Self::CommandTimeout
             | Self::Cancelled => false,
             Self::Image(e) => e.is_transient(),
             Self::Container(e) | Self::Removal(e) => e.is_transient(),

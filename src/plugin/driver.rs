@@ -7,7 +7,7 @@ use super::pb::driver::network_isolation_spec::NetworkIsolationMode;
 use super::rpc::call;
 use super::streams::{self, Answers};
 use super::tasks::Tasks;
-use super::{convert, schema};
+use super::{convert, exec, schema};
 use crate::messages::doors::Doors;
 use crate::spec::identity::TaskId;
 use crate::spec::options;
@@ -16,8 +16,6 @@ use crate::spec::signal;
 use std::sync::Arc;
 use tonic::{Request, Response, Status, Streaming};
 
-/// Text of Nomad's Go drivers, which users and scripts may know.
-const NO_EXEC: &str = "This driver does not support exec";
 const NO_NETWORK: &str = "this driver creates no networks: the host does (must_create_network is false)";
 
 type Reply<T> = Result<Response<T>, Status>;
@@ -84,7 +82,7 @@ fn capabilities() -> pb::DriverCapabilities {
     ];
     pb::DriverCapabilities {
         send_signals: true,
-        exec: false,
+        exec: true,
         fs_isolation: FsIsolation::Image.into(),
         network_isolation_modes: modes.into_iter().map(i32::from).collect(),
         must_create_network: false,
@@ -236,16 +234,15 @@ impl Driver for DriverService {
 
     async fn exec_task(&self, request: Request<pb::ExecTaskRequest>) -> Reply<pb::ExecTaskResponse> {
         let call = call!("ExecTask", &request, task.id = request.get_ref().task_id);
-        call.answer(async { Err(Status::unimplemented(NO_EXEC)) }).await
+        call.answer(exec::to_its_end(&self.tasks, request.into_inner())).await
     }
 
     async fn exec_task_streaming(
         &self,
         request: Request<Streaming<pb::ExecTaskStreamingRequest>>,
     ) -> Reply<Self::ExecTaskStreamingStream> {
-        call!("ExecTaskStreaming", &request)
-            .answer(async { Err(Status::unimplemented(NO_EXEC)) })
-            .await
+        let call = call!("ExecTaskStreaming", &request, task.id = tracing::field::Empty);
+        call.answer(exec::session(&self.tasks, request.into_inner())).await
     }
 
     async fn create_network(&self, request: Request<pb::CreateNetworkRequest>) -> Reply<pb::CreateNetworkResponse> {

@@ -216,20 +216,18 @@ fn capabilities_are_those_of_an_image_driver() {
         capabilities: Some(capabilities()),
     };
     let hex: String = r.encode_to_vec().iter().map(|b| format!("{b:02x}")).collect();
-    assert_eq!(hex, "0a09080118022203000102");
+    assert_eq!(hex, "0a0b0801100118022203000102");
 }
 
 #[tokio::test]
-async fn exec_and_networks_are_refused_as_the_go_driver_does() {
-    let (service, _) = service();
+async fn networks_are_refused_and_a_command_needs_a_program() {
+    let (service, fake) = service();
     let exec = service
         .exec_task(Request::new(pb::ExecTaskRequest::default()))
         .await
         .unwrap_err();
-    assert_eq!(
-        (exec.code(), exec.message()),
-        (Code::Unimplemented, "This driver does not support exec")
-    );
+    assert_eq!(exec.code(), Code::InvalidArgument);
+    assert!(fake.asked().is_empty());
     let network = service
         .create_network(Request::new(pb::CreateNetworkRequest::default()))
         .await

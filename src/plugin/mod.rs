@@ -11,7 +11,7 @@
 //! | [`hclog`] | log lines as the host parses them |
 //! | `controller`, `stdio`, `broker` | go-plugin's auxiliary services |
 //! | `base`, `schema` | Nomad's base service: identity, configuration |
-//! | `driver`, `tasks`, `convert`, `streams` | Nomad's driver service |
+//! | `driver`, `tasks`, `convert`, `streams`, `exec` | Nomad's driver service |
 //! | `status` | our errors as gRPC status and Nomad's recoverable flag |
 //! | `rpc` | the span around every call |
 
@@ -20,6 +20,7 @@ mod broker;
 mod controller;
 mod convert;
 mod driver;
+mod exec;
 #[cfg(test)]
 mod fake;
 pub mod handshake;

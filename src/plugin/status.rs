@@ -28,6 +28,7 @@ pub(super) fn of_task(error: &TaskError) -> Status {
 fn code(error: &TaskError) -> Code {
     match error {
         TaskError::NotFound => Code::NotFound,
+        TaskError::CommandTimeout => Code::DeadlineExceeded,
         TaskError::Container(ContainerError::Spec(_))
         | TaskError::Image(ImageError::BadReference { .. } | ImageError::NoSnapshotter { .. }) => Code::InvalidArgument,
         TaskError::Container(
@@ -50,6 +51,7 @@ fn code(error: &TaskError) -> Code {
         | TaskError::WrongState { .. }
         | TaskError::StillRunning
         | TaskError::Log(_)
+        | TaskError::Command { .. }
         | TaskError::Containerd(_)
         | TaskError::Cancelled
         | TaskError::Driver(_) => Code::Unknown,

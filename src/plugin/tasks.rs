@@ -3,6 +3,7 @@
 
 use super::status;
 use crate::messages::doors::{TaskDoor, TaskDoors};
+use crate::messages::exec::{Exec, ExecSession};
 use crate::messages::task::{Destroy, Inspect, Inspection, Recover, Signal, Start, Started, Stop, TaskError, Wait};
 use crate::messages::{AskError, Cx, Request};
 use crate::spec::identity::TaskId;
@@ -29,6 +30,8 @@ const STOP: Duration = Duration::from_secs(90);
 const DESTROY: Duration = Duration::from_secs(120);
 const SIGNAL: Duration = Duration::from_secs(30);
 const INSPECT: Duration = Duration::from_secs(10);
+/// Until the command has been taken up; it runs after that.
+const EXEC: Duration = Duration::from_secs(30);
 
 /// Asks about tasks.
 #[derive(Clone)]
@@ -147,6 +150,11 @@ impl Tasks {
 
     pub(super) async fn inspect(&self, task: &TaskId) -> Result<Inspection, Status> {
         answered(self.ask(&Errand::within(task, INSPECT), |_| Inspect).await)
+    }
+
+    /// Takes up a command in a task. A supervisor that dies has not begun with it, or has answered.
+    pub(super) async fn exec(&self, task: &TaskId, exec: Exec) -> Result<ExecSession, Status> {
+        answered(self.ask(&Errand::within(task, EXEC), |_| exec.clone()).await)
     }
 
     /// Asks until there is an answer. `request` learns whether an earlier answer was lost.

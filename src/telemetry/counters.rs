@@ -51,6 +51,7 @@ counters! {
     ImagePullsShared "containerd_driver_image_joins_total": "Requests that joined a pull under way.";
     TasksStarted "containerd_driver_task_starts_total": "Tasks whose process was started.";
     TasksExited "containerd_driver_task_exits_total": "Exits told to Nomad.";
+    ExecsStarted "containerd_driver_exec_starts_total": "Commands started in running tasks.";
     LogStalls "containerd_driver_log_stalls_total": "Times a log stream had to wait for its sink.";
     LogBytes "containerd_driver_log_bytes_total": "Log bytes moved by the driver.";
     LogFaults "containerd_driver_log_faults_total": "Log streams that ended with a fault.";

@@ -44,6 +44,8 @@ names! {
     Span TASK_SIGNAL = "task.signal": "A signal is sent to the first process of a task.";
     Span TASK_DESTROY = "task.destroy": "All that belongs to a task is removed.";
     Span TASK_INSPECT = "task.inspect": "A task is described.";
+    Span TASK_EXEC = "task.exec": "A command runs in a task, from the wait for its turn until its pipes are removed.";
+    Span EXEC_SWEEP = "exec.sweep": "Commands that an earlier plugin process left running in a task are killed. A root span.";
     Span TASK_SWEEP = "task.sweep": "What a task without a supervisor left behind is removed.";
     Span IMAGE_ENSURE = "image.ensure": "An image is made present, from disk or by a pull; `joined` marks who waits for the pull of another, whose span is linked.";
     Span IMAGE_PULL = "image.pull": "An image is fetched from its registry and unpacked.";
@@ -66,6 +68,8 @@ names! {
     Field ALLOC_ID = "alloc.id": "Allocation id.";
     Field JOB_ID = "job.id": "Job id.";
     Field CONTAINER_ID = "container.id": "Id of the container, its task and its snapshot in containerd.";
+    Field EXEC_ID = "exec.id": "Id of a command that runs in a container, in containerd.";
+    Field TERMINAL = "terminal": "True if a command has a terminal.";
     Field IMAGE_REF = "image.ref": "Normalised image reference.";
     Field IMAGE_DIGEST = "image.digest": "Manifest digest.";
     Field BLOB_DIGEST = "blob.digest": "Digest of one layer.";

@@ -7,6 +7,7 @@
 
 mod actors;
 mod adopted;
+mod commands;
 mod control;
 mod escalation;
 mod field;

@@ -274,6 +274,11 @@ func capabilities(ctx context.Context, conn *grpc.ClientConn) error {
 	if isolation := inner.Get(fields.ByName("fs_isolation")).Int(); isolation != 2 {
 		return fmt.Errorf("file system isolation %d, expected 2 (image)", isolation)
 	}
+	for _, name := range []protoreflect.Name{"send_signals", "exec"} {
+		if !inner.Get(fields.ByName(name)).Bool() {
+			return fmt.Errorf("%s is false", name)
+		}
+	}
 	if inner.Get(fields.ByName("network_isolation_modes")).List().Len() == 0 {
 		return errors.New("no network isolation modes")
 	}
@@ -343,11 +348,15 @@ func quiet(conn *grpc.ClientConn, method string, limit time.Duration) error {
 
 // unknownTask allows any answer but the ones which the agent takes for the death of the plugin.
 func unknownTask(ctx context.Context, conn *grpc.ClientConn) error {
-	for _, method := range []string{"WaitTask", "StopTask", "InspectTask", "SignalTask", "DestroyTask"} {
+	for _, method := range []string{"WaitTask", "StopTask", "InspectTask", "SignalTask", "DestroyTask", "ExecTask"} {
 		_, err := call(ctx, conn, driver+method, newMessage("TaskIdRequest").with("task_id", "no-such-task"), "Empty")
 		switch status.Code(err) {
 		case codes.Unavailable, codes.Canceled, codes.DeadlineExceeded, codes.Unimplemented:
 			return fmt.Errorf("%s: %w", method, err)
+		case codes.OK:
+			if method == "ExecTask" {
+				return errors.New("a command ran in a task that is not there")
+			}
 		}
 	}
 	return nil

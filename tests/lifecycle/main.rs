@@ -27,6 +27,7 @@ mod confinement;
 mod destroying;
 mod disk;
 mod events;
+mod exec;
 mod go_driver;
 mod inside;
 mod limits;

@@ -174,22 +174,30 @@ async fn five_hundred_waits_hold_nobody_up_and_all_end() {
 }
 
 #[tokio::test]
-async fn a_driver_without_exec_and_statistics_answers_as_the_host_can_bear() {
+async fn commands_run_in_a_task_and_have_their_own_code() {
     let rig = rig().await;
     let task = ticker(&rig).await;
-    let status = task.exec(&["true"], SECOND).await.expect_err("no exec");
+    let answer = within(SOON, "ExecTask", task.exec(&["sh", "-c", "echo out; exit 3"], SOON))
+        .await
+        .expect("ExecTask");
     assert_eq!(
-        (status.code(), status.message()),
-        (Code::Unimplemented, "This driver does not support exec")
+        (answer.stdout.as_slice(), answer.result.map(|r| r.exit_code)),
+        (&b"out\n"[..], Some(3))
     );
-    let status = match task.exec_session(&["true"], false).await {
-        Ok(session) => session.finish().await.expect_err("no exec"),
-        Err(status) => status,
-    };
-    assert_eq!(
-        (status.code(), status.message()),
-        (Code::Unimplemented, "This driver does not support exec")
-    );
+    let session = task
+        .exec_session(&["sh", "-c", "read x; echo $x; exit 4"], false)
+        .await
+        .expect("a session");
+    session.stdin("in\n").await;
+    let outcome = within(SOON, "the session", session.finish()).await.expect("no error");
+    assert_eq!((outcome.stdout_text().as_str(), outcome.code()), ("in\n", 4));
+    end(&rig, &task).await;
+}
+
+#[tokio::test]
+async fn a_driver_without_statistics_answers_as_the_host_can_bear() {
+    let rig = rig().await;
+    let task = ticker(&rig).await;
     // An error would be logged and asked again each second; silence costs nothing.
     let (mut driver, task_id) = (rig.driver(), task.id().to_owned());
     let stats = tokio::spawn(async move {

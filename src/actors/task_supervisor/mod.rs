@@ -1,7 +1,7 @@
 //! | `TaskSupervisor` (one per task) | |
 //! |---|---|
 //! | owns | the task's state, who waits for it, the escalation from signal to SIGKILL |
-//! | asked | `Start`, `Recover`, `Wait`, `Stop`, `Signal`, `Destroy`, `Inspect` |
+//! | asked | `Start`, `Recover`, `Wait`, `Stop`, `Signal`, `Destroy`, `Inspect`, `Exec` |
 //! | told | `TaskExited`, `TaskOom`, `ContainerdAway`, `PullProgress` |
 //! | tells | `TaskEvent` |
 //! | mailbox | 32; waiters hold no place |
@@ -9,6 +9,7 @@
 
 mod adopt;
 mod away;
+mod exec;
 mod exit;
 mod recover;
 mod remove;

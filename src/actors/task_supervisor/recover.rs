@@ -137,6 +137,7 @@ async fn found_of(
 
 impl TaskSupervisor {
     pub(super) fn recovered(&mut self, found: Result<Found, ContainerdFault>, ctx: &mut Context<Self>) {
+        self.sweep_execs();
         match found {
             Ok((Some(TaskView::Running { pid }), _, _)) => {
                 self.about.pid = Some(pid);
