@@ -14,6 +14,7 @@ pub mod pump;
 mod pump_stream;
 mod pump_thread;
 pub mod rootfs;
+pub mod usage;
 
 pub use error::HostError;
 pub use fifo::{LogTarget, check_log_path};

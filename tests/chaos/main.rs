@@ -13,3 +13,4 @@ mod lives;
 mod mix;
 mod pulls;
 mod states;
+mod stats;

@@ -33,5 +33,6 @@ mod recovery;
 mod refusals;
 mod registry;
 mod starting;
+mod stats;
 mod stopping;
 mod waiting;
