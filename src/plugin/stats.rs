@@ -98,12 +98,11 @@ impl Reader {
                     }
                     None => self.watching = None,
                 }
-            }
-            self.watching = self.watch().await?;
-            if self.watching.is_none() {
+            } else {
                 sleep(self.rest).await;
                 self.rest = (self.rest * 2).min(REST_MAX);
             }
+            self.watching = self.watch().await?;
         }
     }
 
