@@ -134,7 +134,7 @@ fn below<'a>(text: &'a str, controller: &str, marks: &[String]) -> Option<&'a st
 /// The names that share a hierarchy with a v1 controller, as in `cpu,cpuacct`.
 fn hierarchy<'a>(text: &'a str, controller: &str) -> Option<&'a str> {
     text.lines()
-        .filter_map(|line| line.splitn(3, ':').nth(1))
+        .filter_map(|line| line.split(':').nth(1))
         .find(|names| names.split(',').any(|n| n == controller))
 }
 
