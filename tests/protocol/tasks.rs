@@ -174,7 +174,7 @@ async fn five_hundred_waits_hold_nobody_up_and_all_end() {
 }
 
 #[tokio::test]
-async fn a_driver_without_exec_and_statistics_answers_as_the_host_can_bear() {
+async fn a_driver_without_exec_answers_as_the_host_can_bear() {
     let rig = rig().await;
     let task = ticker(&rig).await;
     let status = task.exec(&["true"], SECOND).await.expect_err("no exec");
