@@ -16,8 +16,8 @@ const USER_HZ: u64 = 100;
 const NANOS_PER_TICK: u64 = 1_000_000_000 / USER_HZ;
 const NANOS_PER_MICRO: u64 = 1_000;
 
-/// Most that is read of one file; `memory.stat`, the longest, has about 2 KiB.
-const READ_MAX: u64 = 64 * 1024;
+/// Room for one file; `memory.stat`, the longest, has about 2 KiB.
+const ROOM: usize = 16 * 1024;
 
 /// Counters of one container at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -159,12 +159,13 @@ fn own_top<'a>(path: &'a str, marks: &[String]) -> Option<&'a str> {
 }
 
 /// The text of a file. `None` if it is not there, or vanished while it was read.
+///
+/// One read, not one more for the end: the kernel writes such a file as one record, which it hands out whole if there is
+/// room. A sweep over many containers is made of these calls.
 fn read<'b>(path: &Path, buffer: &'b mut Vec<u8>) -> Option<&'b str> {
-    buffer.clear();
-    // Enough for every file but a very long memory.stat: one read and one for the end.
-    buffer.reserve(8 * 1024);
-    File::open(path).ok()?.take(READ_MAX).read_to_end(buffer).ok()?;
-    std::str::from_utf8(buffer).ok()
+    buffer.resize(ROOM, 0);
+    let length = File::open(path).ok()?.read(buffer).ok()?;
+    std::str::from_utf8(buffer.get(..length)?).ok()
 }
 
 fn number(dir: &Path, name: &str, buffer: &mut Vec<u8>) -> Option<u64> {
