@@ -227,3 +227,46 @@ impl Handler<Tell<Unwatch>> for StatsSampler {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::usage::Counters;
+    use crate::spec::identity::TaskId;
+
+    fn reading(second: u64) -> Reading {
+        Reading {
+            on: Duration::from_secs(second),
+            at: i64::try_from(second).unwrap(),
+            counters: Counters::default(),
+        }
+    }
+
+    #[test]
+    fn a_slow_reader_misses_samples_and_holds_nobody_up() {
+        let (stream, mut samples) = mpsc::channel(1);
+        let mut watcher = Watcher {
+            watched: Watched {
+                task: TaskId::new("a/b/c"),
+                container: ContainerId::reported("c"),
+                pid: 1,
+                interval: Duration::from_secs(1),
+            },
+            place: None,
+            last: None,
+            due: Duration::ZERO,
+            stream,
+        };
+        // The first has nothing before it; the third finds the second unread; a clock that stands still says nothing.
+        for second in [1, 2, 3, 3] {
+            watcher.take(&reading(second));
+        }
+        assert_eq!(samples.try_recv().unwrap().at, 2);
+        assert!(samples.try_recv().is_err());
+        watcher.take(&reading(4));
+        assert_eq!(samples.try_recv().unwrap().at, 4);
+        drop(samples);
+        watcher.take(&reading(5));
+        assert!(watcher.stream.is_closed());
+    }
+}
