@@ -9,6 +9,7 @@
 //! | `ContainerFactory` | who waits for which creation or removal | `CreateContainer`, `RemoveContainer` | | work that has begun goes on; askers ask again and adopt its outcome |
 //! | `TaskSupervisor` (one per task) | the task's state, its waiters, kill escalation | `Start`, `Recover`, `Wait`, `Stop`, `Signal`, `Destroy`, `Inspect`, `TaskExited`, `TaskOom`, `ContainerdAway`, `PullProgress` | `TaskEvent` | rebuilt from labels and containerd; waiters ask again |
 //! | `LogPump` | which FIFO goes where | `CheckLogPaths`, `Attach`, `Drain` | | threads move on; it re-reads their attachments |
+//! | `StatsSampler` | who watches which task, the last reading of each stream | `Watch`, `Unwatch`, a timer while anybody watches | `Usage` | its streams end and are opened again; counters are re-based |
 
 pub mod container_factory;
 pub mod event_stream;
@@ -16,5 +17,6 @@ pub mod health_probe;
 pub mod image_puller;
 pub mod log_pump;
 pub mod shared;
+pub mod stats_sampler;
 pub mod supervision;
 pub mod task_supervisor;

@@ -166,6 +166,7 @@ impl Engine {
             health: self.shared.verdict.subscribe(),
             events: self.shared.events.clone(),
             settings: Arc::clone(&self.front) as _,
+            stats: Arc::clone(&self.front) as _,
         }
     }
 

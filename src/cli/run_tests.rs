@@ -2,10 +2,11 @@
 
 use super::*;
 use crate::cli::logs::Pipes;
-use crate::messages::doors::{Answer, SettingsDoor};
+use crate::messages::doors::{Answer, SettingsDoor, StatsDoor};
 use crate::messages::exec::Exec;
 use crate::messages::health::{Health, Verdict};
 use crate::messages::logs::{Drained, LogError};
+use crate::messages::stats::{Samples, WatchId, Watched};
 use crate::messages::task::{Inspect, Inspection, Recover, Signal, Started};
 use crate::spec::identity::TaskId;
 use crate::spec::record::HandleState;
@@ -114,6 +115,13 @@ impl SettingsDoor for Script {
     }
 }
 
+impl StatsDoor for Script {
+    fn watch<'a>(&'a self, _: Watched, _: Cx) -> Answer<'a, Result<(WatchId, Samples), AskError>> {
+        Box::pin(std::future::pending())
+    }
+    fn unwatch(&self, _: WatchId) {}
+}
+
 #[derive(Default)]
 struct Logs(Mutex<Vec<&'static str>>);
 
@@ -159,6 +167,7 @@ async fn outcome(script: Script, signals: &[i32]) -> (Ending, Vec<String>, Vec<&
         health: watch::channel(verdict).1,
         events: broadcast::channel(4).0,
         settings: script.clone(),
+        stats: script.clone(),
     };
     let logs = Logs::default();
     let (tx, rx) = mpsc::channel(8);

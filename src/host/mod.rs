@@ -21,6 +21,7 @@ pub mod route;
 pub mod security;
 pub mod selinux;
 pub mod session;
+pub mod usage;
 
 pub use error::HostError;
 pub use fifo::{LogTarget, check_log_path};

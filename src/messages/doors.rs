@@ -5,6 +5,7 @@
 
 use super::exec::Exec;
 use super::health::Verdict;
+use super::stats::{Samples, WatchId, Watched};
 use super::task::{Destroy, Inspect, Recover, Signal, Start, Stop, TaskError, TaskEvent, Wait};
 use super::{AskError, Cx, Request};
 use crate::spec::identity::TaskId;
@@ -59,6 +60,16 @@ pub struct Doors {
     pub events: broadcast::Sender<TaskEvent>,
     /// Applies new plugin settings; actors see them with their next request.
     pub settings: Arc<dyn SettingsDoor>,
+    /// Statistics of tasks.
+    pub stats: Arc<dyn StatsDoor>,
+}
+
+/// Watches what tasks use.
+pub trait StatsDoor: Send + Sync {
+    /// Opens a stream of samples. It ends when the sampler behind the door restarts: watch again.
+    fn watch<'a>(&'a self, watched: Watched, cx: Cx) -> Answer<'a, Result<(WatchId, Samples), AskError>>;
+    /// Nobody reads that stream any more. Does not wait.
+    fn unwatch(&self, id: WatchId);
 }
 
 /// Takes new settings.

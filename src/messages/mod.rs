@@ -12,6 +12,7 @@ pub mod image;
 pub mod lifecycle;
 pub mod logs;
 pub mod runtime;
+pub mod stats;
 pub mod task;
 
 pub use envelope::{Ask, AskError, Cx, Fact, Owed, Reply, Request, Tell};

@@ -218,7 +218,7 @@ pub(super) fn withdrawn() -> PbAttribute {
     }
 }
 
-fn timestamp(nanos: i64) -> prost_types::Timestamp {
+pub(super) fn timestamp(nanos: i64) -> prost_types::Timestamp {
     // The remainder is below 10^9.
     let rest = i32::try_from(nanos.rem_euclid(NANOS)).unwrap_or_default();
     prost_types::Timestamp {

@@ -1,5 +1,6 @@
 //! Nomad's driver service: decode, ask, map. What is asked and how often is in `tasks`, the shapes are in `convert`.
 
+use super::base::NodeCompute;
 use super::pb::driver as pb;
 use super::pb::driver::driver_capabilities::FsIsolation;
 use super::pb::driver::driver_server::Driver;
@@ -7,7 +8,7 @@ use super::pb::driver::network_isolation_spec::NetworkIsolationMode;
 use super::rpc::call;
 use super::streams::{self, Answers};
 use super::tasks::Tasks;
-use super::{convert, exec, schema};
+use super::{convert, exec, schema, stats};
 use crate::messages::doors::Doors;
 use crate::spec::identity::TaskId;
 use crate::spec::options;
@@ -27,13 +28,15 @@ const FIRST_VERDICT: std::time::Duration = std::time::Duration::from_millis(800)
 pub(super) struct DriverService {
     doors: Doors,
     tasks: Tasks,
+    compute: NodeCompute,
 }
 
 impl DriverService {
-    pub(super) fn new(doors: Doors) -> Self {
+    pub(super) fn new(doors: Doors, compute: NodeCompute) -> Self {
         Self {
             tasks: Tasks::new(Arc::clone(&doors.tasks)),
             doors,
+            compute,
         }
     }
 
@@ -223,11 +226,17 @@ impl Driver for DriverService {
 
     async fn task_stats(&self, request: Request<pb::TaskStatsRequest>) -> Reply<Self::TaskStatsStream> {
         let task = TaskId::new(&request.get_ref().task_id);
+        let interval = convert::duration(request.get_ref().collection_interval);
         let call = call!("TaskStats", &request, task.id = %task);
         let answer = async {
             // An unknown task is an error at once, not a silent stream.
-            self.tasks.inspect(&task).await?;
-            Ok(streams::silent_stats(self.tasks.clone(), task))
+            let found = self.tasks.inspect(&task).await?;
+            let source = stats::Source {
+                tasks: self.tasks.clone(),
+                door: Arc::clone(&self.doors.stats),
+                compute: NodeCompute::clone(&self.compute),
+            };
+            Ok(stats::stream(source, task, interval, found).await)
         };
         call.answer(answer).await
     }

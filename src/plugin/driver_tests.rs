@@ -2,9 +2,8 @@
 
 use super::*;
 use crate::messages::AskError;
-use crate::messages::task::{Destroy, Inspect, Inspection, Recover, Signal, Start, Started, Stop, TaskError, Wait};
+use crate::messages::task::{Destroy, Inspect, Recover, Signal, Start, Started, Stop, TaskError, Wait};
 use crate::plugin::fake::{FakeTasks, died, doors, handle};
-use crate::spec::identity::ContainerId;
 use crate::spec::record::ExitRecord;
 use prost::Message as _;
 use std::time::Duration;
@@ -18,7 +17,7 @@ const ID: &str = "11111111-2222-3333-4444-555555555555/web/0a1b2c3d";
 
 fn service() -> (DriverService, Arc<FakeTasks>) {
     let (doors, tasks, _) = doors();
-    (DriverService::new(doors), tasks)
+    (DriverService::new(doors, NodeCompute::default()), tasks)
 }
 
 fn config() -> pb::TaskConfig {
@@ -173,41 +172,6 @@ async fn signals_are_sent_by_number() {
         service.signal_task(request("INVALID")).await.unwrap_err().message(),
         "Invalid signal: INVALID"
     );
-}
-
-#[tokio::test(start_paused = true)]
-async fn stats_are_silent_and_end_with_the_task() {
-    use futures_util::{FutureExt as _, StreamExt as _};
-    let (service, tasks) = service();
-    let inspection = Inspection {
-        container: ContainerId::reported("c"),
-        name: "web".into(),
-        pid: Some(1),
-        started_at: 1,
-        exit: None,
-    };
-    tasks.then::<Inspect>(Ok(Ok(inspection)));
-    let request = pb::TaskStatsRequest {
-        task_id: ID.into(),
-        ..Default::default()
-    };
-    let mut stream = service
-        .task_stats(Request::new(request.clone()))
-        .await
-        .unwrap()
-        .into_inner();
-    assert!(stream.next().now_or_never().is_none());
-    let inspection = Inspection {
-        container: ContainerId::reported("c"),
-        name: "web".into(),
-        pid: None,
-        started_at: 1,
-        exit: Some(exited(0)),
-    };
-    tasks.then::<Inspect>(Ok(Ok(inspection)));
-    tasks.then::<Wait>(Ok(Ok(exited(0))));
-    let mut stream = service.task_stats(Request::new(request)).await.unwrap().into_inner();
-    assert!(stream.next().await.is_none());
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Doors for tests: a script of answers instead of actors.
 
-use crate::messages::doors::{Answer, Doors, SettingsDoor, TaskDoor, TaskDoors};
+use crate::messages::doors::{Answer, Doors, SettingsDoor, StatsDoor, TaskDoor, TaskDoors};
 use crate::messages::health::{Health, Verdict};
+use crate::messages::stats::{Samples, Usage, WatchId, Watched};
 use crate::messages::task::TaskError;
 use crate::messages::{AskError, Cx, Request};
 use crate::spec::identity::{ContainerId, TaskId};
@@ -13,7 +14,7 @@ use std::fmt::Debug;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 
 /// Counts what is applied.
 #[derive(Default)]
@@ -91,6 +92,46 @@ impl TaskDoors for FakeTasks {
     }
 }
 
+/// Streams of samples that the test feeds.
+#[derive(Default)]
+pub(super) struct FakeStats {
+    opened: Mutex<Vec<(Watched, mpsc::Sender<Usage>)>>,
+    unwatched: Mutex<Vec<WatchId>>,
+}
+
+impl FakeStats {
+    /// The stream that was opened last, and how it was asked for.
+    pub(super) fn last(&self) -> (Watched, mpsc::Sender<Usage>) {
+        self.opened.lock().unwrap().last().unwrap().clone()
+    }
+
+    /// Ends all streams, as a restart of the sampler does.
+    pub(super) fn restart(&self) {
+        self.opened.lock().unwrap().clear();
+    }
+
+    pub(super) fn open(&self) -> usize {
+        self.opened.lock().unwrap().len()
+    }
+
+    pub(super) fn unwatched(&self) -> Vec<WatchId> {
+        self.unwatched.lock().unwrap().clone()
+    }
+}
+
+impl StatsDoor for FakeStats {
+    fn watch<'a>(&'a self, watched: Watched, _: Cx) -> Answer<'a, Result<(WatchId, Samples), AskError>> {
+        let (tx, rx) = mpsc::channel(1);
+        let mut opened = self.opened.lock().unwrap();
+        opened.push((watched, tx));
+        let id = WatchId(opened.len() as u64);
+        Box::pin(std::future::ready(Ok((id, rx))))
+    }
+    fn unwatch(&self, id: WatchId) {
+        self.unwatched.lock().unwrap().push(id);
+    }
+}
+
 /// Doors on a fake, with the senders that tests use.
 pub(super) fn doors() -> (Doors, Arc<FakeTasks>, watch::Sender<Verdict>) {
     let tasks = Arc::new(FakeTasks::default());
@@ -108,6 +149,7 @@ pub(super) fn doors() -> (Doors, Arc<FakeTasks>, watch::Sender<Verdict>) {
             health,
             events,
             settings,
+            stats: Arc::new(FakeStats::default()),
         },
         tasks,
         tx,

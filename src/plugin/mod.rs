@@ -11,7 +11,7 @@
 //! | [`hclog`] | log lines as the host parses them |
 //! | `controller`, `stdio`, `broker` | go-plugin's auxiliary services |
 //! | `base`, `schema` | Nomad's base service: identity, configuration |
-//! | `driver`, `tasks`, `convert`, `streams`, `exec` | Nomad's driver service |
+//! | `driver`, `tasks`, `convert`, `streams`, `exec`, `stats` | Nomad's driver service |
 //! | `status` | our errors as gRPC status and Nomad's recoverable flag |
 //! | `rpc` | the span around every call |
 
@@ -30,6 +30,7 @@ mod schema;
 pub mod serve;
 
 mod socket;
+mod stats;
 mod status;
 mod stdio;
 mod streams;

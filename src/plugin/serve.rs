@@ -124,10 +124,13 @@ impl Plugin {
     ) -> Result<(), tonic::transport::Error> {
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_service_status(HEALTH_SERVICE, ServingStatus::Serving).await;
-        let base = BasePluginServer::new(Base::new(self.doors.settings.clone(), self.compute))
-            .max_decoding_message_size(MESSAGE_MAX)
-            .max_encoding_message_size(MESSAGE_MAX);
-        let driver = DriverServer::new(DriverService::new(self.doors))
+        let base = BasePluginServer::new(Base::new(
+            self.doors.settings.clone(),
+            NodeCompute::clone(&self.compute),
+        ))
+        .max_decoding_message_size(MESSAGE_MAX)
+        .max_encoding_message_size(MESSAGE_MAX);
+        let driver = DriverServer::new(DriverService::new(self.doors, self.compute))
             .max_decoding_message_size(MESSAGE_MAX)
             .max_encoding_message_size(MESSAGE_MAX);
         Server::builder()

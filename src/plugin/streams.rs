@@ -3,10 +3,8 @@
 
 use super::convert;
 use super::pb::driver as pb;
-use super::tasks::Tasks;
 use crate::messages::health::Verdict;
 use crate::messages::task::TaskEvent;
-use crate::spec::identity::TaskId;
 use futures_util::future;
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use std::collections::BTreeSet;
@@ -52,18 +50,12 @@ pub(super) fn events(events: broadcast::Receiver<TaskEvent>) -> Answers<pb::Driv
         .boxed()
 }
 
-/// Resource usage: silent, and ended with the task. An error would be logged by the host and asked again each second.
-pub(super) fn silent_stats(tasks: Tasks, task: TaskId) -> Answers<pb::TaskStatsResponse> {
-    stream::once(async move { tasks.wait(&task).await.ok() })
-        .filter_map(|_| future::ready(None))
-        .boxed()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::messages::health::{Attribute, Health};
     use crate::plugin::pb::structs::attribute::Value;
+    use crate::spec::identity::TaskId;
     use futures_util::FutureExt as _;
 
     fn verdict(health: Health, keys: &[&str]) -> Verdict {

@@ -55,6 +55,7 @@ counters! {
     LogStalls "containerd_driver_log_stalls_total": "Times a log stream had to wait for its sink.";
     LogBytes "containerd_driver_log_bytes_total": "Log bytes moved by the driver.";
     LogFaults "containerd_driver_log_faults_total": "Log streams that ended with a fault.";
+    StatsDropped "containerd_driver_stats_drops_total": "Samples of a task's usage that a slow reader missed.";
     SpanExportFaults "containerd_driver_export_faults_total": "Batches of spans that the collector did not take.";
     SpansDropped "containerd_driver_span_drops_total": "Spans that were in a batch the collector did not take.";
 }

@@ -59,6 +59,8 @@ names! {
     Span LOG_CHECK = "log.check": "The log paths of a task are looked at.";
     Span LOG_ATTACH = "log.attach": "A stream of a container is given to a pump thread.";
     Span LOG_DRAIN = "log.drain": "The streams of a container are moved to their last byte.";
+    Span STATS_WATCH = "stats.watch": "A stream of statistics is opened at the sampler.";
+    Span STATS_SWEEP = "stats.sweep": "The counters of `count` containers are read, those of all streams that are due. A root span.";
     Span HEALTH_PROBE = "health.probe": "containerd is asked how it is. A root span.";
     Span EVENTS_LOOK_UP = "events.look_up": "The event stream says what containerd knows of a task.";
     Span EVENTS_RESYNC = "events.resync": "After a subscription is live, tasks are listed. A root span.";

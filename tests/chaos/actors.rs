@@ -59,6 +59,7 @@ survives! {
     tasks_do_not_notice_faults_of_the_image_puller "image_puller";
     tasks_do_not_notice_faults_of_the_container_factory "container_factory";
     tasks_do_not_notice_faults_of_the_log_pump "log_pump";
+    tasks_do_not_notice_faults_of_the_stats_sampler "stats_sampler";
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,13 +8,14 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 
 /// The actors of which there is one.
-pub const SINGLETONS: [&str; 6] = [
+pub const SINGLETONS: [&str; 7] = [
     "root",
     "health_probe",
     "event_stream",
     "image_puller",
     "container_factory",
     "log_pump",
+    "stats_sampler",
 ];
 
 /// What is done to an actor.

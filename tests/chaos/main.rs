@@ -15,3 +15,4 @@ mod lives;
 mod mix;
 mod pulls;
 mod states;
+mod stats;

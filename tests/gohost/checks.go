@@ -136,6 +136,7 @@ func services(r *report, path string, first identity) {
 	r.check("fingerprint-at-once-and-stays-open", func(context.Context) error { return fingerprint(conn) })
 	r.check("task-events-stays-open", func(context.Context) error { return quiet(conn, driver+"TaskEvents", time.Second) })
 	r.check("unknown-task-is-an-application-error", func(ctx context.Context) error { return unknownTask(ctx, conn) })
+	r.check("stats-of-an-unknown-task-are-not-found", func(ctx context.Context) error { return unknownStats(ctx, conn) })
 	r.check("unknown-method-is-unimplemented", func(ctx context.Context) error {
 		for _, method := range []string{driver + "NoSuchMethod", "/no.such.Service/Method"} {
 			if _, err := call(ctx, conn, method, newMessage("Empty"), "Empty"); status.Code(err) != codes.Unimplemented {
@@ -358,6 +359,19 @@ func unknownTask(ctx context.Context, conn *grpc.ClientConn) error {
 				return errors.New("a command ran in a task that is not there")
 			}
 		}
+	}
+	return nil
+}
+
+// unknownStats wants NOT_FOUND at once: the agent asks again each interval while it looks at a task that is gone.
+func unknownStats(ctx context.Context, conn *grpc.ClientConn) error {
+	stream, err := open(ctx, conn, driver+"TaskStats", newMessage("TaskIdRequest").with("task_id", "no-such-task"))
+	if err != nil {
+		return err
+	}
+	_, err = receive(stream, "Empty", time.Second)
+	if status.Code(err) != codes.NotFound {
+		return fmt.Errorf("NOT_FOUND is expected, not %v", err)
 	}
 	return nil
 }

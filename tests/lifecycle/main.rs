@@ -38,5 +38,6 @@ mod recovery;
 mod refusals;
 mod registry;
 mod starting;
+mod stats;
 mod stopping;
 mod waiting;

@@ -1,14 +1,15 @@
 //! The doors that front doors are given, over the address book and the singletons.
 
-use super::book::{Asks as _, Door, ask_until};
+use super::book::{Asks as _, Door, Tells as _, ask_until};
 use super::tree::Nursery;
 use crate::actors::shared::{Configured, Shared};
 use crate::actors::task_supervisor::TaskSupervisor;
 use crate::containerd::Gateway;
 use crate::messages::container::RemoveContainer;
-use crate::messages::doors::{Answer, SettingsDoor, TaskDoor, TaskDoors};
+use crate::messages::doors::{Answer, SettingsDoor, StatsDoor, TaskDoor, TaskDoors};
 use crate::messages::lifecycle::OpenTask;
 use crate::messages::logs::{Attach, Drain, Drained, LogError};
+use crate::messages::stats::{Samples, Unwatch, Watch, WatchId, Watched};
 use crate::messages::task::TaskError;
 use crate::messages::{Ask, AskError, Cx, Request};
 use crate::spec::identity::{ContainerId, TaskId};
@@ -16,6 +17,7 @@ use crate::spec::settings::Settings;
 use crate::telemetry::{names, propagate};
 use actix::Handler;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tracing::Instrument as _;
 
@@ -25,11 +27,16 @@ const OPEN_WITHIN: Duration = Duration::from_secs(60);
 /// Bound of a removal by convention.
 const SWEEP_WITHIN: Duration = Duration::from_secs(120);
 
+/// The sampler only makes an entry.
+const WATCH_WITHIN: Duration = Duration::from_secs(60);
+
 /// See the module.
 pub struct Front {
     nursery: Arc<Nursery>,
     shared: Arc<Shared>,
     on_settings: Box<dyn Fn(&Settings) + Send + Sync>,
+    /// Numbers of streams of statistics: given here, so that a restarted sampler uses none twice.
+    watches: AtomicU64,
 }
 
 impl Front {
@@ -44,6 +51,7 @@ impl Front {
             nursery,
             shared,
             on_settings: Box::new(on_settings),
+            watches: AtomicU64::new(0),
         })
     }
 
@@ -145,6 +153,25 @@ impl TaskDoors for Front {
                 .map_err(TaskError::Container)
         };
         Box::pin(work.instrument(span))
+    }
+}
+
+impl StatsDoor for Front {
+    fn watch<'a>(&'a self, watched: Watched, cx: Cx) -> Answer<'a, Result<(WatchId, Samples), AskError>> {
+        let id = WatchId(self.watches.fetch_add(1, Ordering::Relaxed));
+        Box::pin(async move {
+            let watch = Watch { id, watched };
+            let samples = ask_until(&*self.nursery.doors().stats_sampler, watch, cx, Some(WATCH_WITHIN)).await?;
+            Ok((id, samples))
+        })
+    }
+
+    fn unwatch(&self, id: WatchId) {
+        // At most once per stream. A sampler that is gone has no streams.
+        self.nursery
+            .doors()
+            .stats_sampler
+            .must_deliver(Unwatch { id }, Cx::default());
     }
 }
 

@@ -13,6 +13,7 @@ use crate::actors::health_probe::{self, HealthProbe};
 use crate::actors::image_puller::{self, ImagePuller};
 use crate::actors::log_pump::{self, LogPump};
 use crate::actors::shared::{Links, Shared};
+use crate::actors::stats_sampler::{self, StatsSampler};
 use crate::actors::task_supervisor::TaskSupervisor;
 use crate::messages::Cx;
 use crate::messages::lifecycle::{ChildEnd, ChildExit, ChildName};
@@ -37,7 +38,7 @@ pub struct Child {
 
 /// The children of which there is one. All restart in place with [`RestartPolicy::ACTOR`] and are replaced by the
 /// root with [`RestartPolicy::REPLACEMENT`].
-pub const CHILDREN: [Child; 7] = [
+pub const CHILDREN: [Child; 8] = [
     Child {
         name: "root",
         mailbox: root::MAILBOX,
@@ -69,6 +70,11 @@ pub const CHILDREN: [Child; 7] = [
         rebuilt_from: "the attachments of the pump threads",
     },
     Child {
+        name: "stats_sampler",
+        mailbox: stats_sampler::MAILBOX,
+        rebuilt_from: "watchers, who watch again; counters are re-based",
+    },
+    Child {
         name: "task_supervisor",
         mailbox: TASK_MAILBOX,
         rebuilt_from: "the container's labels and containerd's task state",
@@ -89,6 +95,8 @@ pub struct Singletons {
     pub container_factory: Arc<Door<ContainerFactory>>,
     /// Door of the log pump.
     pub log_pump: Arc<Door<LogPump>>,
+    /// Door of the stats sampler.
+    pub stats_sampler: Arc<Door<StatsSampler>>,
 }
 
 impl Default for Singletons {
@@ -100,6 +108,7 @@ impl Default for Singletons {
             image_puller: Arc::new(Door::new("image_puller", image_puller::MAILBOX)),
             container_factory: Arc::new(Door::new("container_factory", container_factory::MAILBOX)),
             log_pump: Arc::new(Door::new("log_pump", log_pump::MAILBOX)),
+            stats_sampler: Arc::new(Door::new("stats_sampler", stats_sampler::MAILBOX)),
         }
     }
 }
@@ -313,6 +322,13 @@ impl Nursery {
                     LogPump::new(shared, pump)
                 });
             }
+            "stats_sampler" => self.spawn(
+                control,
+                "stats_sampler",
+                &doors.stats_sampler,
+                stats_sampler::MAILBOX,
+                move || StatsSampler::new(shared),
+            ),
             _ => {}
         }
     }

@@ -84,7 +84,7 @@ impl Work {
         };
         let exec = self.shared.execs.name();
         Span::current().record(names::EXEC_ID, &exec);
-        let configured = match self.configured {
+        let configured = match self.configured.clone() {
             Ok(configured) => configured,
             Err(fault) => return failed(&outputs, fault.into()).await,
         };

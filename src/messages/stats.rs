@@ -1,0 +1,96 @@
+//! The conversation with `StatsSampler`: who watches which task, and what it uses.
+
+use super::{Fact, Request};
+use crate::spec::identity::{ContainerId, TaskId};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// One stream of samples. Given by the door, which outlives the sampler, so that no number is used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WatchId(pub u64);
+
+/// Which task, and how often.
+#[derive(Debug, Clone)]
+pub struct Watched {
+    /// The task.
+    pub task: TaskId,
+    /// Its container.
+    pub container: ContainerId,
+    /// The container's first process.
+    pub pid: u32,
+    /// What the host asks for; the plugin's own setting goes before it.
+    pub interval: Duration,
+}
+
+/// Watch a task. The stream ends when the sampler restarts: watch again.
+#[derive(Debug, Clone)]
+pub struct Watch {
+    /// Its number.
+    pub id: WatchId,
+    /// What is watched.
+    pub watched: Watched,
+}
+
+impl Request for Watch {
+    type Reply = Samples;
+    const NAME: &'static str = "Watch";
+}
+
+/// Samples as they are taken. A reader that has not taken the last one misses the next.
+pub type Samples = mpsc::Receiver<Usage>;
+
+/// Nobody reads this stream any more.
+#[derive(Debug, Clone, Copy)]
+pub struct Unwatch {
+    /// Its number.
+    pub id: WatchId,
+}
+
+impl Fact for Unwatch {
+    const NAME: &'static str = "Unwatch";
+}
+
+/// What a task uses. `None`: this node does not count it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Usage {
+    /// When it was read, nanoseconds since the Unix epoch.
+    pub at: i64,
+    /// CPU.
+    pub cpu: CpuUsage,
+    /// Memory.
+    pub memory: MemoryUsage,
+}
+
+/// CPU since the last sample, in percent of one core, and throttling since the start of the task.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct CpuUsage {
+    /// All of it.
+    pub percent: Option<f64>,
+    /// In user mode.
+    pub user: Option<f64>,
+    /// In the kernel.
+    pub system: Option<f64>,
+    /// Periods in which the quota ended before the work did.
+    pub throttled_periods: Option<u64>,
+    /// Nanoseconds spent waiting for the next period.
+    pub throttled_time: Option<u64>,
+}
+
+/// Memory in bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MemoryUsage {
+    /// Anonymous memory.
+    pub rss: Option<u64>,
+    /// Page cache.
+    pub cache: Option<u64>,
+    /// In swap.
+    pub swap: Option<u64>,
+    /// All that is charged.
+    pub usage: Option<u64>,
+    /// The most that ever was.
+    pub max_usage: Option<u64>,
+    /// Of the kernel on behalf of the task.
+    pub kernel: Option<u64>,
+    /// The most of that.
+    pub kernel_max: Option<u64>,
+}
