@@ -2,7 +2,8 @@
 //!
 //! Options: `table` declares them, `value` and `types` read them, `options` and `settings` list them, `docs` prints them.
 //! Containers: `oci` puts together what `process`, `env`, `user`, `capabilities`, `resources`, `devices`, `network`,
-//! `files` and `mounts` each know; `node` is what they are told of the machine. `exec` makes one more process of a container. `labels` and `record` are what survives.
+//! `files` and `mounts` each know; `node` is what they are told of the machine.
+//! `exec` makes one more process of a container. `labels` and `record` are what survives.
 
 mod capabilities;
 mod devices;
