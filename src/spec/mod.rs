@@ -3,9 +3,8 @@
 //! Options: `table` declares them, `value` and `types` read them, `options` and `settings` list them, `docs` prints them.
 //! Containers: `oci` puts together what `process`, `init`, `env`, `user`, `ulimit`, `capabilities`, `security`, `seccomp`,
 //! `resources`, `cgroups`, `devices`, `cdi`, `network`, `namespaces`, `sysctl`, `userns`, `netfiles` and `mounts` (with
-//! `volumes`, `tmpfs`, `runtime_mounts`) each know;
-//! `exec` makes one more process of a container; `node` is what they are told of the machine. `labels` and `record` are
-//! what survives.
+//! `volumes`, `tmpfs`, `runtime_mounts`) each know; `node` is what they are told of the machine. `exec` makes one more
+//! process of a container. `labels` and `record` are what survives.
 
 mod capabilities;
 pub mod cdi;

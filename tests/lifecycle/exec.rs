@@ -38,6 +38,7 @@ group!(exec_bounds, Bench::new(), {
     fifty_mib_to_a_slow_reader_are_whole,
     much_input_arrives_whole,
     a_hundred_at_once_are_all_right,
+    the_tail_arrives_however_many_end_at_once,
     a_unary_exec_is_merged_and_capped,
     a_unary_exec_is_killed_at_its_timeout,
     a_read_only_root_is_no_obstacle,
@@ -614,6 +615,29 @@ async fn a_hundred_at_once_are_all_right(b: &mut Bench) {
         }
     }
     no_exec_left(&task, "read line; echo", secs(15)).await;
+    destroy(task).await;
+}
+
+async fn the_tail_arrives_however_many_end_at_once(b: &mut Bench) {
+    let task = sleeper(b, "exec-tails").await;
+    let one = async |n: usize| {
+        let (tty, holds) = (n.is_multiple_of(2), n.is_multiple_of(3));
+        let child = if holds { "(trap '' HUP; sleep 5) & " } else { "" };
+        let outcome = finish(sh(&task, &format!("{child}seq 1 6000; exit {n}"), tty).await).await;
+        assert_eq!(outcome.code(), n as i32);
+        let text = outcome.stdout_text();
+        assert_eq!(
+            text.lines().count(),
+            6000,
+            "tty {tty}, child {holds}: {:?}",
+            text.lines().last()
+        );
+        assert_eq!(text.trim_end().lines().last(), Some("6000"));
+    };
+    for round in 0..3 {
+        join_all((0..40).map(|n| one(round * 40 + n))).await;
+    }
+    no_exec_left(&task, "seq 1 6000", secs(30)).await;
     destroy(task).await;
 }
 

@@ -34,6 +34,7 @@ async fn every_span_and_field_of_a_full_life_is_in_the_catalogue() {
         .expect("StartTask");
     task.wait_line(PATIENCE, "up").await;
     task.status().await.expect("InspectTask");
+    task.exec(&["true"], PATIENCE).await.expect("ExecTask");
     task.signal("SIGUSR1").await.expect("SignalTask");
     assert_eq!(task.exit(PATIENCE).await.exit_code, 3);
     task.destroy(false).await.expect("DestroyTask");
@@ -42,7 +43,7 @@ async fn every_span_and_field_of_a_full_life_is_in_the_catalogue() {
     let second = scene.rig.start(scene.task("sleep 100")).await.expect("StartTask");
     second.stop(Duration::from_millis(200), "").await.expect("StopTask");
     second.destroy(true).await.expect("DestroyTask");
-    for name in ["task.sweep", "task.destroy", "task.signal", "health.probe"] {
+    for name in ["task.exec", "task.sweep", "task.destroy", "task.signal", "health.probe"] {
         assert!(
             scene.collector.wait_named(PATIENCE, name).await.is_some(),
             "no span {name}"
