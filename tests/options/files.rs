@@ -42,7 +42,8 @@ async fn name_servers_are_the_groups_then_the_tasks_then_the_hosts(b: &mut Bench
         .args(["-c", "md5sum </etc/resolv.conf"])
         .output()
         .expect("md5sum");
-    assert_eq!(seen.get("sum"), String::from_utf8_lossy(&want.stdout).trim());
+    let want = String::from_utf8_lossy(&want.stdout).into_owned();
+    assert_eq!(seen.words("sum").first(), want.split_whitespace().next().as_ref());
 }
 
 async fn the_operators_name_servers_are_used(b: &mut Bench) {
