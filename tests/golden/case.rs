@@ -30,7 +30,8 @@ pub fn texts(value: &Value) -> Vec<String> {
     value.as_array().into_iter().flatten().map(text).collect()
 }
 
-fn list<T>(value: &Value, one: impl Fn(&Value) -> T) -> Vec<T> {
+/// A list, empty where there is none.
+pub fn list<T>(value: &Value, one: impl Fn(&Value) -> T) -> Vec<T> {
     value.as_array().into_iter().flatten().map(one).collect()
 }
 
