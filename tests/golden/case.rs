@@ -145,7 +145,7 @@ impl Case {
                 host_path: text(&d["host_path"]),
                 permissions: text(&d["permissions"]),
             }),
-            network: (!network.is_empty()).then(|| NetworkNamespace {
+            network: (!network.is_empty()).then_some(NetworkNamespace {
                 path: network,
                 hosts: None,
             }),
