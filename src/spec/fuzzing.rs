@@ -3,6 +3,7 @@
 //! None of them may panic, run away or take long. Parsers that are reached by way of a task only are given one: each line
 //! of the input sets one thing, named by its first byte.
 
+use super::cdi::{self, SpecFile};
 use super::image::ImageFacts;
 use super::node::{DeviceKind, DeviceNode, NodeFacts, wanted_devices};
 use super::options::{self, BindOptions, DeviceOption, MountOption, TmpfsOptions};
@@ -28,6 +29,8 @@ pub const TARGETS: &[Target] = &[
     ("signals", signals),
     ("references", references),
     ("handles", handles),
+    ("seccomp_profiles", seccomp_profiles),
+    ("cdi_files", cdi_files),
     ("spec_build", spec_build),
 ];
 
@@ -105,6 +108,34 @@ pub fn handles(data: &[u8]) {
     black_box(labels::Marks::read(&read));
 }
 
+/// A seccomp profile that a task names: in the OCI's form or Docker's.
+pub fn seccomp_profiles(data: &[u8]) {
+    let mut world = World::default();
+    world.task.options.seccomp = Some(true);
+    world.task.options.seccomp_profile = Some("/etc/profile.json".to_owned());
+    world.node.security.seccomp_profile = Some(Ok(String::from_utf8_lossy(data).into_owned()));
+    world.build();
+}
+
+/// A file of a device's vendor, once read as JSON and once as YAML, for a task that names devices of it.
+pub fn cdi_files(data: &[u8]) {
+    for path in ["/etc/cdi/vendor.json", "/etc/cdi/vendor.yaml"] {
+        let mut world = World::default();
+        for name in ["vendor.com/gpu=0", "vendor.com/gpu=all"] {
+            world.task.options.devices.push(DeviceOption {
+                host_path: name.to_owned(),
+                ..DeviceOption::default()
+            });
+        }
+        world.node.cdi_files.push(SpecFile {
+            path: path.to_owned(),
+            priority: 0,
+            text: Ok(String::from_utf8_lossy(data).into_owned()),
+        });
+        world.build();
+    }
+}
+
 /// A whole task.
 pub fn spec_build(data: &[u8]) {
     let all: Vec<Setter> = [&SIZES[..], &MOUNTS, &DEVICES, &USERS, &OTHERS].concat();
@@ -137,6 +168,7 @@ impl World {
         };
         self.node.devices = wanted_devices(&self.task)
             .into_iter()
+            .chain(cdi::wanted_devices(&self.task, &self.node.cdi_files))
             .map(|path| {
                 let there = Ok(vec![fuse(&path)]);
                 (path, there)

@@ -98,7 +98,7 @@ fn resolve(option: &str, name: &str, settings: &Settings) -> Result<Runtime, Spe
 fn is_type(text: &str) -> bool {
     let parts: Vec<&str> = text.split('.').collect();
     let word = |p: &&str| !p.is_empty() && p.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-    parts.len() >= 3 && parts.iter().all(|p| word(p))
+    parts.len() >= 3 && parts.iter().all(word)
 }
 
 #[cfg(test)]

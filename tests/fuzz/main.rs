@@ -18,7 +18,15 @@ use std::time::{Duration, Instant};
 
 /// Mutations for a target; a fifth of it where a whole container is described for each.
 const ROUNDS: usize = 20_000;
-const DESCRIBING: [&str; 5] = ["sizes", "mounts", "devices", "users", "spec_build"];
+const DESCRIBING: [&str; 7] = [
+    "sizes",
+    "mounts",
+    "devices",
+    "users",
+    "seccomp_profiles",
+    "cdi_files",
+    "spec_build",
+];
 /// Of one input. Thousands of times what is usual, so that only a parser that runs away takes so long.
 const LONGEST: Duration = Duration::from_secs(5);
 
@@ -109,5 +117,7 @@ targets!(
     signals,
     references,
     handles,
+    seccomp_profiles,
+    cdi_files,
     spec_build,
 );

@@ -30,7 +30,8 @@ pub fn texts(value: &Value) -> Vec<String> {
     value.as_array().into_iter().flatten().map(text).collect()
 }
 
-fn list<T>(value: &Value, one: impl Fn(&Value) -> T) -> Vec<T> {
+/// A list, empty where there is none.
+pub fn list<T>(value: &Value, one: impl Fn(&Value) -> T) -> Vec<T> {
     value.as_array().into_iter().flatten().map(one).collect()
 }
 
@@ -144,7 +145,7 @@ impl Case {
                 host_path: text(&d["host_path"]),
                 permissions: text(&d["permissions"]),
             }),
-            network: (!network.is_empty()).then(|| NetworkNamespace {
+            network: (!network.is_empty()).then_some(NetworkNamespace {
                 path: network,
                 hosts: None,
             }),

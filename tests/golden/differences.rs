@@ -67,6 +67,9 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference { path: "process.user.additionalGids.*", cases: &["user-with-groups", "user-number"], theirs: "", ours: "there", why: "The Go driver loses the groups of the job's user (`oci.WithUser` without `oci.WithAdditionalGIDs`)." },
     Difference { path: "process.user.additionalGids.10", cases: &["user-of-image-with-group"], theirs: "there", ours: "", why: "With a group named, that group is all, as in Docker." },
     // Isolation.
+    Difference { path: "mounts./dev/mqueue.type", cases: &["ipc-host"], theirs: "bind", ours: "mqueue", why: "A queue file system shows the IPC namespace that it is mounted in: with the host's, the host's queues. So the host need not have it at /dev/mqueue (Docker binds that)." },
+    Difference { path: "mounts./dev/mqueue.source", cases: &["ipc-host"], theirs: "/dev/mqueue", ours: "mqueue", why: "Likewise." },
+    Difference { path: "mounts./dev/mqueue.options.rbind", cases: &["ipc-host"], theirs: "there", ours: "", why: "Likewise." },
     // Resources.
     Difference { path: "linux.resources.memory.limit", cases: &["memory-max-unlimited"], theirs: "268435456", ours: "", why: "`memory_max = -1` means no hard limit; the Go driver does not know it." },
     Difference { path: "linux.resources.memory.reservation", cases: &["memory-max-unlimited"], theirs: "", ours: "268435456", why: "The memory of the job is what is kept for it." },
@@ -76,6 +79,7 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference { path: "linux.resources.pids.limit", cases: &["pids-limit-of-plugin"], theirs: "", ours: "500", why: "The plugin's `pids_limit` counts for tasks that say nothing." },
     // Devices.
     Difference { path: "linux.devices./dev/fuse again*", cases: &["job-hello-privileged"], theirs: "*", ours: "", why: "A privileged container has all devices already." },
+    Difference { path: "mounts./usr/lib/libgpu.so.type", cases: &["device-cdi"], theirs: "", ours: "bind", why: "Without a type, a mount of a CDI file is one of a path of the host; runtimes go by the options, but not all take a mount without a type." },
     // Mounts.
     Difference { path: "mounts./data.type", cases: &["mount-volume-type"], theirs: "volume", ours: "bind", why: "`volume` is no file system; runc takes it as a bind for the sake of `rbind`, others do not." },
     Difference { path: "mounts./*.source", cases: &["mount-tmpfs-without-source", "mount-docker-form"], theirs: "", ours: "tmpfs", why: "A name for /proc/mounts." },

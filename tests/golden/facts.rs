@@ -1,10 +1,13 @@
 //! What a case says of its node; where it says nothing, a usual machine.
 
-use crate::case::{text, texts};
-use containerd_driver::spec::node::{CgroupMode, DeviceKind, DeviceNode, NodeFacts, wanted_devices};
+use crate::case::{list, text, texts};
+use containerd_driver::spec::cdi::SpecFile;
+use containerd_driver::spec::node::{CgroupMode, DeviceKind, DeviceNode, NodeFacts, SecurityFacts, wanted_devices};
+use containerd_driver::spec::seccomp::wanted_profile;
 use containerd_driver::spec::task::TaskSpec;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 fn device(d: &Value) -> DeviceNode {
     let number = |key: &str| u32::try_from(d[key].as_u64().unwrap_or_default()).unwrap();
@@ -23,8 +26,42 @@ fn device(d: &Value) -> DeviceNode {
     }
 }
 
-fn devices(list: &Value) -> Vec<DeviceNode> {
-    list.as_array().into_iter().flatten().map(device).collect()
+fn devices(nodes: &Value) -> Vec<DeviceNode> {
+    list(nodes, device)
+}
+
+/// A usual kernel, with what the case says is there to confine with. The library asks the kernel of the machine on which
+/// the files were written for its version; any of the last ten years gives the same filter.
+fn security(node: &Value, task: &TaskSpec) -> SecurityFacts {
+    let profile = &node["seccomp_profile"];
+    let there = || match profile {
+        Value::Null => Err("no such file".to_owned()),
+        profile => Ok(profile.to_string()),
+    };
+    let loaded = |profiles: &serde_json::Map<String, Value>| {
+        let enforced = profiles.iter().map(|(name, on)| (name.clone(), *on == true));
+        enforced.collect::<BTreeMap<_, _>>()
+    };
+    SecurityFacts {
+        machine: "x86_64".to_owned(),
+        kernel: (6, 1),
+        seccomp: true,
+        seccomp_profile: wanted_profile(task).map(|_| there()),
+        apparmor: node["apparmor"].as_object().map(loaded),
+        ..SecurityFacts::default()
+    }
+}
+
+/// The case's CDI files, all in one directory.
+fn cdi_files(node: &Value) -> Vec<SpecFile> {
+    let files = node["cdi"].as_object().into_iter().flatten();
+    files
+        .map(|(path, content)| SpecFile {
+            path: path.clone(),
+            priority: 0,
+            text: Ok(text(content)),
+        })
+        .collect()
 }
 
 /// The facts as the host would look them up for the task.
@@ -59,6 +96,13 @@ pub fn node(node: &Value, task: &TaskSpec) -> NodeFacts {
         hosts: Some("127.0.0.1\tlocalhost\n".to_owned()),
         devices: wanted_devices(task).into_iter().map(look).collect::<BTreeMap<_, _>>(),
         host_devices: devices(&node["host_devices"]),
+        cores: u32::try_from(node["cores"].as_u64().unwrap_or(1)).unwrap(),
+        hugepage_sizes: list(&node["hugepage_sizes"], |size| size.as_u64().unwrap()),
+        hugetlb: node["hugetlb"] == true,
+        block_weight: node["block_weight"] == true,
+        init_program: node["init_program"].as_str().map(PathBuf::from),
+        cdi_files: cdi_files(node),
+        security: security(node, task),
         ..NodeFacts::default()
     }
 }

@@ -139,7 +139,7 @@ async fn look(configured: &Configured, shared: &Shared) -> Finding {
                 snapshotter: settings.snapshotter.clone(),
                 runtime: settings.containerd_runtime.clone(),
                 cgroup: shared.node.cgroups,
-                gates,
+                gates: Box::new(gates),
             }
         }
         Err(fault) => Finding::Fault {

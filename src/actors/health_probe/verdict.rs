@@ -38,7 +38,7 @@ pub enum Finding {
         /// cgroup mode of the node.
         cgroup: CgroupVersion,
         /// What the operator allows.
-        gates: Gates,
+        gates: Box<Gates>,
     },
 }
 
@@ -192,7 +192,7 @@ mod tests {
             snapshotter: "overlayfs".into(),
             runtime: "io.containerd.runc.v2".into(),
             cgroup: CgroupVersion::V1,
-            gates: Gates::of(&Settings::go_driver()).unwrap(),
+            gates: Box::new(Gates::of(&Settings::go_driver()).unwrap()),
         }
     }
 
