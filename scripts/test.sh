@@ -112,14 +112,14 @@ real() {
 		;;
 	v2)
 		prefix=(scripts/uml.sh)
-		export UML_TIMEOUT=${UML_TIMEOUT:-1150}
+		export UML_TIMEOUT=${UML_TIMEOUT:-1450}
 		;;
 	esac
 	rust 1 "$1" "${prefix[@]}"
 }
 
 # Seconds, LIMIT sets another. Generous: it only keeps a hanging suite from eating the whole run.
-limit() { case $1 in "${LIMIT:+$1}") echo "$LIMIT" ;; lint) echo 900 ;; *-v2) echo 1200 ;; *-v1) echo 420 ;; *) echo 300 ;; esac; }
+limit() { case $1 in "${LIMIT:+$1}") echo "$LIMIT" ;; lint) echo 900 ;; *-v2) echo 1500 ;; *-v1) echo 900 ;; *) echo 400 ;; esac; }
 
 run_suite() {
 	case $1 in

@@ -75,15 +75,20 @@ fn swap_accounting(root: &Path, version: CgroupVersion) -> bool {
     match version {
         CgroupVersion::V1 => root.join("memory/memory.memsw.limit_in_bytes").exists(),
         CgroupVersion::V2 => {
-            // The root itself has no limits: ask any child (systemd's slices, or the one that we are in).
-            let own = read("/proc/self/cgroup").ok();
-            let own = own
-                .as_deref()
-                .and_then(|t| proc::own_cgroup(t, ""))
-                .map(|p| p.trim_start_matches('/'));
-            own.into_iter()
-                .chain(["system.slice", "init.scope"])
-                .any(|c| !c.is_empty() && root.join(c).join("memory.swap.max").exists())
+            // The root itself has no limits: any child shows which files there are. Without a child to look at, a kernel
+            // that can swap counts it (`CONFIG_SWAP` gives both), unless it was told not to.
+            let children: Vec<_> = std::fs::read_dir(root)
+                .into_iter()
+                .flatten()
+                .flatten()
+                .map(|entry| entry.path())
+                .filter(|child| child.join("memory.max").exists())
+                .collect();
+            if children.is_empty() {
+                let told = read("/proc/cmdline").unwrap_or_default();
+                return Path::new("/proc/swaps").exists() && !told.contains("swapaccount=0");
+            }
+            children.iter().any(|child| child.join("memory.swap.max").exists())
         }
     }
 }
