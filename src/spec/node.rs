@@ -175,6 +175,32 @@ impl Default for SecurityFacts {
     }
 }
 
+impl NodeFacts {
+    /// A node that has whatever this task asks for.
+    pub(super) fn obliging(task: &TaskSpec) -> Self {
+        let device = |path: &String| DeviceNode {
+            path: path.clone(),
+            kind: DeviceKind::Char,
+            major: 1,
+            minor: 3,
+            mode: 0o666,
+            uid: 0,
+            gid: 0,
+        };
+        Self {
+            devices: wanted_devices(task)
+                .into_iter()
+                .map(|path| (path.clone(), Ok(vec![device(&path)])))
+                .collect(),
+            init_program: Some(PathBuf::from("/init")),
+            swap_accounting: true,
+            hugetlb: true,
+            block_weight: true,
+            ..Self::default()
+        }
+    }
+}
+
 /// Paths of devices that a task asks for, to be looked up into [`NodeFacts::devices`].
 #[must_use]
 pub fn wanted_devices(task: &TaskSpec) -> BTreeSet<String> {

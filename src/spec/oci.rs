@@ -186,6 +186,27 @@ pub fn build(
     })
 }
 
+/// Refuses what [`build`] will refuse whatever the image and the node are like: a task that may not be need not have its
+/// image pulled first. What it lets pass may still be refused.
+///
+/// # Errors
+/// The gate that is closed, or options that contradict each other.
+pub fn consent(task: &TaskSpec, settings: &Settings) -> Result<(), SpecError> {
+    // An image and a node with which nothing goes wrong.
+    let mut task = task.clone();
+    task.user = "0".to_owned();
+    task.options.group_add.clear();
+    let image = ImageFacts {
+        entrypoint: vec!["/".to_owned()],
+        ..ImageFacts::default()
+    };
+    let node = NodeFacts::obliging(&task);
+    match build(&task, &image, &node, settings) {
+        Err(refused @ SpecError::Refused { .. }) => Err(refused),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
 /// The snapshotter of a task's root file system, which is also where its image is unpacked.
 #[must_use]
 pub fn snapshotter<'a>(task: &'a TaskSpec, settings: &'a Settings) -> &'a str {

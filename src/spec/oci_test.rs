@@ -51,7 +51,7 @@ fn an_ordinary_task_is_confined() {
     assert_eq!(s["process"]["args"], json!(["/bin/sh"]));
     assert_eq!(s["process"]["cwd"], "/");
     assert_eq!(s["process"]["capabilities"]["bounding"].as_array().unwrap().len(), 14);
-    assert_eq!(s["linux"]["maskedPaths"].as_array().unwrap().len(), 11);
+    assert_eq!(s["linux"]["maskedPaths"].as_array().unwrap().len(), 12);
     assert_eq!(
         s["linux"]["cgroupsPath"],
         "/nomad.slice/web-11111111-2222-3333-4444-555555555555-0a1b2c3d"
@@ -338,6 +338,31 @@ fn blend(mut base: TaskSpec, wild: &TaskSpec, picks: &[u8]) -> TaskSpec {
     base
 }
 
+#[test]
+fn what_is_not_allowed_is_refused_before_the_image_is_here() {
+    let refused = |change: fn(&mut TaskOptions)| {
+        let mut task = task();
+        task.user = "somebody-of-the-image".to_owned();
+        change(&mut task.options);
+        consent(&task, &Settings::default())
+            .err()
+            .map(|e| e.to_string())
+            .unwrap_or_default()
+    };
+    assert_eq!(refused(|_| {}), "");
+    for (change, word) in [
+        ((|o| o.privileged = true) as fn(&mut TaskOptions), "allow_privileged"),
+        (|o| o.pid_mode = Some("host".to_owned()), "allowed_modes"),
+        (|o| o.volumes = vec!["/etc:/x".to_owned()], "volumes { enabled"),
+        (|o| o.cap_add = vec!["SYS_ADMIN".to_owned()], "allow_caps"),
+        (|o| o.seccomp = Some(false), "allow_unconfined"),
+        (|o| o.runtime = Some("kata".to_owned()), "allow_runtimes"),
+        (|o| o.device_cgroup_rules = vec!["c 1:3 r".to_owned()], "allow_devices"),
+    ] {
+        assert!(refused(change).contains(word), "{word}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
     #[test]
@@ -356,6 +381,10 @@ proptest! {
         build(&wild, &image, &node, &Settings::default()).ok();
         let task = blend(task(), &wild, &picks);
         let built = build(&task, &image, &node, &Settings::default());
+        // What is refused before the pull would be refused after it.
+        if consent(&task, &Settings::default()).is_err() {
+            prop_assert!(built.is_err());
+        }
         if let Ok(plan) = &built {
             let spec: oci_spec::runtime::Spec = serde_json::from_slice(&plan.spec_json).unwrap();
             let targets: Vec<_> = spec.mounts().iter().flatten().skip(8).map(|m| m.destination().clone()).collect();

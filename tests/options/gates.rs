@@ -99,6 +99,9 @@ async fn nothing_of_the_host_without_consent(b: &mut Bench) {
     for (wish, words, _) in wishes() {
         says(&b.refused(wish).await, &words);
     }
+    // Nobody waits for an image that will not be used: this registry is not there.
+    let spec = testhost::task::TaskSpec::new("127.0.0.1:1/no/registry:1").option("pid_mode", json!("host"));
+    says(&b.refused_spec(spec).await, &["pid_mode", "allowed_modes"]);
 }
 
 async fn each_setting_opens_its_gate_and_no_other(b: &mut Bench) {

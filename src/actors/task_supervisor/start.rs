@@ -4,7 +4,7 @@ use super::state::{Event, State};
 use super::{ACTOR, Starting, TaskSupervisor, cx_of};
 use crate::actors::shared::unix_nanos;
 use crate::actors::supervision::book::ask_until;
-use crate::messages::container::{CreateContainer, Created};
+use crate::messages::container::{ContainerError, CreateContainer, Created};
 use crate::messages::image::{Credentials, EnsureImage, ImageReady, PullPolicy};
 use crate::messages::runtime::TaskView;
 use crate::messages::task::{Start, Started, TaskError};
@@ -77,6 +77,9 @@ impl TaskSupervisor {
             Ok(configured) => configured.settings,
             Err(fault) => return self.start_failed(TaskError::Containerd(fault), ctx),
         };
+        if let Err(refused) = oci::consent(&task, &settings) {
+            return self.start_failed(ContainerError::Spec(refused).into(), ctx);
+        }
         let req = ensure_image(&task, &settings);
         let (within, cx, links) = (
             req.timeout.saturating_add(PULL_SLACK),
