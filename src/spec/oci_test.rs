@@ -51,7 +51,7 @@ fn an_ordinary_task_is_confined() {
     assert_eq!(s["process"]["args"], json!(["/bin/sh"]));
     assert_eq!(s["process"]["cwd"], "/");
     assert_eq!(s["process"]["capabilities"]["bounding"].as_array().unwrap().len(), 14);
-    assert_eq!(s["linux"]["maskedPaths"].as_array().unwrap().len(), 11);
+    assert_eq!(s["linux"]["maskedPaths"].as_array().unwrap().len(), 12);
     assert_eq!(
         s["linux"]["cgroupsPath"],
         "/nomad.slice/web-11111111-2222-3333-4444-555555555555-0a1b2c3d"
