@@ -113,6 +113,7 @@ pub fn seccomp_profiles(data: &[u8]) {
     let mut world = World::default();
     world.task.options.seccomp = Some(true);
     world.task.options.seccomp_profile = Some("/etc/profile.json".to_owned());
+    world.settings.allow_unconfined = Some(vec!["seccomp".to_owned()]);
     world.node.security.seccomp_profile = Some(Ok(String::from_utf8_lossy(data).into_owned()));
     world.build();
 }
@@ -127,6 +128,7 @@ pub fn cdi_files(data: &[u8]) {
                 ..DeviceOption::default()
             });
         }
+        world.settings.allow_devices = Some(vec!["vendor.com/gpu=0".to_owned(), "vendor.com/gpu=all".to_owned()]);
         world.node.cdi_files.push(SpecFile {
             path: path.to_owned(),
             priority: 0,

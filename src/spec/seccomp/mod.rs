@@ -47,7 +47,7 @@ pub enum ProfileFile {
 }
 
 /// The file to be looked up into [`super::node::SecurityFacts::seccomp_profile`]; `None` if the task names none, or
-/// one that [`choose`] refuses.
+/// one that `choose` refuses.
 #[must_use]
 pub fn wanted_profile(task: &TaskSpec) -> Option<ProfileFile> {
     let asked = asked(task, &SecurityOpt::of(task).ok()?).ok()?;
