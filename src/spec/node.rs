@@ -188,6 +188,8 @@ impl NodeFacts {
             gid: 0,
         };
         Self {
+            // With it more is allowed without consent.
+            cgroup: CgroupMode::V1,
             devices: wanted_devices(task)
                 .into_iter()
                 .map(|path| (path.clone(), Ok(vec![device(&path)])))
