@@ -30,23 +30,61 @@ pub fn open_beneath(root: impl AsFd, rest: &Path, flags: OFlags) -> Result<Owned
     Err(Errno::AGAIN)
 }
 
-/// Checks that `path` lies beneath `dir` and that no link leads out of it. A path that does not exist is a fault too.
+/// Opens what is at `path` beneath `dir`, if no link leads there. A path that does not exist is a fault too.
 ///
 /// # Errors
 /// Says what is in the way.
-pub fn check_beneath(dir: &Path, path: &Path) -> Result<(), HostError> {
+pub fn check_beneath(dir: &Path, path: &Path) -> Result<OwnedFd, HostError> {
     const WHAT: &str = "mount source";
     let rest = path
         .strip_prefix(dir)
         .map_err(|_| HostError::new(WHAT, path, format!("is not inside {}", dir.display())))?;
-    if rest.as_os_str().is_empty() {
-        return Ok(());
-    }
     let at = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = fs::openat(CWD, dir, at, Mode::empty()).map_err(|e| HostError::from_errno(WHAT, dir, e))?;
-    open_beneath(root, rest, OFlags::PATH)
-        .map(drop)
-        .map_err(|e| HostError::from_errno(WHAT, path, e))
+    if rest.as_os_str().is_empty() {
+        return Ok(root);
+    }
+    open_beneath(root, rest, OFlags::PATH).map_err(|e| match e {
+        Errno::NOENT => HostError::new(WHAT, path, "there is nothing at this path; the source must exist"),
+        other => HostError::from_errno(WHAT, path, other),
+    })
+}
+
+/// Checks that what was opened is what a process finds at `target` in its own root: that the runtime has mounted what was
+/// checked, and not what somebody put in its place meanwhile.
+///
+/// # Errors
+/// If it is something else, or cannot be looked at.
+pub fn check_mounted(pid: u32, target: &Path, checked: &OwnedFd) -> Result<(), HostError> {
+    const WHAT: &str = "mount";
+    let fault = |errno| HostError::from_errno(WHAT, target, errno);
+    let at = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = fs::openat(CWD, format!("/proc/{pid}/root"), at, Mode::empty()).map_err(fault)?;
+    let rest = target.strip_prefix("/").unwrap_or(target);
+    let open = || {
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        fs::openat2(&root, rest, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
+    };
+    let found = match (0..8)
+        .map(|_| open())
+        .find(|opened| !matches!(opened, Err(Errno::AGAIN)))
+    {
+        Some(Err(Errno::NOSYS | Errno::PERM)) => {
+            walk_beneath(&root, rest, OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW)
+        }
+        Some(opened) => opened,
+        None => Err(Errno::AGAIN),
+    }
+    .map_err(fault)?;
+    let (found, wanted) = (fs::fstat(&found).map_err(fault)?, fs::fstat(checked).map_err(fault)?);
+    if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino) {
+        return Ok(());
+    }
+    Err(HostError::new(
+        WHAT,
+        target,
+        "the source was replaced while the container was made; the task was not started",
+    ))
 }
 
 /// Checks that there is something at `path`, wherever links lead.
@@ -54,9 +92,14 @@ pub fn check_beneath(dir: &Path, path: &Path) -> Result<(), HostError> {
 /// # Errors
 /// Says why not.
 pub fn check_exists(path: &Path) -> Result<(), HostError> {
-    fs::stat(path)
-        .map(drop)
-        .map_err(|e| HostError::from_errno("mount source", path, e))
+    fs::stat(path).map(drop).map_err(|e| match e {
+        Errno::NOENT => HostError::new(
+            "mount source",
+            path,
+            "there is nothing at this path; the source must exist",
+        ),
+        other => HostError::from_errno("mount source", path, other),
+    })
 }
 
 /// True for a regular file that somebody may execute.
@@ -260,6 +303,23 @@ mod tests {
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
         assert!(is_program(&file));
         assert!(check_exists(&file).is_ok() && check_exists(&dir.path().join("none")).is_err());
+    }
+
+    #[test]
+    fn what_was_checked_is_told_from_what_took_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let (data, moved) = (dir.path().join("data"), dir.path().join("moved"));
+        std::fs::create_dir(&data).unwrap();
+        let checked = check_beneath(dir.path(), &data).unwrap();
+        check_mounted(std::process::id(), &data, &checked).unwrap();
+        // As another task does between the check and the mount.
+        std::fs::rename(&data, &moved).unwrap();
+        symlink("/etc", &data).unwrap();
+        let error = check_mounted(std::process::id(), &data, &checked)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("replaced"), "{error}");
+        check_mounted(std::process::id(), &moved, &checked).unwrap();
     }
 
     #[test]

@@ -148,6 +148,10 @@ impl Mounts {
         } else {
             format!("/{}", mount.task_path)
         };
+        // CSI plugins bring the host's `/dev`, and are privileged.
+        if is_delicate(&clean("volume_mount", &target)?) && !inputs.task.options.privileged {
+            inputs.gates.host_path("volume_mount", &target)?;
+        }
         if !mount.selinux_label.is_empty() {
             self.label(
                 inputs,
@@ -184,17 +188,23 @@ impl Mounts {
         let task = inputs.task;
         let Some(own) = task_dir(task)? else { return Ok(()) };
         let shared = task.alloc_dir.join("alloc");
-        let target = |variable: &str, default: &str| {
-            task.env
-                .get(variable)
-                .filter(|v| !v.is_empty())
-                .cloned()
-                .unwrap_or_else(|| default.to_owned())
+        // A job can set these variables, too.
+        let target = |variable: &str, default: &str| -> Result<String, SpecError> {
+            let Some(value) = task.env.get(variable).filter(|v| !v.is_empty()) else {
+                return Ok(default.to_owned());
+            };
+            let allowed = "an absolute directory is expected, outside /dev, /proc and /sys and without '..'";
+            let refused = || SpecError::option("env", format!("{variable}={value}"), allowed);
+            let cleaned = clean("env", value).map_err(|_| refused())?;
+            if is_delicate(&cleaned) {
+                return Err(refused());
+            }
+            Ok(cleaned)
         };
-        let alloc = target("NOMAD_ALLOC_DIR", "/alloc");
+        let alloc = target("NOMAD_ALLOC_DIR", "/alloc")?;
         for (source, target, access) in [
-            (own.join("secrets"), target("NOMAD_SECRETS_DIR", "/secrets"), "rw"),
-            (own.join("local"), target("NOMAD_TASK_DIR", "/local"), "rw"),
+            (own.join("secrets"), target("NOMAD_SECRETS_DIR", "/secrets")?, "rw"),
+            (own.join("local"), target("NOMAD_TASK_DIR", "/local")?, "rw"),
             (shared.clone(), alloc.clone(), "rw"),
             (shared.join("logs"), format!("{alloc}/logs"), "ro"),
         ] {
@@ -234,6 +244,11 @@ pub(super) fn task_dir(task: &TaskSpec) -> Result<Option<PathBuf>, SpecError> {
         ));
     }
     Ok(Some(task.alloc_dir.join(Path::new(&task.name))))
+}
+
+/// True for targets where a mount of a task's own files changes how the runtime sets up the container.
+pub(super) fn is_delicate(target: &str) -> bool {
+    ["/dev", "/proc", "/sys"].iter().any(|dir| inside(target, dir))
 }
 
 /// An absolute target without `.`, empty parts and a slash at the end; `..` and the root are refused.

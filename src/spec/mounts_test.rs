@@ -104,8 +104,8 @@ fn mounts_come_in_the_documented_order() {
             "/etc/x.conf=/a/web/local/x.conf:rbind,ro",
             "/etc/resolv.conf=/etc/resolv.conf:rbind,rprivate,ro",
             "/alloc/logs=/a/alloc/logs:rbind,rprivate,ro",
-            "/etc/hosts=/a/web/hosts:rbind,rprivate,rw",
-            "/etc/hostname=/a/web/hostname:rbind,rprivate,rw",
+            "/etc/hosts=/run/containerd-driver/c/hosts:rbind,rprivate,rw",
+            "/etc/hostname=/run/containerd-driver/c/hostname:rbind,rprivate,rw",
         ]
     );
     let built = build(&task).unwrap();

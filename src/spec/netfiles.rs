@@ -1,13 +1,13 @@
 //! `/etc/resolv.conf`, `/etc/hosts` and `/etc/hostname` of a container: which ones, and from where.
 //!
-//! Generated files lie beside the task's directories, not in one of them: the Go driver put them where the task could
-//! replace them, and the next start followed what it had put there. A file of the host that is used as it is, is bound,
+//! Generated files lie in the container's run directory: the Go driver put them where the task could replace them, and the
+//! next start followed what it had put there. A file of the host that is used as it is, is bound,
 //! so that its changes show. The job's own mount at such a place counts before any of these.
 
 use super::error::SpecError;
 use super::files;
 use super::identity::ContainerId;
-use super::mounts::{Mounts, task_dir};
+use super::mounts::Mounts;
 use super::namespaces::host_uts;
 use super::network::{Network, network};
 use super::oci::{GeneratedFile, Inputs};
@@ -73,9 +73,10 @@ impl NetFiles<'_> {
         m.push("hostname", TARGET, "bind", &path, &["rbind", "rprivate", "rw"])
     }
 
-    /// Plans a file beside the task's directories, or in the run directory without an allocation directory.
+    /// Plans a file in the container's run directory, where no task has a way to: one beside the task's directories could be
+    /// replaced by a link before the runtime mounts it, by whoever can write there.
     fn write(&self, m: &mut Mounts, name: &str, content: String) -> Result<String, SpecError> {
-        let dir = task_dir(self.inputs.task)?.unwrap_or_else(|| self.inputs.node.run_dir.join(self.container.as_str()));
+        let dir = self.inputs.node.run_dir.join(self.container.as_str());
         let path_on_host = dir.join(name);
         let path = path_on_host.to_string_lossy().into_owned();
         m.files.push(GeneratedFile {

@@ -169,7 +169,7 @@ fn hostname_is_a_file_unless_it_is_the_hosts_or_the_jobs() {
     assert_eq!((found.content.as_str(), found.mode), ("h\n", 0o644));
     assert_eq!(
         mount(built, "/etc/hostname").unwrap(),
-        "/a/web/hostname rbind,rprivate,rw"
+        "/run/containerd-driver/c/hostname rbind,rprivate,rw"
     );
     task.options.uts_mode = Some("host".to_owned());
     assert_eq!(mount(mounts(&task).unwrap(), "/etc/hostname"), None);
@@ -194,6 +194,9 @@ fn no_generated_file_is_in_a_directory_of_the_task() {
     let files = mounts(&task).unwrap().files;
     assert_eq!(files.len(), 3);
     for file in files {
-        assert_eq!(file.path_on_host.parent().unwrap(), std::path::Path::new("/a/web"));
+        assert_eq!(
+            file.path_on_host.parent().unwrap(),
+            std::path::Path::new("/run/containerd-driver/c")
+        );
     }
 }

@@ -38,6 +38,14 @@ impl Runtime {
     }
 }
 
+impl Runtime {
+    /// True if a container's root can be looked at through its first process, which is a process of this kernel.
+    #[must_use]
+    pub fn shows_its_root(&self) -> bool {
+        self.kind == RUNC_SHIM
+    }
+}
+
 /// The runtime of a task: what it names, if the operator allows it, else `containerd_runtime`.
 pub(super) fn of(inputs: &Inputs<'_>) -> Result<Runtime, SpecError> {
     let settings = inputs.settings;

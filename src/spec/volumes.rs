@@ -5,7 +5,7 @@
 //! (CVE-2026-14896: by a link in its own directory, a job without that consent saw any file of the host).
 
 use super::error::SpecError;
-use super::mounts::{Mounts, clean, inside, task_dir};
+use super::mounts::{Mounts, clean, inside, is_delicate, task_dir};
 use super::oci::Inputs;
 use super::options::MountOption;
 use super::tmpfs::{FLAGS, PROPAGATION, words};
@@ -77,7 +77,11 @@ fn source(inputs: &Inputs<'_>, option: &'static str, text: &str) -> Result<(Path
             ));
         }
         // By components: without `.` and empty parts, which would only be in the way of comparing.
-        return Ok((dir.join(text).components().collect(), Some(dir)));
+        let path: PathBuf = dir.join(text).components().collect();
+        if !is_own(inputs, &path)? {
+            inputs.gates.host_path(option, text)?;
+        }
+        return Ok((path, Some(dir)));
     }
     let path: PathBuf = Path::new(text).components().collect();
     if !alloc.as_os_str().is_empty() && path.starts_with(alloc) {
@@ -85,10 +89,25 @@ fn source(inputs: &Inputs<'_>, option: &'static str, text: &str) -> Result<(Path
             let allowed = "a source inside the allocation is expected to have no '..'";
             return Err(SpecError::option(option, text, allowed));
         }
+        if !is_own(inputs, &path)? {
+            inputs.gates.host_path(option, text)?;
+        }
         return Ok((path, Some(alloc.clone())));
     }
     inputs.gates.host_path(option, text)?;
     Ok((path, None))
+}
+
+/// What of the allocation is the task's to mount without consent: its own `local` and `secrets`, and what is in the shared
+/// `alloc`, but for the logs. With the rest it could reach the secrets of its neighbours, and put links where Nomad's log
+/// pipes are, which root opens.
+fn is_own(inputs: &Inputs<'_>, path: &Path) -> Result<bool, SpecError> {
+    let Some(own) = task_dir(inputs.task)? else {
+        return Ok(false);
+    };
+    let shared = inputs.task.alloc_dir.join("alloc");
+    let private = ["local", "secrets"].iter().any(|dir| path.starts_with(own.join(dir)));
+    Ok(private || (path.starts_with(&shared) && path != shared && !path.starts_with(shared.join("logs"))))
 }
 
 impl Mounts {
@@ -176,6 +195,10 @@ impl Mounts {
         bind: &Bind<'_>,
     ) -> Result<(), SpecError> {
         let (path, dir) = source(inputs, by, text)?;
+        if let Some(shared) = bind.options.iter().find(|o| matches!(**o, "shared" | "rshared")) {
+            // Mounts that the task's own options make would appear on the host.
+            inputs.gates.host_path(by, shared)?;
+        }
         self.sources.push((by, path.clone()));
         if let Some(dir) = dir {
             self.beneath.push((dir, path.clone()));
@@ -188,7 +211,8 @@ impl Mounts {
     }
 
     /// A mount of the job's. A target in `/proc` or `/sys` changes what the runtime itself goes by when it sets up the
-    /// container (CVE-2019-16884, CVE-2019-19921), so it is for those who can mount host paths.
+    /// container (CVE-2019-16884, CVE-2019-19921), and so do files in place of its devices (`/dev/null` is what it hides
+    /// paths with: CVE-2025-31133), so they are for those who can mount host paths.
     pub(super) fn wanted(
         &mut self,
         inputs: &Inputs<'_>,
@@ -199,7 +223,7 @@ impl Mounts {
         options: &[&str],
     ) -> Result<(), SpecError> {
         let target = clean(by, target)?;
-        if ["/proc", "/sys"].iter().any(|dir| inside(&target, dir)) {
+        if is_delicate(&target) && (ty != "tmpfs" || !inside(&target, "/dev")) {
             inputs.gates.host_path(by, &target)?;
         }
         for option in options {

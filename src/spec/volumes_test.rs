@@ -190,7 +190,14 @@ fn blocks_are_read_in_the_go_drivers_form_and_in_dockers() {
             "bind,ro",
         ),
     ] {
-        let got = block(&strict(), m.clone()).unwrap();
+        // A shared mount needs consent, the others do not.
+        let settings = if want.contains("shared") {
+            Settings::go_driver()
+        } else {
+            strict()
+        };
+        assert_eq!(block(&strict(), m.clone()).is_err(), want.contains("shared"));
+        let got = block(&settings, m.clone()).unwrap();
         assert_eq!(got.mounts, [format!("bind /a/web/local {want}")], "{m:?}");
     }
     assert!(

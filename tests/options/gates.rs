@@ -99,6 +99,38 @@ async fn nothing_of_the_host_without_consent(b: &mut Bench) {
     for (wish, words, _) in wishes() {
         says(&b.refused(wish).await, &words);
     }
+    let alloc = b.rig.alloc();
+    let dir = alloc.dir().display().to_string();
+    alloc.add_task("web").expect("task directory");
+    // Of the allocation, a task has its own directories and what is shared, but not the logs nor its neighbours.
+    for source in [
+        dir.clone(),
+        format!("{dir}/alloc"),
+        format!("{dir}/alloc/logs"),
+        format!("{dir}/other/secrets"),
+        format!("{dir}/web"),
+        ".".to_owned(),
+    ] {
+        let spec = b.with_options(json!({ "volumes": [format!("{source}:/w")] }), "true");
+        let error = b.rig.start_in(alloc.clone(), &spec).await.err().expect("a refusal");
+        says(&error, &["volumes", &source, "volumes { enabled = true }"]);
+    }
+    for (options, words) in [
+        (json!({ "volumes": ["local:/dev"] }), ["volumes", "/dev"]),
+        (json!({ "volumes": ["local:/dev/null"] }), ["volumes", "/dev/null"]),
+        (json!({ "volumes": ["local:/proc/x"] }), ["volumes", "/proc/x"]),
+        (json!({ "volumes": ["local:/x:rshared"] }), ["volumes", "shared"]),
+    ] {
+        says(&b.refused(options).await, &words);
+    }
+    for variable in ["NOMAD_TASK_DIR", "NOMAD_ALLOC_DIR", "NOMAD_SECRETS_DIR"] {
+        for value in ["/sys", "/proc/sys", "/dev/shm", "relative"] {
+            says(
+                &b.refused_spec(b.sh("true").env(variable, value)).await,
+                &["env", variable, value],
+            );
+        }
+    }
     // Nobody waits for an image that will not be used: this registry is not there.
     let spec = testhost::task::TaskSpec::new("127.0.0.1:1/no/registry:1").option("pid_mode", json!("host"));
     says(&b.refused_spec(spec).await, &["pid_mode", "allowed_modes"]);

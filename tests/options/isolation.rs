@@ -13,6 +13,7 @@ group!(isolation_runc, bench(consent()), if wants("runc"), {
     a_privileged_task_has_it_all,
     namespaces_are_private_or_the_hosts_as_asked,
     kernel_parameters_are_those_of_the_container,
+    a_user_namespace_has_ids_of_its_own_where_snapshots_can_be_mapped,
     contradictions_are_refused,
 });
 group!(isolation_crun, crun(), if wants("crun"), {
@@ -242,6 +243,34 @@ async fn kernel_parameters_are_those_of_the_container(b: &mut Bench) {
         &b.refused(host).await,
         &["sysctl", "net.ipv4.ip_forward", "host_network"],
     );
+}
+
+async fn a_user_namespace_has_ids_of_its_own_where_snapshots_can_be_mapped(b: &mut Bench) {
+    let options = json!({ "userns": "private" });
+    let script = "echo map=$(tr -s ' ' </proc/self/uid_map); echo id=$(id -u); echo owner=$(stat -c %u /bin/busybox); touch /mine && echo root=ok; touch /local/f && echo local=ok";
+    if crate::bench::kind() == testhost::containerd::ContainerdKind::Debian16 {
+        says(&b.refused(options).await, &["userns", "private", "containerd 2"]);
+        return;
+    }
+    let seen = b.look(options.clone(), script).await;
+    seen.are([
+        ("map", "0 100000 65536"),
+        ("id", "0"),
+        ("owner", "0"),
+        ("root", "ok"),
+        ("local", "ok"),
+    ]);
+    let task = b.start(with(b.sleeper(), options)).await;
+    let (_, pid) = container_of(&task).await;
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
+    assert!(status.contains("Uid:\t100000\t"), "{status}");
+    end(task).await;
+    for with in ["privileged", "host_network"] {
+        says(
+            &b.refused(json!({ "userns": "private", with: true })).await,
+            &["userns", with],
+        );
+    }
 }
 
 async fn contradictions_are_refused(b: &mut Bench) {

@@ -15,6 +15,7 @@ pub fn consent() -> Json {
         "allow_runtimes": ["*"],
         "allowed_modes": { "pid": ["host"], "ipc": ["host"], "uts": ["host"], "cgroup": ["host"], "network": ["host"] },
         "allow_unconfined": ["seccomp", "apparmor", "systempaths"],
+        "userns_ids": "100000:65536",
     })
 }
 

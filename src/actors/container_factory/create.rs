@@ -22,6 +22,7 @@ use crate::spec::settings::Settings;
 use crate::spec::signal;
 use crate::telemetry::names;
 use std::collections::{BTreeMap, HashMap};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -215,7 +216,7 @@ impl Beginning<'_> {
                 None => {}
             }
         }
-        tokio::task::block_in_place(|| host_side(plan))?;
+        let checked = tokio::task::block_in_place(|| host_side(plan))?;
         let parent = req.image.facts.chain_id.as_ref().map_or("", |d| d.as_str());
         let rootfs = match gateway
             .prepare_snapshot(snapshotter, id.as_str(), parent, &remap(gateway, plan).await?)
@@ -242,6 +243,7 @@ impl Beginning<'_> {
         };
         match gateway.create_task(task).await {
             Ok(pid) => {
+                tokio::task::block_in_place(|| mounted(plan, pid, &checked))?;
                 if let Some(cpuset) = &plan.join_cpuset {
                     cgroup::join(cpuset, pid).map_err(|e| ContainerError::Host {
                         what: "the cores that Nomad gives to tasks",
@@ -314,7 +316,7 @@ fn unsettled(error: ContainerError) -> Result<Attempt, ContainerError> {
 
 /// What must be so on the host before the mounts are made. A task can plant a link in its own directories, and the
 /// runtime, which is root, would follow it: sources there must resolve beneath them.
-fn host_side(plan: &ContainerPlan) -> Result<(), ContainerError> {
+fn host_side(plan: &ContainerPlan) -> Result<Vec<(PathBuf, OwnedFd)>, ContainerError> {
     let fault = |source: &Path, e: HostError| ContainerError::Host {
         what: match plan.sources.iter().find(|(_, path)| path == source) {
             Some((option, _)) if *option == "volumes" => "option volumes: source",
@@ -324,8 +326,10 @@ fn host_side(plan: &ContainerPlan) -> Result<(), ContainerError> {
         path: source.display().to_string(),
         reason: e.reason,
     };
+    let mut checked = Vec::new();
     for (dir, source) in &plan.beneath {
-        paths::check_beneath(dir, source).map_err(|e| fault(source, e))?;
+        let opened = paths::check_beneath(dir, source).map_err(|e| fault(source, e))?;
+        checked.push((source.clone(), opened));
     }
     for (_, source) in &plan.sources {
         paths::check_exists(source).map_err(|e| fault(source, e))?;
@@ -354,6 +358,31 @@ fn host_side(plan: &ContainerPlan) -> Result<(), ContainerError> {
             paths::create_run_dir(dir).map_err(fault)?;
         }
         paths::write_generated_file(&file.path_on_host, file.content.as_bytes(), file.mode).map_err(fault)?;
+    }
+    Ok(checked)
+}
+
+/// Between creation and start: a source that was checked is mounted, not one that a task has put in its place since then.
+/// Other shims than runc's keep their mounts where they cannot be looked at.
+fn mounted(plan: &ContainerPlan, pid: u32, checked: &[(PathBuf, OwnedFd)]) -> Result<(), ContainerError> {
+    if checked.is_empty() || !plan.runtime.shows_its_root() {
+        return Ok(());
+    }
+    let spec: serde_json::Value = serde_json::from_slice(&plan.spec_json).unwrap_or_default();
+    for mount in spec["mounts"].as_array().into_iter().flatten() {
+        let source = Path::new(mount["source"].as_str().unwrap_or_default());
+        let target = Path::new(mount["destination"].as_str().unwrap_or_default());
+        let Some((_, opened)) = checked
+            .iter()
+            .find(|(path, _)| path == source && mount["type"] == "bind")
+        else {
+            continue;
+        };
+        paths::check_mounted(pid, target, opened).map_err(|e| ContainerError::Host {
+            what: "mount source",
+            path: source.display().to_string(),
+            reason: format!("at {}: {}", target.display(), e.reason),
+        })?;
     }
     Ok(())
 }
