@@ -132,7 +132,7 @@ options! {
         /// Device cgroup rules such as `c 10:229 rwm`, for devices that appear later: type `c` or `b`, numbers or `*`,
         /// and permissions; `a *:* rwm` for all. Needs `allow_devices` with the text of the rule.
         device_cgroup_rules: Vec<String> = Vec::new();
-        /// Mounts of host paths or of other file systems. Paths outside the allocation need `volumes { enabled }`, and so
+        /// Mounts of host paths or of other file systems. Other paths than those in `local`, `secrets` and the shared `alloc` need `volumes { enabled }`, and so
         /// do all types but `bind`, `volume` and `tmpfs`, and targets in `/proc` and `/sys`.
         mounts: Vec<MountOption> = Vec::new(), mount;
         /// Host paths to mount, each `source:target` or `source:target:options`; a relative source is inside the task

@@ -53,6 +53,7 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference { path: "mounts./alloc/logs", cases: ALL, theirs: "", ours: "bind * rbind,ro,rprivate", why: "A task that can write there can lead the agent's log collection to other files (CVE-2026-6959)." },
     Difference { path: "mounts./*.options.rprivate", cases: ALL, theirs: "", ours: "there", why: "Said aloud, since the default depends on the root of the container; a mount of the task must not reach the host." },
     Difference { path: "mounts./etc/hosts.source", cases: ALL, theirs: "*/local/etc_hosts", ours: "*/hosts", why: "Not in a directory of the task, which could put a link to another file in its place." },
+    Difference { path: "mounts./etc/resolv.conf.source", cases: &["group-dns", "task-dns"], theirs: "*/web/resolv.conf", ours: "/run/containerd-driver/*/resolv.conf", why: "Likewise." },
     Difference { path: "linux.namespaces.cgroup", cases: ALL, theirs: "", ours: "there", why: "With cgroup v2 a container sees its own cgroup as the root and not its place on the host, as with Docker; `cgroupns = \"host\"` brings the old back." },
     Difference { path: "mounts./etc/hostname", cases: ALL, theirs: "", ours: "bind */hostname *", why: "The image's own file, if any, would have another name than `gethostname` gives." },
     Difference { path: "hostname", cases: &["uts-host"], theirs: "*", ours: "", why: "The host's name is not to be changed; runc refuses to." },
