@@ -137,8 +137,8 @@ options! {
         mounts: Vec<MountOption> = Vec::new(), mount;
         /// Host paths to mount, each `source:target` or `source:target:options`; a relative source is inside the task
         /// directory and must be there. Options, separated by commas, are `ro`, `rw`, `z`, `Z` (the same as `z`),
-        /// `nosuid`, `nodev`, `noexec` and the like, and ways to propagate, of which `rprivate` is the default. Paths
-        /// outside the allocation need `volumes { enabled }`.
+        /// `nosuid`, `nodev`, `noexec` and the like, and ways to propagate, of which `rprivate` is the default. Other
+        /// paths than those in `local`, `secrets` and the shared `alloc` need `volumes { enabled }`.
         volumes: Vec<String> = Vec::new();
         /// File systems in memory, each `target` or `target:options`, such as `/tmp:size=64m,mode=1777`. Without the
         /// words `exec`, `suid` and `dev` they are `noexec`, `nosuid` and `nodev`; without a size, half of the memory of

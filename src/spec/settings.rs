@@ -51,7 +51,7 @@ options! {
         /// Protections that a task can do without or replace by its own: `seccomp`, `apparmor`, `systempaths`. Without
         /// it none; with `go-driver` `seccomp` and `apparmor`.
         allow_unconfined: Option<Vec<String>> = None;
-        /// Host paths outside the allocation.
+        /// Paths of the host that are not the task's own.
         volumes: Option<VolumeSettings> = None;
         /// Most processes and threads of a task that says nothing, and the most that it can ask for; 0 for no limit.
         pids_limit: i64 = 0;
@@ -111,7 +111,8 @@ options! {
     /// The `volumes` block.
     #[derive(Debug, Clone, PartialEq, Eq)]
     pub struct VolumeSettings {
-        /// Whether tasks can mount host paths outside their allocation. Without it `false`; with `go-driver` `true`.
+        /// Whether tasks can mount paths of the host other than those in their `local`, `secrets` and shared `alloc`
+        /// directories. Without it `false`; with `go-driver` `true`.
         enabled: Option<bool> = None;
         /// SELinux label for host paths that a task mounts and for its task directories, where the kernel has SELinux:
         /// `z` for the one that containers share, or a whole label.
