@@ -58,9 +58,10 @@ pub async fn run(command: RunCommand, doors: Doors, logs: Arc<dyn LogDoor>) -> u
         })
     });
     let password = tokio::select! {
-        password = password(&command) => Ok(password),
+        biased;
         // Nothing was begun. The thread that reads standard input ends with the process.
         Some(number) = interrupts.recv(), if command.registry_user.is_some() => Err(Ending::Interrupted(number)),
+        password = password(&command) => Ok(password),
     };
     let ending = match password {
         Ok(password) => follow(command.task(password), &doors, &*logs, interrupts).await,

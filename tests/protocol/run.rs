@@ -257,6 +257,8 @@ async fn an_interrupt_ends_the_wait_for_a_password() {
     let stage = Stage::new().await;
     let mut command = stage.command(&["--registry-user", "me"], &stage.image, &[]);
     let mut child = command.stdin(Stdio::piped()).spawn().expect("spawn");
+    // `wait` would close it, which is an empty password.
+    let _input = child.stdin.take();
     let pid = child.id().and_then(|pid| Pid::from_raw(pid as i32)).expect("a pid");
     // Ready once the signal is caught.
     until(SOON, "the signal handler", || {
