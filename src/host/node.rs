@@ -2,7 +2,8 @@
 //! here: what may change (resolv.conf, devices) is the caller's to re-read.
 
 use super::error::HostError;
-use super::proc;
+use super::{proc, security};
+use crate::spec::node::SecurityFacts;
 use rustix::process::{Resource, getrlimit};
 use std::fs::File;
 use std::io::Read as _;
@@ -39,6 +40,8 @@ pub struct Node {
     pub nr_open: u64,
     /// True if we run as root.
     pub is_root: bool,
+    /// What the kernel offers to confine a container with.
+    pub security: SecurityFacts,
 }
 
 impl Node {
@@ -56,6 +59,7 @@ impl Node {
                 .and_then(|t| proc::number(&t))
                 .unwrap_or(1024 * 1024),
             is_root: rustix::process::geteuid().is_root(),
+            security: security::lasting(),
         }
     }
 }

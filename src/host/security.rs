@@ -1,9 +1,9 @@
-//! What the kernel offers to confine a container with, and the seccomp profile that a task names. Read at every start:
-//! AppArmor profiles come and go.
+//! What the kernel offers to confine a container with, and the seccomp profile that a task names. What a kernel has it has
+//! until the next boot; AppArmor profiles come and go.
 
 use super::error::HostError;
 use super::node::read;
-use super::{paths, proc};
+use super::{paths, proc, selinux};
 use crate::spec::node::SecurityFacts;
 use crate::spec::seccomp::{PROFILE_MAX, ProfileFile};
 use rustix::fs::{self, CWD, FileType, Mode, OFlags};
@@ -17,9 +17,9 @@ use std::path::Path;
 const ACTIONS: &str = "/proc/sys/kernel/seccomp/actions_avail";
 const ACTIONS_SINCE: (u32, u32) = (4, 14);
 
-/// Reads them, and the profile if there is one. What cannot be read counts as not there.
+/// What stays as it is for as long as this kernel runs. What cannot be read counts as not there.
 #[must_use]
-pub fn facts(profile: Option<&ProfileFile>) -> SecurityFacts {
+pub fn lasting() -> SecurityFacts {
     let uname = rustix::system::uname();
     let kernel = proc::kernel_version(&uname.release().to_string_lossy());
     let status = read("/proc/self/status").unwrap_or_default();
@@ -28,10 +28,20 @@ pub fn facts(profile: Option<&ProfileFile>) -> SecurityFacts {
         kernel,
         seccomp: proc::status_field(&status, "Seccomp").is_some()
             && (kernel < ACTIONS_SINCE || Path::new(ACTIONS).exists()),
+        seccomp_profile: None,
+        apparmor: None,
+        selinux: selinux::enabled(),
+        throttles: throttles(Path::new("/sys/devices/system/cpu")),
+    }
+}
+
+/// These, with what may be another at every start: the AppArmor profiles, and the seccomp profile if there is one.
+#[must_use]
+pub fn facts(lasting: &SecurityFacts, profile: Option<&ProfileFile>) -> SecurityFacts {
+    SecurityFacts {
         seccomp_profile: profile.map(|file| read_profile(file).map_err(|e| e.to_string())),
         apparmor: apparmor(Path::new("/sys")),
-        selinux: Path::new("/sys/fs/selinux/enforce").exists(),
-        throttles: throttles(Path::new("/sys/devices/system/cpu")),
+        ..lasting.clone()
     }
 }
 
@@ -101,7 +111,7 @@ mod tests {
 
     #[test]
     fn this_kernel_can_be_read() {
-        let facts = facts(None);
+        let facts = facts(&lasting(), None);
         assert!(facts.kernel > (3, 0) && !facts.machine.is_empty() && facts.seccomp_profile.is_none());
         eprintln!("{facts:?}");
     }

@@ -7,6 +7,7 @@
 
 use super::node::{CGROUP_ROOT, CgroupVersion};
 use super::proc;
+use crate::spec::usage::MemoryUsage;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -25,7 +26,7 @@ pub struct Counters {
     /// CPU.
     pub cpu: Cpu,
     /// Memory.
-    pub memory: Memory,
+    pub memory: MemoryUsage,
 }
 
 /// CPU time since the cgroup was made, in nanoseconds.
@@ -41,25 +42,6 @@ pub struct Cpu {
     pub throttled_periods: Option<u64>,
     /// Time spent waiting for the next period.
     pub throttled_time: Option<u64>,
-}
-
-/// Memory in bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Memory {
-    /// Anonymous memory.
-    pub rss: Option<u64>,
-    /// Page cache.
-    pub cache: Option<u64>,
-    /// In swap.
-    pub swap: Option<u64>,
-    /// All that is charged.
-    pub usage: Option<u64>,
-    /// The most that ever was.
-    pub max_usage: Option<u64>,
-    /// Of the kernel on behalf of the container; v1 only.
-    pub kernel: Option<u64>,
-    /// The most of that; v1 only.
-    pub kernel_max: Option<u64>,
 }
 
 /// The directories of one container's cgroup. Found once: the kernel keeps the path for as long as the cgroup lives.
@@ -190,10 +172,10 @@ fn v2_cpu(text: &str) -> Cpu {
     }
 }
 
-fn v2_memory(dir: &Path, buffer: &mut Vec<u8>) -> Memory {
+fn v2_memory(dir: &Path, buffer: &mut Vec<u8>) -> MemoryUsage {
     let stat = read(&dir.join("memory.stat"), buffer);
     let (rss, cache) = stat.map_or((None, None), |text| (field(text, "anon"), field(text, "file")));
-    Memory {
+    MemoryUsage {
         rss,
         cache,
         swap: number(dir, "memory.swap.current", buffer),
@@ -228,7 +210,7 @@ fn v1_cpu(cpu: Option<&Path>, cpuacct: Option<&Path>, buffer: &mut Vec<u8>) -> C
     }
 }
 
-fn v1_memory(dir: &Path, buffer: &mut Vec<u8>) -> Memory {
+fn v1_memory(dir: &Path, buffer: &mut Vec<u8>) -> MemoryUsage {
     let (rss, cache, swap) = read(&dir.join("memory.stat"), buffer).map_or((None, None, None), |text| {
         // With cgroups beneath; the plain name is of this cgroup alone.
         let all = |total, own| field(text, total).or_else(|| field(text, own));
@@ -238,7 +220,7 @@ fn v1_memory(dir: &Path, buffer: &mut Vec<u8>) -> Memory {
             all("total_swap", "swap"),
         )
     });
-    Memory {
+    MemoryUsage {
         rss,
         cache,
         swap,

@@ -41,7 +41,7 @@ fn the_unified_hierarchy_counts_in_microseconds() {
                 throttled_periods: Some(4),
                 throttled_time: Some(70_000),
             },
-            memory: Memory {
+            memory: MemoryUsage {
                 rss: Some(4096),
                 cache: Some(8192),
                 swap: Some(0),
@@ -67,7 +67,7 @@ fn a_kernel_without_the_cpu_controller_still_counts_its_time() {
     let place = Place::beneath(dir.path(), "0::/nomad.slice/c\n", CgroupVersion::V2, &[]).unwrap();
     let found = counters(&place);
     assert_eq!((found.cpu.total, found.cpu.throttled_periods), (Some(3000), None));
-    assert_eq!(found.memory, Memory::default());
+    assert_eq!(found.memory, MemoryUsage::default());
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::{Fact, Request};
 use crate::spec::identity::{ContainerId, TaskId};
+use crate::spec::usage::MemoryUsage;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -74,23 +75,4 @@ pub struct CpuUsage {
     pub throttled_periods: Option<u64>,
     /// Nanoseconds spent waiting for the next period.
     pub throttled_time: Option<u64>,
-}
-
-/// Memory in bytes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct MemoryUsage {
-    /// Anonymous memory.
-    pub rss: Option<u64>,
-    /// Page cache.
-    pub cache: Option<u64>,
-    /// In swap.
-    pub swap: Option<u64>,
-    /// All that is charged.
-    pub usage: Option<u64>,
-    /// The most that ever was.
-    pub max_usage: Option<u64>,
-    /// Of the kernel on behalf of the task.
-    pub kernel: Option<u64>,
-    /// The most of that.
-    pub kernel_max: Option<u64>,
 }

@@ -51,6 +51,7 @@ pub mod task;
 mod tmpfs;
 mod types;
 mod ulimit;
+pub mod usage;
 mod user;
 pub mod userns;
 mod value;

@@ -11,7 +11,7 @@ use super::identity::ContainerId;
 use super::init;
 use super::namespaces;
 use super::netfiles::NetFiles;
-use super::oci::{GeneratedFile, Inputs};
+use super::oci::{Beneath, GeneratedFile, Inputs};
 use super::runtime_mounts;
 use super::task::{HostMount, TaskSpec};
 use super::user::User;
@@ -29,8 +29,8 @@ pub(super) struct Mounts {
     taken: BTreeMap<String, &'static str>,
     /// Files to write before the start.
     pub(super) files: Vec<GeneratedFile>,
-    /// Bind sources that must lie beneath a directory: (directory, source).
-    pub(super) beneath: Vec<(PathBuf, PathBuf)>,
+    /// Bind mounts whose sources must lie beneath a directory.
+    pub(super) beneath: Vec<Beneath>,
     /// Bind sources that must exist, with the option that named them.
     pub(super) sources: Vec<(&'static str, PathBuf)>,
     /// Bind sources that must have an SELinux label.
@@ -209,7 +209,11 @@ impl Mounts {
             (shared.join("logs"), format!("{alloc}/logs"), "ro"),
         ] {
             // The other tasks of the group can write beside it, and a link in its place would be followed.
-            self.beneath.push((task.alloc_dir.clone(), source.clone()));
+            self.beneath.push(Beneath {
+                dir: task.alloc_dir.clone(),
+                source: source.clone(),
+                target: PathBuf::from(&target),
+            });
             self.label_of_settings(inputs, &source)?;
             // Private: a bind that is left over must not keep Nomad from unmounting the directory.
             self.push(

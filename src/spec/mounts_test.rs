@@ -113,13 +113,17 @@ fn mounts_come_in_the_documented_order() {
     assert_eq!(
         built.beneath,
         [
-            ("/a/web", "/a/web/local/x.conf"),
-            ("/a", "/a/web/secrets"),
-            ("/a", "/a/web/local"),
-            ("/a", "/a/alloc"),
-            ("/a", "/a/alloc/logs"),
+            ("/a/web", "/a/web/local/x.conf", "/etc/x.conf"),
+            ("/a", "/a/web/secrets", "/secrets"),
+            ("/a", "/a/web/local", "/local"),
+            ("/a", "/a/alloc", "/alloc"),
+            ("/a", "/a/alloc/logs", "/alloc/logs"),
         ]
-        .map(|(dir, source)| (PathBuf::from(dir), PathBuf::from(source)))
+        .map(|(dir, source, target)| Beneath {
+            dir: dir.into(),
+            source: source.into(),
+            target: target.into(),
+        })
     );
 }
 
@@ -416,7 +420,8 @@ fn task_directories_and_nomads_volumes_are_labelled_where_the_kernel_has_selinux
         ..HostMount::default()
     }];
     let relabel = |selinux: bool, label: Option<&str>| {
-        let node = NodeFacts { selinux, ..node() };
+        let mut node = node();
+        node.security.selinux = selinux;
         let settings = Settings {
             volumes: Some(VolumeSettings {
                 selinuxlabel: label.map(ToOwned::to_owned),

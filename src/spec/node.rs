@@ -93,8 +93,6 @@ pub struct NodeFacts {
     pub block_weight: bool,
     /// The first of [`init::candidates`](super::init::candidates) that is a program.
     pub init_program: Option<PathBuf>,
-    /// Whether the kernel has SELinux in use.
-    pub selinux: bool,
     /// What the kernel offers to confine a container with.
     pub security: SecurityFacts,
     /// All devices in the host's `/dev` (without `pts`, `shm`, `mqueue`, `fd`, `console`); only read for `privileged`.
@@ -131,7 +129,6 @@ impl Default for NodeFacts {
             hugetlb: false,
             block_weight: false,
             init_program: None,
-            selinux: false,
             security: SecurityFacts::default(),
             host_devices: Vec::new(),
             cdi_files: Vec::new(),

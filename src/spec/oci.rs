@@ -35,6 +35,18 @@ pub struct GeneratedFile {
     pub mode: u32,
 }
 
+/// A bind mount from a directory that tasks can write. The host must check that the source resolves beneath the directory
+/// before it is mounted, or a link made by a task shows any file of the host; and that this is what was mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Beneath {
+    /// What the source must lie beneath.
+    pub dir: PathBuf,
+    /// The source on the host.
+    pub source: PathBuf,
+    /// Where it is in the container.
+    pub target: PathBuf,
+}
+
 /// All that a container's description is made of.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Inputs<'a> {
@@ -62,9 +74,8 @@ pub struct ContainerPlan {
     pub hostname: String,
     /// Files to write first.
     pub files: Vec<GeneratedFile>,
-    /// Bind sources in directories that the task can write: (directory, source). The host must check that the source
-    /// resolves beneath the directory, or a link made by the task shows it any file of the host.
-    pub beneath: Vec<(PathBuf, PathBuf)>,
+    /// Bind mounts from directories that tasks can write.
+    pub beneath: Vec<Beneath>,
     /// Whether the process has a terminal.
     pub terminal: bool,
     /// Whether standard input stays open.

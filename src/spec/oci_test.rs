@@ -390,7 +390,7 @@ proptest! {
             let targets: Vec<_> = spec.mounts().iter().flatten().skip(8).map(|m| m.destination().clone()).collect();
             let different: std::collections::BTreeSet<_> = targets.iter().collect();
             prop_assert_eq!(different.len(), targets.len());
-            prop_assert!(plan.beneath.iter().all(|(dir, source)| source.starts_with(dir)));
+            prop_assert!(plan.beneath.iter().all(|b| b.source.starts_with(&b.dir)));
             prop_assert!(plan.hostname.len() <= 64);
             prop_assert_eq!(plan, &build(&task, &image, &node, &Settings::default()).unwrap());
         }

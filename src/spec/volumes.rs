@@ -6,7 +6,7 @@
 
 use super::error::SpecError;
 use super::mounts::{Mounts, clean, inside, is_delicate, task_dir};
-use super::oci::Inputs;
+use super::oci::{Beneath, Inputs};
 use super::options::MountOption;
 use super::tmpfs::{FLAGS, PROPAGATION, words};
 use std::path::{Component, Path, PathBuf};
@@ -201,7 +201,11 @@ impl Mounts {
         }
         self.sources.push((by, path.clone()));
         if let Some(dir) = dir {
-            self.beneath.push((dir, path.clone()));
+            self.beneath.push(Beneath {
+                dir,
+                source: path.clone(),
+                target: clean(by, target)?.into(),
+            });
         }
         match bind.label {
             Some(label) => self.label(inputs, by, &path, label)?,
@@ -260,7 +264,7 @@ impl Mounts {
                 return Err(SpecError::option(by, other, allowed));
             }
         };
-        if !inputs.node.selinux {
+        if !inputs.node.security.selinux {
             return Ok(());
         }
         if KEEP_LABELS.iter().any(|keep| path == Path::new(keep)) {

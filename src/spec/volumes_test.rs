@@ -4,7 +4,7 @@ use super::*;
 use crate::spec::gates::Gates;
 use crate::spec::identity::ContainerId;
 use crate::spec::image::ImageFacts;
-use crate::spec::node::NodeFacts;
+use crate::spec::node::{NodeFacts, SecurityFacts};
 use crate::spec::options::{BindOptions, TmpfsOptions};
 use crate::spec::settings::Settings;
 use crate::spec::task::TaskSpec;
@@ -34,7 +34,10 @@ fn given_by(settings: &Settings, change: impl FnOnce(&mut TaskSpec)) -> Result<G
         task: &task,
         image,
         node: &NodeFacts {
-            selinux: true,
+            security: SecurityFacts {
+                selinux: true,
+                ..SecurityFacts::default()
+            },
             ..NodeFacts::default()
         },
         settings,
@@ -46,7 +49,7 @@ fn given_by(settings: &Settings, change: impl FnOnce(&mut TaskSpec)) -> Result<G
         beneath: built
             .beneath
             .iter()
-            .map(|(d, s)| format!("{} in {}", s.display(), d.display()))
+            .map(|b| format!("{} in {}", b.source.display(), b.dir.display()))
             .collect(),
         sources: built
             .sources

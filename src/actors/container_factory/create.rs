@@ -17,7 +17,7 @@ use crate::messages::runtime::{ContainerdFault, FaultKind, TaskView};
 use crate::spec::SpecError;
 use crate::spec::identity::ContainerId;
 use crate::spec::labels::{self, Marks};
-use crate::spec::oci::{self, ContainerPlan};
+use crate::spec::oci::{self, Beneath, ContainerPlan};
 use crate::spec::settings::Settings;
 use crate::spec::signal;
 use crate::telemetry::names;
@@ -316,7 +316,9 @@ fn unsettled(error: ContainerError) -> Result<Attempt, ContainerError> {
 
 /// What must be so on the host before the mounts are made. A task can plant a link in its own directories, and the
 /// runtime, which is root, would follow it: sources there must resolve beneath them.
-fn host_side(plan: &ContainerPlan) -> Result<Vec<(PathBuf, OwnedFd)>, ContainerError> {
+///
+/// Returns what was checked, in the order of [`ContainerPlan::beneath`].
+fn host_side(plan: &ContainerPlan) -> Result<Vec<OwnedFd>, ContainerError> {
     let fault = |source: &Path, e: HostError| ContainerError::Host {
         what: match plan.sources.iter().find(|(_, path)| path == source) {
             Some((option, _)) if *option == "volumes" => "option volumes: source",
@@ -327,9 +329,8 @@ fn host_side(plan: &ContainerPlan) -> Result<Vec<(PathBuf, OwnedFd)>, ContainerE
         reason: e.reason,
     };
     let mut checked = Vec::new();
-    for (dir, source) in &plan.beneath {
-        let opened = paths::check_beneath(dir, source).map_err(|e| fault(source, e))?;
-        checked.push((source.clone(), opened));
+    for Beneath { dir, source, .. } in &plan.beneath {
+        checked.push(paths::check_beneath(dir, source).map_err(|e| fault(source, e))?);
     }
     for (_, source) in &plan.sources {
         paths::check_exists(source).map_err(|e| fault(source, e))?;
@@ -338,8 +339,8 @@ fn host_side(plan: &ContainerPlan) -> Result<Vec<(PathBuf, OwnedFd)>, ContainerE
         let dir = plan
             .beneath
             .iter()
-            .find(|(_, path)| path == source)
-            .map(|(dir, _)| dir.as_path());
+            .find(|mount| mount.source == *source)
+            .map(|mount| mount.dir.as_path());
         selinux::relabel(dir, source, label).map_err(|e| ContainerError::Host {
             what: e.what,
             path: e.path.display().to_string(),
@@ -364,24 +365,15 @@ fn host_side(plan: &ContainerPlan) -> Result<Vec<(PathBuf, OwnedFd)>, ContainerE
 
 /// Between creation and start: a source that was checked is mounted, not one that a task has put in its place since then.
 /// Other shims than runc's keep their mounts where they cannot be looked at.
-fn mounted(plan: &ContainerPlan, pid: u32, checked: &[(PathBuf, OwnedFd)]) -> Result<(), ContainerError> {
-    if checked.is_empty() || !plan.runtime.shows_its_root() {
+fn mounted(plan: &ContainerPlan, pid: u32, checked: &[OwnedFd]) -> Result<(), ContainerError> {
+    if !plan.runtime.shows_its_root() {
         return Ok(());
     }
-    let spec: serde_json::Value = serde_json::from_slice(&plan.spec_json).unwrap_or_default();
-    for mount in spec["mounts"].as_array().into_iter().flatten() {
-        let source = Path::new(mount["source"].as_str().unwrap_or_default());
-        let target = Path::new(mount["destination"].as_str().unwrap_or_default());
-        let Some((_, opened)) = checked
-            .iter()
-            .find(|(path, _)| path == source && mount["type"] == "bind")
-        else {
-            continue;
-        };
-        paths::check_mounted(pid, target, opened).map_err(|e| ContainerError::Host {
+    for (mount, opened) in plan.beneath.iter().zip(checked) {
+        paths::check_mounted(pid, &mount.target, opened).map_err(|e| ContainerError::Host {
             what: "mount source",
-            path: source.display().to_string(),
-            reason: format!("at {}: {}", target.display(), e.reason),
+            path: mount.source.display().to_string(),
+            reason: format!("at {}: {}", mount.target.display(), e.reason),
         })?;
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 use crate::actors::shared::Shared;
 use crate::host::node::{CGROUP_ROOT, CgroupVersion};
-use crate::host::{self, devices, limits, paths, security, selinux};
+use crate::host::{self, devices, limits, paths, security};
 use crate::spec::node::{
     CgroupMode, Cpuset, DeviceKind, DeviceNode, NodeFacts, SecurityFacts, wanted_devices, wanted_gateway,
 };
@@ -51,7 +51,11 @@ pub(super) fn facts(shared: &Shared, settings: &Settings, task: &TaskSpec) -> No
                 )
             })
             .collect(),
-        cores: limits::cores(),
+        cores: if task.options.cpu_hard_limit {
+            limits::cores()
+        } else {
+            1
+        },
         cpuset: (node.cgroups == CgroupVersion::V1)
             .then(|| limits::cpuset(Path::new(cpuset_cgroup)))
             .flatten()
@@ -61,11 +65,10 @@ pub(super) fn facts(shared: &Shared, settings: &Settings, task: &TaskSpec) -> No
         } else {
             limits::hugepage_sizes()
         },
-        hugetlb: limits::hugetlb(Path::new(CGROUP_ROOT), node.cgroups),
-        block_weight: limits::block_weight(Path::new(CGROUP_ROOT), node.cgroups),
+        hugetlb: !task.options.hugepage_limits.is_empty() && limits::hugetlb(Path::new(CGROUP_ROOT), node.cgroups),
+        block_weight: task.options.blkio_weight.is_some() && limits::block_weight(Path::new(CGROUP_ROOT), node.cgroups),
         init_program: init_program(settings, task),
-        selinux: selinux::enabled(),
-        security: security(task),
+        security: security(shared, task),
         host_devices: if task.options.privileged {
             devices::host_devices().iter().map(device).collect()
         } else {
@@ -85,9 +88,9 @@ fn init_program(settings: &Settings, task: &TaskSpec) -> Option<PathBuf> {
 }
 
 /// What confines; that nothing filters is said once, since every task that does not ask for a filter runs without.
-fn security(task: &TaskSpec) -> SecurityFacts {
+fn security(shared: &Shared, task: &TaskSpec) -> SecurityFacts {
     static TOLD: Once = Once::new();
-    let facts = security::facts(wanted_profile(task).as_ref());
+    let facts = security::facts(&shared.node.security, wanted_profile(task).as_ref());
     if !facts.seccomp {
         TOLD.call_once(|| tracing::warn!("the kernel has no seccomp filters; tasks run without the default profile"));
     }

@@ -39,7 +39,10 @@ pub(super) async fn remove(
         let dir = record.as_ref().and_then(|r| r.labels.get(KEY_PIPES)).map(PathBuf::from);
         remove_pipes(shared, gateway, id, dir).await?;
     }
-    let survivors = record.as_ref().is_some_and(|r| !has_own_pids(&r.spec_json));
+    let spec: Option<serde_json::Value> = record
+        .as_ref()
+        .map(|r| serde_json::from_slice(&r.spec_json).unwrap_or_default());
+    let survivors = spec.as_ref().is_some_and(|spec| !has_own_pids(spec));
     remove_task(gateway, id, survivors).await?;
     let snapshotter = record
         .as_ref()
@@ -54,8 +57,8 @@ pub(super) async fn remove(
         .remove_snapshot(&snapshotter, snapshot)
         .await
         .map_err(at("removing snapshot"))?;
-    if let Some(record) = &record {
-        remove_cgroup(shared, id, &record.spec_json);
+    if let Some(spec) = &spec {
+        remove_cgroup(shared, id, spec);
         gateway
             .delete_container(id.as_str())
             .await
@@ -66,8 +69,7 @@ pub(super) async fn remove(
 
 /// The runtime removes the cgroup with the task; a shim that was killed does not. Only a directory of its own and without
 /// processes goes, so a failure is worth a line but not a failed removal.
-fn remove_cgroup(shared: &Shared, id: &ContainerId, spec_json: &[u8]) {
-    let spec: serde_json::Value = serde_json::from_slice(spec_json).unwrap_or_default();
+fn remove_cgroup(shared: &Shared, id: &ContainerId, spec: &serde_json::Value) {
     let path = spec.pointer("/linux/cgroupsPath").and_then(serde_json::Value::as_str);
     // The form with colons is systemd's, which removes what it made.
     let Some(path) = path.filter(|p| p.starts_with('/') && !p.contains(':')) else {
@@ -81,8 +83,7 @@ fn remove_cgroup(shared: &Shared, id: &ContainerId, spec_json: &[u8]) {
 }
 
 /// True if the container has a process namespace of its own.
-fn has_own_pids(spec_json: &[u8]) -> bool {
-    let spec: serde_json::Value = serde_json::from_slice(spec_json).unwrap_or_default();
+fn has_own_pids(spec: &serde_json::Value) -> bool {
     let namespaces = spec.pointer("/linux/namespaces").and_then(serde_json::Value::as_array);
     namespaces.is_some_and(|all| all.iter().any(|n| n["type"] == "pid" && n.get("path").is_none()))
 }

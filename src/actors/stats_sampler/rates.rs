@@ -4,7 +4,7 @@
 //! was replaced), and a clock that stands still or went back says nothing: there is never a negative or endless rate.
 
 use crate::host::usage::Counters;
-use crate::messages::stats::{CpuUsage, MemoryUsage, Usage};
+use crate::messages::stats::{CpuUsage, Usage};
 use std::time::Duration;
 
 /// Counters, and when they were read.
@@ -23,7 +23,7 @@ pub struct Reading {
 pub fn between(before: &Reading, now: &Reading) -> Option<Usage> {
     let passed = now.on.checked_sub(before.on).filter(|passed| !passed.is_zero())?;
     let rate = |before: Option<u64>, now: Option<u64>| now.map(|now| percent(before, now, passed));
-    let (then, cpu, memory) = (&before.counters.cpu, &now.counters.cpu, &now.counters.memory);
+    let (then, cpu) = (&before.counters.cpu, &now.counters.cpu);
     Some(Usage {
         at: now.at,
         cpu: CpuUsage {
@@ -33,15 +33,7 @@ pub fn between(before: &Reading, now: &Reading) -> Option<Usage> {
             throttled_periods: cpu.throttled_periods,
             throttled_time: cpu.throttled_time,
         },
-        memory: MemoryUsage {
-            rss: memory.rss,
-            cache: memory.cache,
-            swap: memory.swap,
-            usage: memory.usage,
-            max_usage: memory.max_usage,
-            kernel: memory.kernel,
-            kernel_max: memory.kernel_max,
-        },
+        memory: now.counters.memory,
     })
 }
 
