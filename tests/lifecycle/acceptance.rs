@@ -3,8 +3,7 @@
 //!
 //! The jobs' images are replaced by the plain one, with the default command that the job relied on.
 
-use crate::bench::{Bench, container_of, group, kind, patience};
-use crate::limits::setting;
+use crate::bench::{Bench, container_of, group, kind, patience, setting};
 use serde_json::{Value as Json, json};
 use std::process::{Command, Output};
 use testhost::image::ImageConfig;

@@ -91,6 +91,23 @@ impl Bench {
         }
     }
 
+    /// The same with these settings of the operator.
+    pub async fn configured(config: serde_json::Value) -> Bench {
+        let mut opts = RigOpts::new(kind()).expect("CD_DRIVER_BIN");
+        opts.config = config;
+        Bench::bare(opts).await
+    }
+
+    /// The same with crun for all tasks.
+    pub async fn crun(mut config: serde_json::Value) -> Bench {
+        let mut opts = RigOpts::new(kind()).expect("CD_DRIVER_BIN");
+        config["containerd_runtime"] = serde_json::json!("crun");
+        opts.config = config;
+        // crun takes the empty unified hierarchy beside version 1 for a machine with version 2.
+        opts.without_unified = true;
+        Bench::bare(opts).await
+    }
+
     /// A task of the plain image.
     pub fn sh(&self, script: &str) -> TaskSpec {
         TaskSpec::new(&self.image).sh(script)
@@ -251,6 +268,41 @@ pub fn cgroups_named(container: &str) -> Vec<String> {
         .filter(|path| path.file_name().is_some_and(|name| name == container))
         .map(|path| path.display().to_string())
         .collect()
+}
+
+/// True for a machine with cgroup version 2 only.
+pub fn unified() -> bool {
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+}
+
+/// A setting of the cgroup a process is in, by its name in version 1 (`controller.name`) and 2; `None` if the kernel has
+/// no such controller.
+pub fn setting(pid: u32, v1: &str, v2: &str) -> Option<String> {
+    let controller = v1.split('.').next().unwrap_or_default();
+    let of_controller = |dir: &Path| {
+        let mut parts = dir
+            .components()
+            .map(|part| part.as_os_str().to_string_lossy().into_owned());
+        parts.any(|part| part.split(',').any(|name| name == controller))
+    };
+    let dirs = procfs::cgroups(pid).into_iter();
+    let mut files = dirs
+        .filter(|dir| unified() || of_controller(dir))
+        .map(|dir| dir.join(if unified() { v2 } else { v1 }));
+    let found = files.find_map(|file| std::fs::read_to_string(file).ok());
+    found.map(|text| text.trim().to_owned())
+}
+
+/// Asserts that these are the lines of a counting task: each once and in order, with none missing before the last.
+#[track_caller]
+pub fn assert_counted<S: AsRef<str>>(lines: &[S], id: &str) {
+    let lines: Vec<&str> = lines.iter().map(AsRef::as_ref).collect();
+    let count = lines.len() - 1;
+    let expected: Vec<String> = (0..count)
+        .map(|n| format!("line {n}"))
+        .chain([format!("end {count}")])
+        .collect();
+    assert_eq!(lines, expected, "{id}");
 }
 
 /// Asserts that a task runs.

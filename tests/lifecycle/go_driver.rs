@@ -1,6 +1,6 @@
 //! Tasks that the Go driver has started are taken over, with their output, by a driver of another containerd namespace.
 
-use crate::bench::{Bench, assert_running, container_of, group, kind, patience, secs, slowness};
+use crate::bench::{Bench, assert_counted, assert_running, container_of, group, kind, patience, secs, slowness};
 use serde_json::{Value as Json, json};
 use std::time::Duration;
 use testhost::census::{Census, Scope};
@@ -85,13 +85,7 @@ fn counter(code: u8) -> String {
 
 fn assert_complete(task: &RunningTask) {
     let text = std::fs::read_to_string(task.alloc.logs_dir().join("web.stdout.0")).expect("the log");
-    let lines: Vec<&str> = text.lines().collect();
-    let count = lines.len() - 1;
-    let expected: Vec<String> = (0..count)
-        .map(|n| format!("line {n}"))
-        .chain([format!("end {count}")])
-        .collect();
-    assert_eq!(lines, expected, "{}", task.id());
+    assert_counted(&text.lines().collect::<Vec<_>>(), task.id());
 }
 
 async fn an_adopted_task_keeps_its_output_its_signals_and_its_code(b: &mut Bench) {

@@ -1,9 +1,8 @@
 //! Memory and CPU shares, as the kernel has them.
 
-use crate::bench::{Bench, container_of, group};
+use crate::bench::{Bench, container_of, group, setting};
 use futures_util::future::join_all;
 use std::path::PathBuf;
-use testhost::procfs;
 use testhost::rig::RunningTask;
 
 group!(limits, Bench::new(), {
@@ -11,21 +10,6 @@ group!(limits, Bench::new(), {
 });
 
 const MIB: u64 = 1 << 20;
-
-/// The first of these files that a cgroup of the process has, of a controller (version 1) or of the one hierarchy.
-pub(crate) fn setting(pid: u32, v1: &str, v2: &str) -> Option<String> {
-    let dirs = procfs::cgroups(pid);
-    let controller = v1.split('.').next().unwrap_or_default();
-    let old = dirs
-        .iter()
-        .filter(|dir| dir.components().any(|part| part.as_os_str() == controller))
-        .map(|dir| dir.join(v1));
-    let files: Vec<PathBuf> = old.chain(dirs.iter().map(|dir| dir.join(v2))).collect();
-    files
-        .iter()
-        .find_map(|file| std::fs::read_to_string(file).ok())
-        .map(|text| text.trim().to_owned())
-}
 
 /// A limit in bytes; `None` for none.
 fn bytes(text: &str) -> Option<u64> {

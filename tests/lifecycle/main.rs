@@ -28,6 +28,8 @@ mod destroying;
 mod disk;
 mod events;
 mod exec;
+mod exec_bounds;
+mod exec_recovery;
 mod go_driver;
 mod inside;
 mod limits;

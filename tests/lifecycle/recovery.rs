@@ -1,6 +1,6 @@
 //! The plugin dies without goodbye; a new one takes over.
 
-use crate::bench::{Bench, assert_running, group, patience, secs, slowness};
+use crate::bench::{Bench, assert_counted, assert_running, group, patience, secs, slowness};
 use futures_util::future::join_all;
 use prost_types::Timestamp;
 use std::time::Duration;
@@ -28,13 +28,7 @@ fn end(task: &RunningTask) {
 
 /// Every line once and in order, with none missing at the end.
 fn assert_complete(task: &RunningTask) {
-    let lines = task.lines();
-    let count = lines.len() - 1;
-    let expected: Vec<String> = (0..count)
-        .map(|n| format!("line {n}"))
-        .chain([format!("end {count}")])
-        .collect();
-    assert_eq!(lines, expected, "{}", task.id());
+    assert_counted(&task.lines(), task.id());
 }
 
 async fn started_at(task: &RunningTask) -> Option<Timestamp> {

@@ -1,9 +1,8 @@
 //! Starts that cannot be: the error says why and which option, and whether another try may help.
 
-use crate::bench::{Bench, group, kind, patience};
+use crate::bench::{Bench, group, patience};
 use crate::registry::{Answer, FakeRegistry};
 use serde_json::json;
-use testhost::rig::RigOpts;
 use testhost::status::recoverable;
 use testhost::task::TaskSpec;
 use testhost::wire::driver::fingerprint_response::HealthState;
@@ -158,9 +157,7 @@ group!(without_containerd, Bench::absent(), {
 impl Bench {
     /// The plugin is told of a socket that is not there.
     async fn absent() -> Bench {
-        let mut opts = RigOpts::new(kind()).expect("CD_DRIVER_BIN");
-        opts.config = json!({ "containerd_address": "/run/no-such-containerd.sock" });
-        Bench::bare(opts).await
+        Bench::configured(json!({ "containerd_address": "/run/no-such-containerd.sock" })).await
     }
 }
 

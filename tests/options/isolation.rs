@@ -205,7 +205,7 @@ async fn namespaces_are_private_or_the_hosts_as_asked(b: &mut Bench) {
         for kind in kinds {
             let same = namespace(pid, kind) == namespace("self", kind);
             // With version 1 the cgroup namespace is the host's unless the task asks.
-            let default = kind == "cgroup" && !crate::limits::unified();
+            let default = kind == "cgroup" && !crate::bench::unified();
             assert_eq!(
                 same,
                 shared.contains(&kind) || default,

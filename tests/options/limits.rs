@@ -1,15 +1,15 @@
 //! Limits, as the kernel has them for the container's cgroup.
 
-use crate::bench::{Bench, container_of, group};
+use crate::bench::{Bench, container_of, group, setting, unified};
 use crate::look::{bench, consent, crun, end, says, wants, with};
 use serde_json::{Value as Json, json};
-use std::path::{Path, PathBuf};
 use testhost::procfs;
 use testhost::rig::RunningTask;
 use testhost::task::TaskSpec;
 
 group!(limits_runc, bench(consent()), if wants("runc"), {
     memory_cpu_and_processes_are_bounded_as_asked,
+    swap_is_as_asked_where_the_kernel_counts_it,
     a_forker_ends_at_its_limit,
     what_the_kernel_cannot_limit_is_refused,
     shared_memory_has_the_size_asked_for,
@@ -21,31 +21,6 @@ group!(limits_crun, crun(), if wants("crun"), {
 group!(limits_ceiling, bench(json!({ "pids_limit": 50 })), if wants("runc"), {
     the_operators_limit_of_processes_is_default_and_ceiling,
 });
-
-/// True for a machine with cgroup version 2 only.
-pub fn unified() -> bool {
-    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
-}
-
-/// A setting of the cgroup a process is in, by its name in version 1 (`controller.name`) and 2; `None` if the kernel has
-/// no such controller.
-fn setting(pid: u32, v1: &str, v2: &str) -> Option<String> {
-    let dirs = procfs::cgroups(pid);
-    let controller = v1.split('.').next().unwrap_or_default();
-    let name = if unified() { v2 } else { v1 };
-    let files: Vec<PathBuf> = dirs
-        .iter()
-        .filter(|dir| {
-            unified()
-                || dir
-                    .components()
-                    .any(|part| part.as_os_str().to_string_lossy().split(',').any(|c| c == controller))
-        })
-        .map(|dir| dir.join(name))
-        .collect();
-    let found = files.iter().find_map(|file| std::fs::read_to_string(file).ok());
-    found.map(|text| text.trim().to_owned())
-}
 
 async fn running(b: &Bench, spec: TaskSpec, options: Json) -> (RunningTask, u32) {
     let task = b.start(with(spec, options)).await;
@@ -108,6 +83,34 @@ async fn memory_cpu_and_processes_are_bounded_as_asked(b: &mut Bench) {
         hard == "max" || hard.parse::<u64>().is_ok_and(|n| n > 1 << 60),
         "memory_max = -1 is {hard}"
     );
+    end(task).await;
+}
+
+async fn swap_is_as_asked_where_the_kernel_counts_it(b: &mut Bench) {
+    let options = json!({ "memory_swap": "128m" });
+    let (task, pid) = running(b, b.sleeper().memory_mb(64), options).await;
+    // Version 1 counts memory and swap together, version 2 swap alone.
+    is(
+        pid,
+        "memory.memsw.limit_in_bytes",
+        "memory.swap.max",
+        &["134217728", "67108864"],
+    );
+    end(task).await;
+    let (task, pid) = running(b, b.sleeper().memory_mb(64), json!({ "memory_swap": "-1" })).await;
+    let found = setting(pid, "memory.memsw.limit_in_bytes", "memory.swap.max").expect("a swap limit");
+    assert!(
+        found == "max" || found.parse::<u64>().is_ok_and(|n| n > 1 << 60),
+        "swap without limit is {found}"
+    );
+    end(task).await;
+    let options = json!({ "memory_swappiness": 10 });
+    if unified() {
+        says(&b.refused(options).await, &["memory_swappiness", "10"]);
+        return;
+    }
+    let (task, pid) = running(b, b.sleeper(), options).await;
+    is(pid, "memory.swappiness", "", &["10"]);
     end(task).await;
 }
 

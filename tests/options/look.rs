@@ -1,9 +1,9 @@
 //! A task that tells what it sees: `key=value` lines on its standard output.
 
-use crate::bench::{Bench, kind, patience};
+use crate::bench::{Bench, patience};
 use serde_json::{Value as Json, json};
 use std::collections::BTreeMap;
-use testhost::rig::{RigOpts, RunningTask};
+use testhost::rig::RunningTask;
 use testhost::task::TaskSpec;
 use testhost::within::within;
 use tonic::Status;
@@ -26,19 +26,12 @@ pub fn wants(runtime: &str) -> bool {
 
 /// A bench whose operator has these settings.
 pub async fn bench(config: Json) -> Bench {
-    let mut opts = RigOpts::new(kind()).expect("CD_DRIVER_BIN");
-    opts.config = config;
-    Bench::bare(opts).await
+    Bench::configured(config).await
 }
 
-/// The same with another runtime for all tasks.
+/// A bench of another runtime for all tasks, whose operator consents.
 pub async fn crun() -> Bench {
-    let mut opts = RigOpts::new(kind()).expect("CD_DRIVER_BIN");
-    opts.config = consent();
-    opts.config["containerd_runtime"] = json!("crun");
-    // crun takes the empty unified hierarchy beside version 1 for a machine with version 2.
-    opts.without_unified = true;
-    Bench::bare(opts).await
+    Bench::crun(consent()).await
 }
 
 /// What a finished task printed.

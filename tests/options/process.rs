@@ -12,6 +12,7 @@ group!(process_runc, bench(consent()), if wants("runc"), {
     a_terminal_is_one,
     standard_input_is_at_its_end_unless_kept_open,
     labels_and_annotations_are_on_the_container,
+    a_task_names_its_runtime_and_its_snapshotter,
     odd_task_names_start,
     what_cannot_be_of_the_process_is_refused,
 });
@@ -128,6 +129,27 @@ async fn labels_and_annotations_are_on_the_container(b: &mut Bench) {
             .await,
         &["labels", "containerd-driver/task-id"],
     );
+}
+
+async fn a_task_names_its_runtime_and_its_snapshotter(b: &mut Bench) {
+    let script = "echo root=$(sed -n 's/.* \\/ \\/ .* - \\([a-z0-9]*\\) .*/\\1/p' /proc/self/mountinfo)";
+    assert_eq!(b.look(json!({}), script).await.get("root"), "overlay");
+    let options = json!({ "runtime": "runc", "snapshotter": "native" });
+    assert_ne!(b.look(options.clone(), script).await.get("root"), "overlay");
+    let task = b.start(crate::look::with(b.sleeper(), options)).await;
+    let (container, _) = crate::bench::container_of(&task).await;
+    let info = b
+        .rig
+        .containerd
+        .ctr(b.rig.namespace(), &["containers", "info", &container])
+        .await
+        .expect("ctr");
+    let info: serde_json::Value = serde_json::from_str(&info).expect("json");
+    assert_eq!(
+        (&info["Snapshotter"], &info["Runtime"]["Name"]),
+        (&json!("native"), &json!("io.containerd.runc.v2"))
+    );
+    end(task).await;
 }
 
 async fn odd_task_names_start(b: &mut Bench) {
