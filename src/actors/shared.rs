@@ -168,6 +168,18 @@ impl Shared {
             text: "the driver has no configuration yet".to_owned(),
         })
     }
+
+    /// The same, with the way to another namespace of containerd, if one is named.
+    ///
+    /// # Errors
+    /// If nothing was configured yet, or the name cannot be sent.
+    pub fn configured_in(&self, namespace: Option<&str>) -> Result<Configured, ContainerdFault> {
+        let mut configured = self.configured()?;
+        if let Some(namespace) = namespace.filter(|n| *n != configured.gateway.namespace()) {
+            configured.gateway = configured.gateway.in_namespace(namespace)?;
+        }
+        Ok(configured)
+    }
 }
 
 /// Nanoseconds since the Unix epoch.

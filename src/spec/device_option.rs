@@ -6,6 +6,7 @@
 use super::cdi;
 use super::error::SpecError;
 use super::options::DeviceOption;
+use super::path;
 use serde_json::{Value, json};
 
 /// One entry of `devices`.
@@ -116,15 +117,9 @@ pub(super) fn access<'a>(at: &str, permissions: &'a str) -> Result<&'a str, Spec
 
 /// A path that means what it reads: consent is given for the text of it, and `..` would lead away from that.
 fn clean(at: &str, path: &str) -> Result<String, SpecError> {
-    let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty() && *p != ".").collect();
-    if !path.starts_with('/') || parts.is_empty() || parts.contains(&"..") || path.contains(|c: char| c.is_control()) {
-        return Err(SpecError::option(
-            at,
-            path,
-            "an absolute path of a device, without '..', is expected",
-        ));
-    }
-    Ok(format!("/{}", parts.join("/")))
+    path::clean(path)
+        .filter(|p| !p.contains(|c: char| c.is_control()))
+        .ok_or_else(|| SpecError::option(at, path, "an absolute path of a device, without '..', is expected"))
 }
 
 /// One entry of `device_cgroup_rules` as OCI rules.

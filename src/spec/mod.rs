@@ -32,6 +32,7 @@ mod network;
 pub mod node;
 pub mod oci;
 pub mod options;
+mod path;
 mod process;
 pub mod record;
 pub mod reference;

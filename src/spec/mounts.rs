@@ -12,6 +12,7 @@ use super::init;
 use super::namespaces;
 use super::netfiles::NetFiles;
 use super::oci::{Beneath, GeneratedFile, Inputs};
+use super::path::{self, inside};
 use super::runtime_mounts;
 use super::task::{HostMount, TaskSpec};
 use super::user::User;
@@ -257,26 +258,13 @@ pub(super) fn is_delicate(target: &str) -> bool {
 
 /// An absolute target without `.`, empty parts and a slash at the end; `..` and the root are refused.
 pub(super) fn clean(by: &str, target: &str) -> Result<String, SpecError> {
-    let parts: Vec<&str> = target.split('/').filter(|p| !p.is_empty() && *p != ".").collect();
-    if !target.starts_with('/') || parts.is_empty() || parts.contains(&"..") || target.contains('\0') {
-        return Err(SpecError::option(
-            by,
-            target,
-            "an absolute target below /, without '..', is expected",
-        ));
-    }
-    Ok(format!("/{}", parts.join("/")))
+    path::clean(target)
+        .ok_or_else(|| SpecError::option(by, target, "an absolute target below /, without '..', is expected"))
 }
 
 /// True if one of the targets is this one or above it.
 fn covers(targets: &BTreeMap<String, &'static str>, target: &str) -> bool {
     targets.keys().any(|taken| inside(target, taken))
-}
-
-/// True if a clean path is a directory or beneath it.
-pub(super) fn inside(path: &str, dir: &str) -> bool {
-    path.strip_prefix(dir)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 #[cfg(test)]

@@ -2,9 +2,10 @@
 
 use super::error::SpecError;
 use super::go;
-use super::mounts::{Mounts, clean, inside};
+use super::mounts::{Mounts, clean};
 use super::namespaces::Ipc;
 use super::oci::Inputs;
+use super::path::inside;
 use super::user::User;
 use serde_json::{Value, json};
 

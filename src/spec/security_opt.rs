@@ -4,6 +4,7 @@
 //! different values is refused.
 
 use super::error::SpecError;
+use super::path;
 use super::task::TaskSpec;
 
 const OPTION: &str = "security_opt";
@@ -151,15 +152,13 @@ fn paths(item: &str, value: &str) -> Result<Vec<String>, SpecError> {
     value
         .split(':')
         .map(|path| {
-            let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty() && *p != ".").collect();
-            if !path.starts_with('/') || parts.is_empty() || parts.contains(&"..") || path.contains('\0') {
-                return Err(SpecError::option(
+            path::clean(path).ok_or_else(|| {
+                SpecError::option(
                     OPTION,
                     item,
                     "absolute paths without '..' are expected, with ':' between them",
-                ));
-            }
-            Ok(format!("/{}", parts.join("/")))
+                )
+            })
         })
         .collect()
 }

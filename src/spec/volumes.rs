@@ -5,9 +5,10 @@
 //! (CVE-2026-14896: by a link in its own directory, a job without that consent saw any file of the host).
 
 use super::error::SpecError;
-use super::mounts::{Mounts, clean, inside, is_delicate, task_dir};
+use super::mounts::{Mounts, clean, is_delicate, task_dir};
 use super::oci::{Beneath, Inputs};
 use super::options::MountOption;
+use super::path::inside;
 use super::tmpfs::{FLAGS, PROPAGATION, words};
 use std::path::{Component, Path, PathBuf};
 

@@ -26,13 +26,7 @@ pub(super) async fn remove(
     id: &ContainerId,
     go_namespace: Option<&str>,
 ) -> Result<(), ContainerError> {
-    let mut configured = shared.configured().map_err(at("removing container"))?;
-    if let Some(namespace) = go_namespace {
-        configured.gateway = configured
-            .gateway
-            .in_namespace(namespace)
-            .map_err(at("removing container"))?;
-    }
+    let configured = shared.configured_in(go_namespace).map_err(at("removing container"))?;
     let gateway = &configured.gateway;
     let record = gateway.container(id.as_str()).await.map_err(at("reading container"))?;
     if go_namespace.is_some() {

@@ -38,13 +38,7 @@ const LAST_BYTES: Duration = Duration::from_secs(10);
 
 /// The configuration as it is for a task: with the way to the Go driver's namespace if that started the task.
 pub(super) fn configured_for(shared: &Shared, go: Option<&HandleState>) -> Result<Configured, ContainerdFault> {
-    let mut configured = shared.configured()?;
-    if let Some(handle) = go
-        && handle.namespace != configured.gateway.namespace()
-    {
-        configured.gateway = configured.gateway.in_namespace(&handle.namespace)?;
-    }
-    Ok(configured)
+    shared.configured_in(go.map(|handle| handle.namespace.as_str()))
 }
 
 impl TaskSupervisor {
