@@ -255,7 +255,7 @@ impl Beginning<'_> {
             // A shim of an interrupted start that containerd is still taking down, or its bundle.
             Err(fault) if fault.kind == FaultKind::AlreadyExists && !purged => return Ok(Attempt::InTheWay),
             Err(fault) => {
-                let error = command_fault(plan, fault, "creating task");
+                let error = task_fault(plan, fault);
                 return if adopted.is_some() || purged {
                     unsettled(error)
                 } else {
@@ -403,6 +403,19 @@ async fn start(gateway: &Gateway, id: &ContainerId, plan: &ContainerPlan) -> Res
         .start_task(id.as_str())
         .await
         .map_err(|fault| command_fault(plan, fault, "starting task"))
+}
+
+/// Whether a file system can show files under other ids is known to the kernel only: containerd's introspection speaks
+/// of the snapshotter in general, and the failure is told in words.
+fn task_fault(plan: &ContainerPlan, fault: ContainerdFault) -> ContainerError {
+    if plan.userns.is_some() && fault.kind == FaultKind::Failed && fault.text.contains("idmapped mount") {
+        let why = format!(
+            "the file system with containerd's snapshots of {} cannot map ids on this kernel: {}",
+            plan.snapshotter, fault.text
+        );
+        return SpecError::option("userns", "private", why).into();
+    }
+    command_fault(plan, fault, "creating task")
 }
 
 /// The runtime reports a program that cannot be run only in words. They decide nothing but which words we use.
