@@ -74,12 +74,14 @@ fn scope<'a>(b: &'a Bench, namespace: &str) -> Scope<'a> {
         .cgroups(b.rig.namespace())
 }
 
-/// Numbered lines until SIGTERM, then their number and a code.
+/// Numbered lines until SIGTERM, then their number and a code. A trap may run between any two commands, so it only takes
+/// note, and the number is read where it is right.
 fn counter(code: u8) -> String {
     let pause = if slowness() > 1 { "0.5" } else { "0.02" };
     format!(
-        "n=0; trap 'echo end $n; echo late >&2; exit {code}' TERM; trap 'echo caught >&2' USR1
-         while :; do echo line $n; n=$((n+1)); sleep {pause}; done"
+        "n=0; over=; trap over=1 TERM; trap 'echo caught >&2' USR1
+         while [ -z \"$over\" ]; do echo line $n; n=$((n+1)); sleep {pause}; done
+         echo end $n; echo late >&2; exit {code}"
     )
 }
 
