@@ -3,7 +3,7 @@
 .PHONY: help run test check deny bench deps goldens uml clean
 
 # `make test SUITE=unit`, `make test SUITE="protocol gohost"`, `make test SUITE=lifecycle-24-v1 FILTER=exec`
-export SUITE FILTER
+export SUITE FILTER BENCH
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,9 +22,9 @@ deny: ## Install cargo-deny into the cache and judge the dependencies, known adv
 	@scripts/deps.sh deny
 	@scripts/check.sh deny advisories
 
-bench: ## Run the benchmarks
+bench: ## Run the benchmarks, or the one named by BENCH: starts, pulls
 	@scripts/deps.sh test
-	cargo bench --workspace --locked
+	@scripts/bench.sh
 
 deps: ## Install what is missing for run and test
 	@scripts/deps.sh test

@@ -26,6 +26,7 @@ missing_packages() {
 	have ip || echo iproute2
 	have iptables || echo iptables
 	have git || echo git
+	have openssl || echo openssl
 	[ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
 	[ "$1" = run ] && return
 	have crun || echo crun

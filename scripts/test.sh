@@ -13,14 +13,17 @@ set -euo pipefail
 cd "$root"
 export CARGO_TERM_COLOR=never
 
-all="fmt lint unit protocol gohost telemetry
-lifecycle-16-v1 lifecycle-24-v1 options-16-v1 options-24-v1 chaos-16-v1 chaos-24-v1
-lifecycle-24-v2 options-24-v2"
+# Suites that are joined by + run at the same time: most of their time they wait, and a guest has the other core.
+all="fmt lint unit protocol+gohost telemetry
+lifecycle-16-v1+lifecycle-24-v2 lifecycle-24-v1+options-24-v2
+options-16-v1+options-24-v1 images-16-v1+images-24-v1 conformance-16-v1+conformance-24-v1
+chaos-16-v1+chaos-24-v1 killloop-16-v1+killloop-24-v1 faults-16-v1+faults-24-v1"
 # By name only: they take as long again in the guest.
-extra="lifecycle-16-v2 options-16-v2 chaos-24-v2 chaos-16-v2"
-read -r -d '' -a suites <<<"${SUITE:-$all}" || true
+extra="lifecycle-16-v2 options-16-v2 conformance-24-v2 conformance-16-v2 chaos-24-v2 chaos-16-v2 killloop-24-v2"
+read -r -d '' -a batches <<<"${SUITE:-$all}" || true
+read -r -d '' -a suites <<<"${batches[*]//+/ }" || true
 for suite in "${suites[@]}"; do
-	[[ " ${all//$'\n'/ } $extra " == *" $suite "* ]] || die "unknown suite $suite; there are: ${all//$'\n'/ } $extra"
+	[[ " ${all//[$'\n'+]/ } $extra " == *" $suite "* ]] || die "unknown suite $suite; there are: ${all//[$'\n'+]/ } $extra"
 done
 
 out=$target/suites
@@ -30,30 +33,36 @@ export CD_DRIVER_CHAOS_BIN=$out/containerd-driver-chaos
 export CD_CONTAINERD_16=${CD_CONTAINERD_16:-/usr/bin/containerd}
 export CD_CONTAINERD_24=${CD_CONTAINERD_24:-$cache/containerd-2.4.2/bin}
 export RUST_BACKTRACE=${RUST_BACKTRACE:-1}
+# What each case has shown, by containerd, cgroup version and runtime: docs/conformance.md is made of it.
+export CD_CONFORMANCE_DIR=${CD_CONFORMANCE_DIR:-$out/conformance}
+mkdir -p "$CD_CONFORMANCE_DIR"
 
 # --- building -----------------------------------------------------------------------------------------------------
 
+# wanted PATTERN…: a suite that fits one of them is to be run.
 wanted() {
-	local suite
+	local suite pattern
 	for suite in "${suites[@]}"; do
-		# shellcheck disable=SC2254
-		case $suite in $1) return 0 ;; esac
+		for pattern in "$@"; do
+			# shellcheck disable=SC2254
+			case $suite in $pattern) return 0 ;; esac
+		done
 	done
 	return 1
 }
 
 # The drivers are copied aside: the next build with other features writes to the same file name.
 build() {
-	if wanted 'protocol' || wanted 'gohost' || wanted 'telemetry' || wanted 'lifecycle-*' || wanted 'options-*' || wanted 'chaos-*'; then
+	if wanted protocol gohost telemetry 'lifecycle-*' 'options-*' 'images-*' 'conformance-*' 'chaos-*' 'killloop-*' 'faults-*'; then
 		# The whole workspace each time: with other packages, features differ and everything is built again.
 		cargo build --workspace --locked
 		install -m 755 "$target/debug/containerd-driver" "$CD_DRIVER_BIN"
 	fi
-	if wanted 'chaos-*'; then
+	if wanted 'chaos-*' 'killloop-*'; then
 		cargo build --workspace --locked --features containerd-driver/chaos
 		install -m 755 "$target/debug/containerd-driver" "$CD_DRIVER_CHAOS_BIN"
 	fi
-	if wanted 'unit' || wanted 'protocol' || wanted 'telemetry' || wanted 'lifecycle-*' || wanted 'options-*' || wanted 'chaos-*'; then
+	if wanted unit protocol telemetry 'lifecycle-*' 'options-*' 'images-*' 'conformance-*' 'chaos-*' 'killloop-*' 'faults-*'; then
 		# "Executable tests/golden/main.rs (target/debug/deps/golden-0123456789abcdef)" becomes "golden PATH",
 		# "Executable unittests src/lib.rs (…)" becomes "unittests PATH".
 		cargo test --workspace --no-run --locked 2>&1 | tee /dev/stderr | awk '
@@ -104,8 +113,22 @@ unit() {
 
 # real NAME CONTAINERD CGROUP: a suite against a real containerd.
 real() {
-	local prefix=() fstype
+	local prefix=() fstype binary=$1
 	skip=()
+	case $1 in
+	# The kill loop is a suite of its own, since it is as long as one wants.
+	killloop)
+		binary=chaos
+		skip=(killloop::)
+		;;
+	chaos)
+		skip=(--skip killloop::)
+		# Hundreds of launches and starts: too much for the guest, but for those that FILTER picks.
+		if [ "$3" = v2 ] && [ -z "${FILTER:-}" ]; then
+			skip+=(--skip steps_)
+		fi
+		;;
+	esac
 	fstype=$(stat -f -c %T /sys/fs/cgroup)
 	export CD_KIND=$2
 	case $3 in
@@ -118,8 +141,8 @@ real() {
 		# With all suites, of the tasks' lives only what cgroups have a part in: a process takes 25 times as long in the guest.
 		if [ "$1" = lifecycle ] && [ -z "${SUITE:-}" ]; then
 			local group
-			for group in acceptance burst disk events exec_bounds exec_crun exec_recovery go_driver logs network \
-				outage refusals without_containerd; do
+			for group in acceptance audit burst disk doctor events exec_bounds exec_crun exec_recovery go_driver logs network \
+				health lost outage reaper refusals without_containerd; do
 				skip+=(--skip "$group")
 			done
 		fi
@@ -127,20 +150,40 @@ real() {
 		export UML_TIMEOUT=${UML_TIMEOUT:-1450}
 		;;
 	esac
-	rust 1 "$1" "${prefix[@]}"
+	rust 1 "$binary" "${prefix[@]}"
+}
+
+# The containerd that `protocol` is run with.
+newest() { if [ -x "$CD_CONTAINERD_24/containerd" ]; then echo 2.4; else echo 1.6; fi; }
+
+# keep SUITE LOG: the output of a suite whose tests note nothing themselves, as SUITE-CONTAINERD-CGROUP-RUNTIME.log.
+# A part of the tests would look like all that there are.
+keep() {
+	local version cgroup=v1
+	[ -z "${FILTER:-}" ] || return 0
+	case $1 in
+	protocol) version=$(newest) ;;
+	chaos-16-*) version=1.6 ;;
+	chaos-24-*) version=2.4 ;;
+	*) return 0 ;;
+	esac
+	if [[ $1 = *-v2 ]] || [ "$(stat -f -c %T /sys/fs/cgroup)" = cgroup2fs ]; then cgroup=v2; fi
+	install -m 644 "$2" "$CD_CONFORMANCE_DIR/${1%%-*}-$version-$cgroup-runc.log"
 }
 
 # Seconds, LIMIT sets another. Generous: it only keeps a hanging suite from eating the whole run.
-limit() { case $1 in "${LIMIT:+$1}") echo "$LIMIT" ;; lint) echo 900 ;; *-v2) echo 1500 ;; *-v1) echo 900 ;; *) echo 400 ;; esac; }
+limit() { case $1 in "${LIMIT:+$1}") echo "$LIMIT" ;; lint) echo 900 ;; lifecycle-*-v1 | chaos-*-v1 | faults-*-v1) echo 1500 ;; *-v2) echo 1500 ;; *-v1) echo 900 ;; *) echo 400 ;; esac; }
 
 run_suite() {
 	case $1 in
 	fmt) scripts/check.sh fmt ;;
 	lint) scripts/check.sh lint doc ;;
 	unit) unit ;;
-	protocol) rust 2 protocol ;;
+	protocol) CD_KIND=$(newest) rust 2 protocol ;;
 	telemetry) real telemetry 2.4 v1 ;;
 	gohost) "$out/gohost" --driver "$CD_DRIVER_BIN" ;;
+	killloop-16-v*) CD_KILL_LOOP_SECONDS=${CD_KILL_LOOP_SECONDS:-60} real killloop 1.6 "${1##*-}" ;;
+	killloop-24-v*) CD_KILL_LOOP_SECONDS=${CD_KILL_LOOP_SECONDS:-180} real killloop 2.4 "${1##*-}" ;;
 	*-16-v*) real "${1%%-*}" 1.6 "${1##*-}" ;;
 	*-24-v*) real "${1%%-*}" 2.4 "${1##*-}" ;;
 	esac
@@ -182,8 +225,29 @@ timed() {
 	return $status
 }
 
+# one SUITE: runs it and leaves its line of the table in SUITE.line; fails if it fails.
+one() {
+	local suite=$1 log=$out/$1.log start result tenths verdict=pass
+	trap '[ -z "$running" ] || kill -TERM -- "-$running" 2>/dev/null' EXIT
+	trap 'exit 143' TERM
+	: >"$log"
+	start=$(date +%s%N)
+	timed "$suite" "$log" || verdict=FAIL
+	keep "$suite" "$log"
+	# A suite that ran no test has shown nothing.
+	result=$(counts "$log")
+	case $suite:$result in
+	fmt:* | lint:*) ;;
+	*:'' | *:'0 passed, 0 failed'*) verdict=FAIL ;;
+	esac
+	tenths=$((($(date +%s%N) - start) / 100000000))
+	printf '%-17s %s %6d.%d s  %s\n' "$suite" "$verdict" $((tenths / 10)) $((tenths % 10)) "$result" >"$out/$suite.line"
+	[ "$verdict" = pass ]
+}
+
 running=
-trap '[ -z "$running" ] || kill -TERM -- "-$running" 2>/dev/null' EXIT
+lanes=()
+trap '[ ${#lanes[@]} -eq 0 ] || kill -TERM "${lanes[@]}" 2>/dev/null || true; wait' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
@@ -193,26 +257,25 @@ build
 say "built in $((SECONDS - begin)) s"
 
 table=() failed=0
-for suite in "${suites[@]}"; do
-	log=$out/$suite.log
-	: >"$log"
-	start=$(date +%s%N)
-	verdict=pass
-	timed "$suite" "$log" || verdict=FAIL
-	# A suite that ran no test has shown nothing.
-	result=$(counts "$log")
-	case $suite:$result in
-	fmt:* | lint:*) ;;
-	*:'' | *:'0 passed, 0 failed'*) verdict=FAIL ;;
-	esac
-	tenths=$((($(date +%s%N) - start) / 100000000))
-	line=$(printf '%-16s %s %6d.%d s  %s' "$suite" "$verdict" $((tenths / 10)) $((tenths % 10)) "$result")
-	table+=("$line")
-	if [ "$verdict" = FAIL ]; then
-		failed=$((failed + 1))
-		if [ ${#suites[@]} -gt 1 ]; then tail -n 60 "$log"; fi
-	fi
-	echo "$line"
+for batch in "${batches[@]}"; do
+	IFS=+ read -r -a batch <<<"$batch"
+	lanes=()
+	for suite in "${batch[@]}"; do
+		rm -f "$out/$suite.line"
+		(one "$suite") &
+		lanes+=($!)
+	done
+	for at in "${!batch[@]}"; do
+		suite=${batch[at]}
+		if ! wait "${lanes[at]}"; then
+			failed=$((failed + 1))
+			if [ ${#suites[@]} -gt 1 ]; then tail -n 60 "$out/$suite.log"; fi
+		fi
+		line=$(cat "$out/$suite.line" 2>/dev/null || printf '%-17s FAIL' "$suite")
+		table+=("$line")
+		echo "$line"
+	done
+	lanes=()
 done
 
 if [ ${#suites[@]} -gt 1 ]; then

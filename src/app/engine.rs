@@ -9,17 +9,20 @@
 //! | pump threads | log bytes, from the first attachment on |
 
 use crate::actors::log_pump::Pumps;
-use crate::actors::shared::{Execs, Shared};
+use crate::actors::shared::{Execs, Lives, Served, Shared};
+use crate::actors::supervision::book::ask_until;
 use crate::actors::supervision::front::Front;
 use crate::actors::supervision::tree::{Arbiters, Nursery};
 use crate::cli;
 use crate::host::node::Node;
-use crate::host::{fifo, paths};
+use crate::host::{fifo, leftovers, liveness};
+use crate::messages::Cx;
+use crate::messages::audit::{Audit, AuditError, Report};
 use crate::messages::doors::{Answer, Doors};
 use crate::messages::health::{Health, Verdict};
 use crate::messages::logs::{Attach, Drained, LogError, Sink, Stream};
-use crate::plugin::NodeCompute;
 use crate::spec::identity::ContainerId;
+use crate::spec::owner::RunOwner;
 use crate::spec::settings::Settings;
 use actix_rt::{Arbiter, System};
 use std::future::Future;
@@ -128,11 +131,17 @@ impl Engine {
             events,
             verdict: watch::Sender::new(verdict),
             node: Node::read(),
-            total_compute_mhz: Arc::new(AtomicU64::new(0)),
+            total_compute_mhz: AtomicU64::new(0),
             transfer: AtomicBool::new(false),
             run_dir: PathBuf::from(RUN_DIR),
             cores: cores(),
             execs: Execs::new(cores()),
+            process: liveness::this_process(),
+            launcher: liveness::launcher(),
+            parent: liveness::parent(),
+            lives: Lives::default(),
+            images: Arc::default(),
+            served: Served::default(),
         });
         let (resort, last_resort) = watch::channel(None);
         let pumps = Pumps::new(cores().div_ceil(8).min(2));
@@ -180,19 +189,10 @@ impl Engine {
         })
     }
 
-    /// Takes over Nomad's count of the node's compute whenever a task is described.
-    pub fn count_compute(&self, compute: NodeCompute) {
-        let (cell, mut configured) = (
-            Arc::clone(&self.shared.total_compute_mhz),
-            self.shared.configured.subscribe(),
-        );
-        self.shared.io.spawn(async move {
-            while configured.changed().await.is_ok() {
-                if let Some(compute) = compute.load().as_deref() {
-                    cell.store(compute.total_mhz, std::sync::atomic::Ordering::Relaxed);
-                }
-            }
-        });
+    /// The door to the reaper for the command line.
+    #[must_use]
+    pub fn audit_door(&self) -> Arc<dyn cli::AuditDoor> {
+        Arc::new(Audits(Arc::clone(&self.nursery)))
     }
 
     /// Ends when the process is asked to by SIGTERM. SIGINT is swallowed: a Ctrl-C on a foreground agent reaches the
@@ -227,6 +227,19 @@ impl Engine {
     }
 }
 
+/// The audit door of the command line.
+struct Audits(Arc<Nursery>);
+
+impl cli::AuditDoor for Audits {
+    fn audit(&self, audit: Audit) -> Answer<'_, Result<Report, AuditError>> {
+        Box::pin(async move {
+            ask_until(&*self.0.doors().reaper, audit, Cx::current(), None)
+                .await
+                .unwrap_or_else(|e| Err(AuditError::Host(e.to_string())))
+        })
+    }
+}
+
 /// The log door of the command line: pipes in the run directory of the container, bytes by `LogPump`.
 struct Logs {
     front: Arc<Front>,
@@ -255,7 +268,16 @@ impl cli::LogDoor for Logs {
                 reason,
             };
             let dir = self.shared.run_dir.join(container.as_str());
-            paths::create_run_dir(&dir).map_err(|e| fault("output", &dir, e.to_string()))?;
+            let configured = self
+                .shared
+                .configured()
+                .map_err(|e| fault("output", &dir, e.to_string()))?;
+            let owner = RunOwner {
+                address: configured.gateway.socket().to_owned(),
+                namespace: configured.gateway.namespace().to_owned(),
+                owner: self.shared.owner_of(Path::new("")),
+            };
+            leftovers::claim_run_dir(&dir, &owner).map_err(|e| fault("output", &dir, e.to_string()))?;
             fifo::make_fifo(&pipes.stdout).map_err(|e| fault("stdout", &pipes.stdout, e.to_string()))?;
             fifo::make_fifo(&pipes.stderr).map_err(|e| fault("stderr", &pipes.stderr, e.to_string()))?;
             Ok(pipes)

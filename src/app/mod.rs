@@ -1,6 +1,7 @@
 //! The composition root: the only file that knows every room. Reads the environment, chooses the front door, ends the
 //! process.
 
+mod doctor;
 mod engine;
 
 use crate::cli;
@@ -19,7 +20,10 @@ const EXIT_SOFTWARE: u8 = 70;
 /// Exit code of `run` when the driver failed and not the task, as `docker run` has it.
 const EXIT_DRIVER: u8 = 125;
 
-/// How long the end of the process waits for log lines and spans to leave.
+/// Exit code of `audit` when nothing can be said.
+const EXIT_BLIND: u8 = 2;
+
+/// How long the end of the process waits for log lines, spans and metrics to leave.
 const GOODBYE: Duration = Duration::from_millis(500);
 
 fn env(name: &str) -> Option<String> {
@@ -34,6 +38,8 @@ pub fn main() -> ExitCode {
     }
     match cli::parse(std::env::args_os().skip(1)) {
         Ok(cli::Command::Run(run)) => leave(foreground(*run)),
+        Ok(cli::Command::Audit(command)) => leave(audit(command)),
+        Ok(cli::Command::Doctor(command)) => doctor::run(&command),
         Ok(cli::Command::Config { json }) => print(&cli::config::render(json), false, 0),
         Ok(cli::Command::Version) => print(&cli::version(), false, 0),
         Err(printed) => print(&printed.text, printed.to_stderr, printed.code),
@@ -116,12 +122,11 @@ fn plugin() -> u8 {
         if let Some(endpoint) = &settings.otlp_endpoint
             && let Err(e) = telemetry.enable(endpoint)
         {
-            tracing::error!(error = %e, "option otlp_endpoint: spans are not exported");
+            tracing::error!(error = %e, "option otlp_endpoint: spans or metrics are not exported");
         }
     };
     let code = Engine::run(&base.io, on_settings, env, |engine| async move {
         let plugin = Plugin::new(engine.doors());
-        engine.count_compute(plugin.compute());
         let serve = plugin.run(launch, engine.terminated());
         tokio::select! {
             // On the I/O runtime, so that the thread of the actors' system has nothing to do.
@@ -170,6 +175,50 @@ fn foreground(run: cli::RunCommand) -> u8 {
     );
     base.goodbye();
     leave(finish(code))
+}
+
+/// Looks at what tasks have left behind.
+fn audit(command: cli::AuditCommand) -> u8 {
+    let base = match base(Mode::Terminal) {
+        Ok(base) => base,
+        Err(e) => {
+            say(&e);
+            return EXIT_BLIND;
+        }
+    };
+    let settings = command.settings(Settings::default());
+    let code = Engine::run(
+        &base.io,
+        |_: &Settings| {},
+        env,
+        |engine| async move {
+            engine.doors().settings.apply(settings);
+            let door = engine.audit_door();
+            let said = tokio::select! {
+                said = cli::audit::audit(&command, &*door) => said,
+                reason = engine.last_resort() => {
+                    say(&format!("containerd-driver: {reason}"));
+                    return EXIT_BLIND;
+                }
+            };
+            if let Some(complaint) = &said.complaint {
+                say(complaint);
+            }
+            if print(&said.text, false, said.code) == ExitCode::from(said.code) {
+                said.code
+            } else {
+                EXIT_BLIND
+            }
+        },
+    );
+    base.goodbye();
+    match code {
+        Ok(code) => code,
+        Err(e) => {
+            say(&format!("containerd-driver: {e}"));
+            EXIT_BLIND
+        }
+    }
 }
 
 fn finish(ended: Result<u8, Ended>) -> u8 {

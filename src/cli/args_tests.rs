@@ -46,6 +46,13 @@ fn help_is_no_mistake_and_a_mistake_is_named() {
 fn the_simple_commands_are_known() {
     assert_eq!(parsed("version"), Ok(Command::Version));
     assert_eq!(parsed("--version"), Ok(Command::Version));
+    let Ok(Command::Audit(audit)) = parsed("audit --fix --json --grace 90s --namespace n") else {
+        panic!("no audit");
+    };
+    assert!(audit.fix && audit.json && !audit.all);
+    assert_eq!(audit.grace, Some(Duration::from_secs(90)));
+    assert_eq!((audit.address, audit.namespace.as_deref()), (None, Some("n")));
+    assert_eq!(parsed("audit --grace never").unwrap_err().code, 2);
     assert_eq!(parsed("config"), Ok(Command::Config { json: false }));
     assert_eq!(parsed("config --json"), Ok(Command::Config { json: true }));
 }
@@ -109,4 +116,24 @@ proptest! {
             prop_assert!(r.task(None).id.as_str().starts_with("run/"));
         }
     }
+}
+
+#[test]
+fn the_doctor_is_asked_about_the_same_things_as_a_run() {
+    let asked = parsed("doctor --address /c.sock --namespace n --snapshotter s --runtime crun --json");
+    let Ok(Command::Doctor(doctor)) = asked else {
+        panic!("{asked:?}");
+    };
+    assert!(doctor.json);
+    let settings = doctor.settings(Settings::default());
+    assert_eq!(
+        [
+            settings.containerd_address.as_str(),
+            &settings.containerd_namespace,
+            &settings.snapshotter,
+            &settings.containerd_runtime
+        ],
+        ["/c.sock", "n", "s", "crun"]
+    );
+    assert_eq!(parsed("doctor now").unwrap_err().code, 2);
 }

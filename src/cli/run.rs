@@ -105,9 +105,9 @@ pub async fn follow(
         timeout(DRAIN, logs.drain(&container)).await.ok();
         logs.close(&container).await;
         let left = match removed {
-            Ok(Ok(()) | Err(TaskError::NotFound)) | Err(AskError::Ended { .. }) => doors
+            Ok(Ok(()) | Err(TaskError::NotFound)) | Err(AskError::Ended { .. } | AskError::Failed { .. }) => doors
                 .tasks
-                .sweep(&task.id, Cx::current())
+                .sweep(&task.id, true, Cx::current())
                 .await
                 .err()
                 .map(|e| e.to_string()),

@@ -103,13 +103,14 @@ impl TaskDoors for Script {
     fn open<'a>(&'a self, _: &'a TaskId, _: Cx) -> Answer<'a, Result<(), AskError>> {
         Box::pin(async { Ok(()) })
     }
-    fn sweep<'a>(&'a self, _: &'a TaskId, _: Cx) -> Answer<'a, Result<(), TaskError>> {
+    fn sweep<'a>(&'a self, _: &'a TaskId, _: bool, _: Cx) -> Answer<'a, Result<(), TaskError>> {
         Box::pin(async { Ok(()) })
     }
 }
 
 impl SettingsDoor for Script {
     fn apply(&self, _: Settings) {}
+    fn count_compute(&self, _: u64) {}
     fn current(&self) -> Arc<Settings> {
         Arc::default()
     }

@@ -20,7 +20,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 /// containerd's own limit for a message it receives (`defaults.DefaultMaxRecvMsgSize`); tonic's is 4 MiB.
 pub(super) const MESSAGE_MAX_BYTES: usize = 16 << 20;
 
-/// A container list with thousands of specs is one message; containerd has no limit on what it sends.
+/// Lists that are one message: what containerd sends is bounded by its own configuration (16 MiB unless it says otherwise).
 pub(super) const LIST_MAX_BYTES: usize = 256 << 20;
 
 /// Connecting to a unix socket either works at once or not at all; a full backlog is a hung containerd.

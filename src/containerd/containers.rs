@@ -194,7 +194,16 @@ impl Gateway {
         let request = CALL.request(proto::ListContainersRequest {
             filters: filters.to_vec(),
         });
-        let answer = CALL.answer(self.containers().list(request)).await?;
-        Ok(answer.containers.into_iter().map(ContainerRecord::from_proto).collect())
+        // One message per record: containerd sends none above 16 MiB (`grpc.max_send_message_size`), and some fifteen hundred
+        // specifications are more than that.
+        let all = async {
+            let mut stream = self.containers().list_stream(request).await?.into_inner();
+            let mut found = Vec::new();
+            while let Some(message) = stream.message().await? {
+                found.extend(message.container.map(ContainerRecord::from_proto));
+            }
+            Ok(tonic::Response::new(found))
+        };
+        CALL.answer(all).await
     }
 }

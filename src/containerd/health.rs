@@ -7,12 +7,16 @@ use crate::messages::runtime::ContainerdFault;
 use containerd_client::services::v1::PluginsRequest;
 use containerd_client::services::v1::introspection_client::IntrospectionClient;
 use containerd_client::services::v1::version_client::VersionClient;
+use std::collections::BTreeMap;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 /// A probe that takes longer than this means "hung".
 const PROBE_SECONDS: u64 = 3;
+
+/// Under which of its exports a plugin tells its directory; `path` is that of the plugin `opt`.
+const DIRECTORIES: [&str; 2] = ["root", "path"];
 
 /// What containerd says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +36,10 @@ pub struct Abilities {
     pub snapshotters: Vec<String>,
     /// Those of them that show a container's files under other ids, for user namespaces.
     pub remap_ids: Vec<String>,
+    /// All plugins that started, by type and id, as introspection lists them.
+    pub started: Vec<String>,
+    /// Directories of plugins that tell theirs, by type and id: where content and snapshots are kept.
+    pub dirs: BTreeMap<String, String>,
     /// Plugins that did not start. Many are normal: a snapshotter for a file system that is not here.
     pub plugins_failed: Vec<FailedPlugin>,
 }
@@ -91,13 +99,19 @@ impl Gateway {
             .await?;
         let mut abilities = Abilities::default();
         for plugin in answer.plugins {
+            let name = format!("{}.{}", plugin.r#type, plugin.id);
             if let Some(error) = plugin.init_err {
-                let name = format!("{}.{}", plugin.r#type, plugin.id);
                 abilities.plugins_failed.push(FailedPlugin {
                     name,
                     reason: error.message,
                 });
-            } else if plugin.r#type == "io.containerd.snapshotter.v1" {
+                continue;
+            }
+            if let Some(dir) = DIRECTORIES.iter().find_map(|key| plugin.exports.get(*key)) {
+                abilities.dirs.insert(name.clone(), dir.clone());
+            }
+            abilities.started.push(name);
+            if plugin.r#type == "io.containerd.snapshotter.v1" {
                 if plugin.capabilities.iter().any(|c| c == "remap-ids") {
                     abilities.remap_ids.push(plugin.id.clone());
                 }

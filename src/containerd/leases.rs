@@ -8,12 +8,15 @@ use containerd_client::services::v1 as proto;
 use proto::leases_client::LeasesClient;
 use std::time::{Duration, SystemTime};
 
+/// containerd's label for the end of a lease (`pkg/gc`: RFC 3339).
+const EXPIRE_LABEL: &str = "containerd.io/gc.expire";
+
 /// The label that lets containerd collect a lease by itself, whatever becomes of us.
 #[must_use]
 pub fn expires_after(from_now: Duration) -> (String, String) {
     // The `Display` of a protobuf timestamp is RFC 3339, which is what containerd parses.
     let at = prost_types::Timestamp::from(SystemTime::now() + from_now);
-    ("containerd.io/gc.expire".to_owned(), at.to_string())
+    (EXPIRE_LABEL.to_owned(), at.to_string())
 }
 
 /// A lease that exists.
@@ -23,6 +26,17 @@ pub struct LeaseRecord {
     pub id: String,
     /// Labels.
     pub labels: Labels,
+    /// When it was made, nanoseconds since the Unix epoch; 0 if containerd does not say.
+    pub created_at: i64,
+}
+
+impl LeaseRecord {
+    /// When containerd may collect it, nanoseconds since the Unix epoch; `None` for one without an end.
+    #[must_use]
+    pub fn expires_at(&self) -> Option<i64> {
+        let at: prost_types::Timestamp = self.labels.get(EXPIRE_LABEL)?.parse().ok()?;
+        Some(super::types::nanoseconds(Some(at)))
+    }
 }
 
 impl Gateway {
@@ -71,6 +85,7 @@ impl Gateway {
         Ok(leases
             .map(|lease| LeaseRecord {
                 id: lease.id,
+                created_at: super::types::nanoseconds(lease.created_at),
                 labels: lease.labels.into_iter().collect(),
             })
             .collect())

@@ -1,8 +1,8 @@
-//! The shim of one container, asked directly while containerd is away.
+//! The shim of one container, asked directly: while containerd is away, or when it has forgotten the shim.
 //!
 //! Why: a containerd that starts removes every shim whose container has no process left (`shouldCleanupShim` in
 //! `core/runtime/v2/shim_load.go`, since containerd#6860), and with it the only record of an exit that happened while it
-//! was away. The shim itself answers all the time. It speaks ttrpc, of which one unary call is needed here: a frame of
+//! was away. The shim itself answers all the time. It speaks ttrpc, of which unary calls are needed here: a frame of
 //! ten bytes (length, stream, kind, flags; big endian) and a protobuf message.
 //!
 //! The socket's name is a digest of containerd's address, the namespace and the container (`CreateSocketAddress` in
@@ -28,6 +28,9 @@ const SOCKETS: &str = "/run/containerd/s";
 const SERVICES: [&str; 2] = ["containerd.task.v3.Task", "containerd.task.v2.Task"];
 const NAMESPACE: &str = "containerd-namespace-ttrpc";
 const OPERATION: &str = "wait for task at its shim";
+const ENDING: &str = "end the shim";
+/// How long a killed process may take to be gone before its task is deleted all the same.
+const KILLED_WITHIN: std::time::Duration = std::time::Duration::from_secs(2);
 /// Kinds of frames.
 const REQUEST: u8 = 1;
 const RESPONSE: u8 = 2;
@@ -86,7 +89,67 @@ struct WaitResponse {
     exited_at: Option<prost_types::Timestamp>,
 }
 
+#[derive(Clone, PartialEq, Message)]
+struct KillRequest {
+    #[prost(string, tag = "1")]
+    id: String,
+    #[prost(uint32, tag = "3")]
+    signal: u32,
+    #[prost(bool, tag = "4")]
+    all: bool,
+}
+
+/// `WaitRequest`, `DeleteRequest` and `ShutdownRequest`, as far as they are needed.
+#[derive(Clone, PartialEq, Message)]
+struct NamedRequest {
+    #[prost(string, tag = "1")]
+    id: String,
+}
+
 impl Gateway {
+    /// Ends a shim that containerd has forgotten: kills and deletes what it may still have made, and bids it to leave. One
+    /// that has other containers too stays.
+    ///
+    /// # Errors
+    /// `Unreachable` if there is no such shim; it may also leave before it has answered. `Failed` for what it refuses.
+    pub async fn end_at_shim(&self, container: &str) -> Result<(), ContainerdFault> {
+        let path = socket_of(self.socket(), &self.namespace, container);
+        let id = container.to_owned();
+        let kill = KillRequest {
+            id: id.clone(),
+            signal: 9,
+            all: true,
+        };
+        let named = NamedRequest { id }.encode_to_vec();
+        let mut last = ended(ENDING);
+        for service in SERVICES {
+            // What it has not made, or what has ended, it cannot kill.
+            match self.call(service, &path, ENDING, "Kill", kill.encode_to_vec()).await {
+                Err(fault) if fault.kind == FaultKind::FailedPrecondition => {
+                    last = fault;
+                    continue;
+                }
+                Err(fault) if fault.kind == FaultKind::Unreachable => return Err(fault),
+                _ => {}
+            }
+            // Only what has ended can be deleted; it has a moment for that, and one that was never made is not waited for.
+            let wait = self.call(service, &path, ENDING, "Wait", named.clone());
+            drop(tokio::time::timeout(KILLED_WITHIN, wait).await);
+            match self.call(service, &path, ENDING, "Delete", named.clone()).await {
+                Err(fault) if fault.kind == FaultKind::Unreachable => return Err(fault),
+                _ => {}
+            }
+            return self.call(service, &path, ENDING, "Shutdown", named).await.map(drop);
+        }
+        Err(last)
+    }
+
+    /// Whether there is a socket of the container's shim: one that runs, or one that was killed. Looks at a file.
+    #[must_use]
+    pub fn has_shim(&self, container: &str) -> bool {
+        socket_of(self.socket(), &self.namespace, container).exists()
+    }
+
     /// Waits at the shim for the exit of a container's first process; at once if it has ended. As long as it takes.
     ///
     /// # Errors
@@ -103,21 +166,35 @@ impl Gateway {
         Err(last)
     }
 
-    /// `FailedPrecondition`: the shim does not know the service.
     async fn wait_by(&self, service: &str, path: &PathBuf, container: &str) -> Result<ExitRecord, ContainerdFault> {
+        let request = WaitRequest {
+            id: container.to_owned(),
+        };
+        let payload = self
+            .call(service, path, OPERATION, "Wait", request.encode_to_vec())
+            .await?;
+        exit_of(&payload)
+    }
+
+    /// One unary call over a connection of its own. `FailedPrecondition`: the shim does not know the service.
+    async fn call(
+        &self,
+        service: &str,
+        path: &PathBuf,
+        operation: &'static str,
+        method: &str,
+        payload: Vec<u8>,
+    ) -> Result<Vec<u8>, ContainerdFault> {
         let broken = |error: std::io::Error| ContainerdFault {
             kind: FaultKind::Unreachable,
-            operation: OPERATION,
+            operation,
             text: format!("shim socket {}: {error}", path.display()),
         };
         let mut stream = UnixStream::connect(path).await.map_err(broken)?;
         let request = TtrpcRequest {
             service: service.to_owned(),
-            method: "Wait".to_owned(),
-            payload: WaitRequest {
-                id: container.to_owned(),
-            }
-            .encode_to_vec(),
+            method: method.to_owned(),
+            payload,
             metadata: vec![KeyValue {
                 key: NAMESPACE.to_owned(),
                 value: self.namespace.to_string(),
@@ -133,32 +210,33 @@ impl Gateway {
             let [a, b, c, d, _, _, _, _, kind, _] = head;
             let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
             if length > MESSAGE_MAX {
-                return Err(refused(OPERATION, format!("the shim sent a message of {length} bytes")));
+                return Err(refused(operation, format!("the shim sent a message of {length} bytes")));
             }
             let mut body = vec![0; length];
             stream.read_exact(&mut body).await.map_err(broken)?;
             if kind == RESPONSE {
-                return answer(&body);
+                return answer(operation, &body);
             }
         }
     }
 }
 
-fn answer(body: &[u8]) -> Result<ExitRecord, ContainerdFault> {
-    let garbled = |error: prost::DecodeError| refused(OPERATION, error.to_string());
-    let response = TtrpcResponse::decode(body).map_err(garbled)?;
+fn answer(operation: &'static str, body: &[u8]) -> Result<Vec<u8>, ContainerdFault> {
+    let response = TtrpcResponse::decode(body).map_err(|error| refused(operation, error.to_string()))?;
     match response.status.filter(|status| status.code != 0) {
         Some(status) if status.code == UNIMPLEMENTED => Err(ContainerdFault {
             kind: FaultKind::FailedPrecondition,
-            operation: OPERATION,
+            operation,
             text: status.message,
         }),
-        Some(status) => Err(refused(OPERATION, status.message)),
-        None => {
-            let wait = WaitResponse::decode(response.payload.as_slice()).map_err(garbled)?;
-            Ok(exit_record(wait.exit_status, nanoseconds(wait.exited_at)))
-        }
+        Some(status) => Err(refused(operation, status.message)),
+        None => Ok(response.payload),
     }
+}
+
+fn exit_of(payload: &[u8]) -> Result<ExitRecord, ContainerdFault> {
+    let wait = WaitResponse::decode(payload).map_err(|error| refused(OPERATION, error.to_string()))?;
+    Ok(exit_record(wait.exit_status, nanoseconds(wait.exited_at)))
 }
 
 /// A request on the first stream of a connection.
@@ -205,7 +283,8 @@ mod tests {
             status: None,
             payload: exit.encode_to_vec(),
         };
-        let record = answer(&good.encode_to_vec()).expect("an answer");
+        let payload = answer(OPERATION, &good.encode_to_vec()).expect("an answer");
+        let record = exit_of(&payload).expect("an exit");
         assert_eq!((record.code, record.at), (42, 1_000_000_002));
         let unknown = TtrpcStatus {
             code: UNIMPLEMENTED,
@@ -216,10 +295,13 @@ mod tests {
             payload: Vec::new(),
         };
         assert_eq!(
-            answer(&other.encode_to_vec()).map_err(|f| f.kind),
+            answer(OPERATION, &other.encode_to_vec()).map_err(|f| f.kind),
             Err(FaultKind::FailedPrecondition)
         );
-        assert_eq!(answer(&[0xff; 9]).map_err(|f| f.kind), Err(FaultKind::Failed));
+        assert_eq!(
+            answer(OPERATION, &[0xff; 9]).map_err(|f| f.kind),
+            Err(FaultKind::Failed)
+        );
     }
 
     #[test]

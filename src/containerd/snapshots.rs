@@ -34,6 +34,8 @@ pub struct SnapshotRecord {
     pub parent: String,
     /// Labels.
     pub labels: Labels,
+    /// When it was made, nanoseconds since the Unix epoch; 0 if containerd does not say.
+    pub created_at: i64,
 }
 
 impl SnapshotRecord {
@@ -48,6 +50,7 @@ impl SnapshotRecord {
             name: info.name,
             kind,
             parent: info.parent,
+            created_at: super::types::nanoseconds(info.created_at),
             labels: info.labels.into_iter().collect(),
         }
     }

@@ -1,12 +1,12 @@
 //! Pulls carried out by containerd itself (its transfer service, from 1.7 on).
 //!
 //! Progress and credentials travel in streams beside the call: a stream is opened under an id of our making, containerd
-//! confirms it, and the call names the id. Whoever asks for credentials over such a stream is answered only for the hosts
-//! that they were given for. A registry on the loopback address needs nothing special: containerd tries TLS, then HTTP.
+//! confirms it, and the call names the id. Credentials are asked for over such a stream,
+//! host by host. A registry on the loopback address needs nothing special: containerd tries TLS, then HTTP.
 
-use super::Gateway;
 use super::channel::MESSAGE_MAX_BYTES;
 use super::error::{ended, fault, late, remote};
+use super::{Gateway, Labels};
 use crate::messages::runtime::ContainerdFault;
 use crate::spec::secret::Secret;
 use containerd_client::services::v1::streaming_client::StreamingClient;
@@ -14,6 +14,7 @@ use containerd_client::services::v1::transfer_client::TransferClient;
 use containerd_client::services::v1::{StreamInit, TransferOptions, TransferRequest};
 use containerd_client::types::Platform;
 use containerd_client::types::transfer as proto;
+use futures_util::future::BoxFuture;
 use prost::{Message, Name};
 use prost_types::Any;
 use std::time::Duration;
@@ -33,13 +34,25 @@ pub struct RemotePull {
     pub snapshotter: Option<String>,
     /// Architecture as images name it.
     pub architecture: String,
-    /// User name and password.
-    pub credentials: Option<(String, Secret)>,
-    /// The hosts that may have the credentials.
-    pub hosts: Vec<String>,
+    /// Directory with a `hosts.toml` for this registry, in containerd's layout; without one it is asked directly.
+    pub host_dir: Option<String>,
+    /// Labels of the record, in place of those that it has; a blank one is none.
+    pub labels: Labels,
     /// An id that no other pull has.
     pub id: String,
 }
+
+/// What one host is shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RemoteLogin {
+    /// User name and password.
+    Password(String, Secret),
+    /// A refresh token for OAuth2.
+    IdentityToken(Secret),
+}
+
+/// Tells what a host is shown, `None` for nothing; a host is named with its port.
+pub type Logins<'a> = dyn Fn(String) -> BoxFuture<'a, Option<RemoteLogin>> + Send + Sync + 'a;
 
 /// How far one blob is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +63,8 @@ pub struct BlobProgress {
     pub layer: bool,
     /// Bytes that are here.
     pub fetched_bytes: u64,
+    /// Whether all of it was here before.
+    pub was_here: bool,
     /// Its size.
     pub total_bytes: u64,
     /// Whether it has been unpacked.
@@ -65,6 +80,13 @@ pub enum RemotePullFault {
     Denied(String),
     /// The image is of no use here.
     Unusable(String),
+    /// Other bytes came than the digest says. containerd keeps them under the name of their write.
+    Damaged {
+        /// That name.
+        ingest: String,
+        /// containerd's words.
+        text: String,
+    },
     /// This containerd's transfer service does not unpack into this snapshotter.
     CannotUnpack,
     /// The registry cannot be reached or is in trouble.
@@ -74,13 +96,14 @@ pub enum RemotePullFault {
 }
 
 impl Gateway {
-    /// Lets containerd pull; `progress` is told about each blob. Without a deadline: dropping the future ends it.
+    /// Lets containerd pull; `logins` is asked by each host that wants credentials, `progress` is told about each blob. Without a deadline: dropping the future ends it.
     ///
     /// # Errors
     /// See [`RemotePullFault`].
     pub async fn pull_image(
         &self,
         pull: &RemotePull,
+        logins: &Logins<'_>,
         mut progress: impl FnMut(BlobProgress),
     ) -> Result<(), RemotePullFault> {
         const OPERATION: &str = "transfer image";
@@ -89,18 +112,10 @@ impl Gateway {
             .open_stream(&progress_id)
             .await
             .map_err(RemotePullFault::Containerd)?;
-        let (mut questions, auth_stream) = match &pull.credentials {
-            Some(_) => {
-                let id = format!("auth-{}", pull.id);
-                (
-                    Some(self.open_stream(&id).await.map_err(RemotePullFault::Containerd)?),
-                    id,
-                )
-            }
-            None => (None, String::new()),
-        };
+        let auth_id = format!("auth-{}", pull.id);
+        let mut questions = self.open_stream(&auth_id).await.map_err(RemotePullFault::Containerd)?;
         let request = TransferRequest {
-            source: Some(any(&source(pull, auth_stream))),
+            source: Some(any(&source(pull, auth_id))),
             destination: Some(any(&destination(pull))),
             options: Some(TransferOptions {
                 progress_stream: progress_id,
@@ -118,12 +133,13 @@ impl Gateway {
                         progress(event);
                     }
                 }
-                Some(question) = next_of(&mut questions) => {
-                    let answer = any(&reply(pull, &question));
-                    if let Some(stream) = &questions {
-                        // A stream that has ended means that the call is about to end and say why.
-                        stream.send(answer).await;
-                    }
+                Some(question) = questions.next() => {
+                    let login = match proto::AuthRequest::decode(question.value.as_slice()) {
+                        Ok(question) => logins(question.host).await,
+                        Err(_) => None,
+                    };
+                    // A stream that has ended means that the call is about to end and say why.
+                    questions.send(any(&reply(login))).await;
                 }
             }
         }
@@ -172,16 +188,10 @@ impl SideStream {
     }
 }
 
-async fn next_of(stream: &mut Option<SideStream>) -> Option<Any> {
-    match stream {
-        Some(stream) => stream.next().await,
-        None => None,
-    }
-}
-
 fn source(pull: &RemotePull, auth_stream: String) -> proto::OciRegistry {
     let resolver = proto::RegistryResolver {
         auth_stream,
+        host_dir: pull.host_dir.clone().unwrap_or_default(),
         ..Default::default()
     };
     proto::OciRegistry {
@@ -203,28 +213,25 @@ fn destination(pull: &RemotePull) -> proto::ImageStore {
     let unpacks = unpacks.collect();
     proto::ImageStore {
         name: pull.image.clone(),
+        // A blank label is no label.
+        labels: pull.labels.clone().into_iter().filter(|(_, v)| !v.is_empty()).collect(),
         platforms: vec![platform],
         unpacks,
         ..Default::default()
     }
 }
 
-/// The credentials, for a host that may have them.
-fn reply(pull: &RemotePull, question: &Any) -> proto::AuthResponse {
-    let host = proto::AuthRequest::decode(question.value.as_slice())
-        .map(|q| q.host)
-        .unwrap_or_default();
-    match &pull.credentials {
-        Some((username, password)) if pull.hosts.contains(&host) => proto::AuthResponse {
-            auth_type: proto::AuthType::Credentials.into(),
-            username: username.clone(),
-            secret: password.reveal().to_owned(),
-            expire_at: None,
-        },
-        _ => proto::AuthResponse {
-            auth_type: proto::AuthType::None.into(),
-            ..Default::default()
-        },
+fn reply(login: Option<RemoteLogin>) -> proto::AuthResponse {
+    let (auth_type, username, secret) = match login {
+        Some(RemoteLogin::Password(username, password)) => (proto::AuthType::Credentials, username, password),
+        Some(RemoteLogin::IdentityToken(token)) => (proto::AuthType::Refresh, String::new(), token),
+        None => (proto::AuthType::None, String::new(), Secret::default()),
+    };
+    proto::AuthResponse {
+        auth_type: auth_type.into(),
+        username,
+        secret: secret.reveal().to_owned(),
+        expire_at: None,
     }
 }
 
@@ -244,6 +251,7 @@ fn blob_progress(event: proto::Progress) -> Option<BlobProgress> {
         digest: target.digest,
         layer,
         fetched_bytes,
+        was_here: event.event == "already exists",
         total_bytes,
         unpacked: event.event == "extracted",
     })
@@ -262,26 +270,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn credentials_are_shown_only_to_their_host() {
-        let pull = RemotePull {
+    fn what_is_shown_is_what_is_known() {
+        let password = reply(Some(RemoteLogin::Password("u".into(), Secret::new("p"))));
+        assert_eq!(password.auth_type(), proto::AuthType::Credentials);
+        assert_eq!((password.username.as_str(), password.secret.as_str()), ("u", "p"));
+        let token = reply(Some(RemoteLogin::IdentityToken(Secret::new("t"))));
+        assert_eq!(token.auth_type(), proto::AuthType::Refresh);
+        assert_eq!((token.username.as_str(), token.secret.as_str()), ("", "t"));
+        let nothing = reply(None);
+        assert_eq!(
+            (nothing.auth_type(), nothing.secret.as_str()),
+            (proto::AuthType::None, "")
+        );
+    }
+
+    #[test]
+    fn containerd_is_told_where_the_registry_is_configured() {
+        let pull = |host_dir: Option<&str>| RemotePull {
             image: "ghcr.io/a/b:1".into(),
             snapshotter: None,
             architecture: "amd64".into(),
-            credentials: Some(("u".into(), Secret::new("p"))),
-            hosts: vec!["ghcr.io".into()],
+            host_dir: host_dir.map(str::to_owned),
+            labels: Labels::new(),
             id: "1".into(),
         };
-        let ask = |host: &str| {
-            any(&proto::AuthRequest {
-                host: host.into(),
-                ..Default::default()
-            })
+        let told = |host_dir| {
+            source(&pull(host_dir), "auth-1".into())
+                .resolver
+                .map(|r| (r.auth_stream, r.host_dir))
         };
-        assert_eq!(reply(&pull, &ask("ghcr.io")).secret, "p");
-        let mirror = reply(&pull, &ask("mirror.example"));
         assert_eq!(
-            (mirror.auth_type(), mirror.secret.as_str()),
-            (proto::AuthType::None, "")
+            told(Some("/etc/certs.d")),
+            Some(("auth-1".into(), "/etc/certs.d".into()))
         );
+        assert_eq!(told(None), Some(("auth-1".into(), String::new())));
     }
 }

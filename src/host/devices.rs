@@ -6,7 +6,7 @@ use rustix::fs::{self, AtFlags, CWD, FileType, major, minor};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Most nodes that are listed: a bound, not a wish.
+/// Most directory entries that are looked at: a bound, not a wish. A directory of devices has hundreds.
 const MAX: usize = 16 * 1024;
 /// How deep below `/dev` is looked.
 const DEPTH: usize = 8;
@@ -83,10 +83,12 @@ pub fn host_devices() -> Vec<DeviceNode> {
 fn walk(root: &Path, skip: &[&str]) -> Vec<DeviceNode> {
     let mut out = BTreeMap::new();
     let mut open = vec![(root.to_owned(), 0)];
+    let mut seen = 0;
     while let Some((dir, depth)) = open.pop() {
         let Ok(entries) = std::fs::read_dir(&dir) else { continue };
         for entry in entries.flatten() {
-            if out.len() >= MAX {
+            seen += 1;
+            if seen > MAX {
                 return out.into_values().collect();
             }
             if skip.iter().any(|s| entry.file_name() == *s) {

@@ -113,6 +113,15 @@ pub fn make_fifo(path: &Path) -> Result<(), HostError> {
 /// # Errors
 /// If it cannot be opened.
 pub fn end(alloc_dir: &Path, path: &Path) -> Result<(), HostError> {
+    hold(alloc_dir, path).map(drop)
+}
+
+/// Opens a log path to write to it, without waiting, so that its reader does not see an end before the descriptor is
+/// closed. `None` if it is a FIFO that nobody reads. No link is followed inside `alloc_dir`.
+///
+/// # Errors
+/// If it cannot be opened.
+pub fn hold(alloc_dir: &Path, path: &Path) -> Result<Option<OwnedFd>, HostError> {
     let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let rest = path.strip_prefix(alloc_dir).ok().filter(|r| !r.as_os_str().is_empty());
     let opened = match rest {
@@ -124,9 +133,10 @@ pub fn end(alloc_dir: &Path, path: &Path) -> Result<(), HostError> {
         .and_then(|root| paths::open_beneath(&root, rest, flags)),
         _ => fs::open(path, flags | OFlags::NOFOLLOW, Mode::empty()),
     };
-    match opened.map(drop) {
-        Ok(()) | Err(Errno::NXIO) => Ok(()),
-        Err(errno) => Err(HostError::from_errno("end log pipe", path, errno)),
+    match opened {
+        Ok(end) => Ok(Some(end)),
+        Err(Errno::NXIO) => Ok(None),
+        Err(errno) => Err(HostError::from_errno("open log pipe", path, errno)),
     }
 }
 
@@ -316,6 +326,27 @@ mod tests {
         let watch = std::thread::spawn(move || wait_until_unread(&sinks).is_ok());
         drop(reader);
         assert!(watch.join().unwrap());
+    }
+
+    #[test]
+    fn a_log_pipe_has_no_end_while_it_is_held_and_one_that_nobody_reads_is_not_held() {
+        let dir = tempfile::tempdir().unwrap();
+        let (fifo, file) = (dir.path().join("fifo"), dir.path().join("file"));
+        make_fifo(&fifo).unwrap();
+        assert!(hold(dir.path(), &fifo).unwrap().is_none());
+        let reader = open_reader(&fifo).unwrap();
+        let held = hold(dir.path(), &fifo).unwrap().unwrap();
+        end(dir.path(), &fifo).unwrap();
+        let mut read = [0; 8];
+        assert_eq!(rustix::io::read(&reader, &mut read), Err(Errno::AGAIN));
+        drop(held);
+        assert_eq!(rustix::io::read(&reader, &mut read), Ok(0));
+        std::fs::write(&file, "kept").unwrap();
+        assert!(hold(Path::new(""), &file).unwrap().is_some());
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "kept");
+        symlink(&file, dir.path().join("link")).unwrap();
+        hold(dir.path(), &dir.path().join("link")).unwrap_err();
+        hold(dir.path(), &dir.path().join("none")).unwrap_err();
     }
 
     #[test]

@@ -4,6 +4,25 @@ use super::node::{CgroupVersion, read};
 use super::proc;
 use std::path::Path;
 
+/// Most open files that a process can be given by this one and its children: what the kernel allows at all to whoever may
+/// raise a limit (`CAP_SYS_RESOURCE`, see setrlimit(2)), and their own hard limit to others. `None` if it is gone or may
+/// not be looked at.
+#[must_use]
+pub fn open_files(pid: u32, nr_open: u64) -> Option<u64> {
+    let status = read(format!("/proc/{pid}/status")).ok()?;
+    let limits = read(format!("/proc/{pid}/limits")).ok()?;
+    open_files_of(&status, &limits, nr_open)
+}
+
+fn open_files_of(status: &str, limits: &str, nr_open: u64) -> Option<u64> {
+    let capabilities = proc::capability_names(proc::status_field(status, "CapEff")?)?;
+    if capabilities.contains(&"CAP_SYS_RESOURCE") {
+        return Some(nr_open);
+    }
+    let (_, hard) = proc::open_files(limits)?;
+    Some(hard.min(nr_open))
+}
+
 /// Number of cores that we, and so the agent that counts them, may use (`sched_getaffinity`, as Go's `NumCPU`).
 #[must_use]
 pub fn cores() -> u32 {
@@ -89,6 +108,21 @@ mod tests {
             assert_eq!(count(list), want, "{list:?}");
         }
         assert!(cores() >= 1);
+    }
+
+    #[test]
+    fn who_may_raise_a_limit_is_bounded_by_the_kernel_and_others_by_their_own() {
+        let limits =
+            "Limit          Soft Limit   Hard Limit   Units\nMax open files            1024        4096     files \n";
+        let bound = |caps, limits| open_files_of(&format!("Name:\tx\nCapEff:\t{caps}\n"), limits, 1 << 20);
+        assert_eq!(bound("000001ffffffffff", limits), Some(1 << 20));
+        assert_eq!(bound("000001fffeffffff", limits), Some(4096));
+        let unlimited = limits.replace("4096", "unlimited");
+        assert_eq!(bound("0", &unlimited), Some(1 << 20));
+        assert_eq!(bound("0", ""), None);
+        assert_eq!(bound("x", limits), None);
+        assert!(open_files(std::process::id(), 1 << 20).is_some_and(|n| n > 0 && n <= 1 << 20));
+        assert_eq!(open_files(u32::MAX, 1 << 20), None);
     }
 
     #[test]

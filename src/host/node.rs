@@ -34,12 +34,14 @@ pub struct Node {
     pub swap_accounting: bool,
     /// Our own effective capabilities: a container cannot have more.
     pub capabilities: Vec<&'static str>,
-    /// Hard limit of open files; `None` for no limit.
+    /// Our own hard limit of open files; `None` for no limit.
     pub nofile_hard: Option<u64>,
     /// Upper bound of that limit (`/proc/sys/fs/nr_open`).
     pub nr_open: u64,
     /// True if we run as root.
     pub is_root: bool,
+    /// When the machine was started, nanoseconds since the Unix epoch, to the second.
+    pub booted_at: Option<i64>,
     /// What the kernel offers to confine a container with.
     pub security: SecurityFacts,
 }
@@ -59,6 +61,7 @@ impl Node {
                 .and_then(|t| proc::number(&t))
                 .unwrap_or(1024 * 1024),
             is_root: rustix::process::geteuid().is_root(),
+            booted_at: read("/proc/stat").ok().and_then(|text| proc::boot_time(&text)),
             security: security::lasting(),
         }
     }

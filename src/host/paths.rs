@@ -10,6 +10,9 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Component, Path};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// The reason where a source of a mount is missing.
+pub const NOTHING: &str = "there is nothing at this path; the source must exist";
+
 /// Opens `rest` beneath `root`. No link is followed, not even one that stays inside, and `..` does not lead out.
 ///
 /// # Errors
@@ -45,46 +48,9 @@ pub fn check_beneath(dir: &Path, path: &Path) -> Result<OwnedFd, HostError> {
         return Ok(root);
     }
     open_beneath(root, rest, OFlags::PATH).map_err(|e| match e {
-        Errno::NOENT => HostError::new(WHAT, path, "there is nothing at this path; the source must exist"),
+        Errno::NOENT => HostError::new(WHAT, path, NOTHING),
         other => HostError::from_errno(WHAT, path, other),
     })
-}
-
-/// Checks that what was opened is what a process finds at `target` in its own root: that the runtime has mounted what was
-/// checked, and not what somebody put in its place meanwhile.
-///
-/// # Errors
-/// If it is something else, or cannot be looked at.
-pub fn check_mounted(pid: u32, target: &Path, checked: &OwnedFd) -> Result<(), HostError> {
-    const WHAT: &str = "mount";
-    let fault = |errno| HostError::from_errno(WHAT, target, errno);
-    let at = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = fs::openat(CWD, format!("/proc/{pid}/root"), at, Mode::empty()).map_err(fault)?;
-    let rest = target.strip_prefix("/").unwrap_or(target);
-    let open = || {
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        fs::openat2(&root, rest, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
-    };
-    let found = match (0..8)
-        .map(|_| open())
-        .find(|opened| !matches!(opened, Err(Errno::AGAIN)))
-    {
-        Some(Err(Errno::NOSYS | Errno::PERM)) => {
-            walk_beneath(&root, rest, OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW)
-        }
-        Some(opened) => opened,
-        None => Err(Errno::AGAIN),
-    }
-    .map_err(fault)?;
-    let (found, wanted) = (fs::fstat(&found).map_err(fault)?, fs::fstat(checked).map_err(fault)?);
-    if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino) {
-        return Ok(());
-    }
-    Err(HostError::new(
-        WHAT,
-        target,
-        "the source was replaced while the container was made; the task was not started",
-    ))
 }
 
 /// Checks that there is something at `path`, wherever links lead.
@@ -93,11 +59,7 @@ pub fn check_mounted(pid: u32, target: &Path, checked: &OwnedFd) -> Result<(), H
 /// Says why not.
 pub fn check_exists(path: &Path) -> Result<(), HostError> {
     fs::stat(path).map(drop).map_err(|e| match e {
-        Errno::NOENT => HostError::new(
-            "mount source",
-            path,
-            "there is nothing at this path; the source must exist",
-        ),
+        Errno::NOENT => HostError::new("mount source", path, NOTHING),
         other => HostError::from_errno("mount source", path, other),
     })
 }
@@ -303,23 +265,6 @@ mod tests {
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
         assert!(is_program(&file));
         assert!(check_exists(&file).is_ok() && check_exists(&dir.path().join("none")).is_err());
-    }
-
-    #[test]
-    fn what_was_checked_is_told_from_what_took_its_place() {
-        let dir = tempfile::tempdir().unwrap();
-        let (data, moved) = (dir.path().join("data"), dir.path().join("moved"));
-        std::fs::create_dir(&data).unwrap();
-        let checked = check_beneath(dir.path(), &data).unwrap();
-        check_mounted(std::process::id(), &data, &checked).unwrap();
-        // As another task does between the check and the mount.
-        std::fs::rename(&data, &moved).unwrap();
-        symlink("/etc", &data).unwrap();
-        let error = check_mounted(std::process::id(), &data, &checked)
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("replaced"), "{error}");
-        check_mounted(std::process::id(), &moved, &checked).unwrap();
     }
 
     #[test]

@@ -93,6 +93,29 @@ pub fn apparmor_profiles(text: &str) -> BTreeMap<String, bool> {
         .collect()
 }
 
+/// When the machine was started, nanoseconds since the Unix epoch: the line `btime` of `/proc/stat`, in seconds.
+#[must_use]
+pub fn boot_time(text: &str) -> Option<i64> {
+    let seconds: i64 = text
+        .lines()
+        .find_map(|line| line.strip_prefix("btime "))?
+        .trim()
+        .parse()
+        .ok()?;
+    seconds.checked_mul(1_000_000_000)
+}
+
+/// Soft and hard limit in the line `Max open files` of `/proc/<pid>/limits`; `u64::MAX` for none.
+#[must_use]
+pub fn open_files(text: &str) -> Option<(u64, u64)> {
+    let line = text.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    let mut words = line.split_whitespace().map(|word| match word {
+        "unlimited" => Some(u64::MAX),
+        number => number.parse().ok(),
+    });
+    Some((words.next()??, words.next()??))
+}
+
 /// A file that holds one number; `max` is `u64::MAX`.
 #[must_use]
 pub fn number(text: &str) -> Option<u64> {
@@ -140,6 +163,20 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
+    fn limits_of_open_files_are_read_by_their_name() {
+        let text = "Limit                     Soft Limit           Hard Limit           Units     \n\
+                    Max open files            1024                 524288               files     \n";
+        assert_eq!(open_files(text), Some((1024, 524_288)));
+        assert_eq!(
+            open_files("Max open files            unlimited  unlimited files"),
+            Some((u64::MAX, u64::MAX))
+        );
+        for bad in ["", "Max open files", "Max open files x", "Max open files 1 files"] {
+            assert_eq!(open_files(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
     fn capabilities_are_named() {
         let status = "Name:\tx\nCapPrm:\t0000000000000001\nCapEff:\t00000000a80425fb\nCapEffX:\t1\n";
         let names = capability_names(status_field(status, "CapEff").unwrap()).unwrap();
@@ -177,6 +214,12 @@ mod tests {
 
     #[test]
     fn numbers_pids_and_controllers_are_read() {
+        assert_eq!(
+            boot_time("cpu 1 2\nbtime 1700000000\n"),
+            Some(1_700_000_000_000_000_000)
+        );
+        assert_eq!(boot_time("btime 99999999999999\n"), None);
+        assert_eq!(boot_time("xbtime 1\n"), None);
         assert_eq!(number("1048576\n"), Some(1_048_576));
         assert_eq!(number("max\n"), Some(u64::MAX));
         assert_eq!(number("-1\n"), None);

@@ -90,6 +90,10 @@ fn regular(what: &'static str, path: &Path, found: &OwnedFd) -> Result<String, H
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(HostError::new(what, path, "it is no regular file"));
     }
+    // Those that the kernel makes up as they are read say that they are empty, and some block whoever reads them.
+    if stat.st_size == 0 {
+        return Err(HostError::new(what, path, "it is empty"));
+    }
     let fault = |e: std::io::Error| HostError::from_io(what, path, &e);
     let file = File::open(format!("/proc/self/fd/{}", found.as_raw_fd())).map_err(fault)?;
     let mut bytes = Vec::new();
@@ -166,6 +170,7 @@ mod tests {
         let read = |path: &Path| read_profile(&ProfileFile::Host(path.into())).map_err(|e| e.to_string());
         assert!(read(Path::new("/dev/zero")).unwrap_err().contains("no regular file"));
         assert!(read(dir.path()).unwrap_err().contains("no regular file"));
+        assert!(read(Path::new("/proc/kmsg")).unwrap_err().contains("empty"));
         let pipe = dir.path().join("pipe");
         fs::mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR, 0).unwrap();
         assert!(read(&pipe).unwrap_err().contains("no regular file"));

@@ -53,6 +53,30 @@ impl Request for RemoveContainer {
     const NAME: &'static str = "RemoveContainer";
 }
 
+/// Remove what nobody needs any more, as [`RemoveContainer`] does, unless somebody has asked for it since it was judged.
+#[derive(Debug, Clone)]
+pub struct ReapContainer {
+    /// Which.
+    pub container: ContainerId,
+    /// When the record that was judged was made, nanoseconds since the Unix epoch; `None` if there was no record. Another
+    /// record under this name is somebody's.
+    pub created_at: Option<i64>,
+}
+
+impl Request for ReapContainer {
+    type Reply = Result<Reaped, ContainerError>;
+    const NAME: &'static str = "ReapContainer";
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reaped {
+    /// Nothing of it is left.
+    Removed,
+    /// It is somebody's now, and was left alone.
+    Claimed,
+}
+
 /// Why a container could not be made or removed. Whatever was made has been removed again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ContainerError {

@@ -45,8 +45,9 @@ pub trait TaskDoors:
     /// Makes sure that the task has a supervisor (for `Start` and `Recover`). Idempotent.
     fn open<'a>(&'a self, task: &'a TaskId, cx: Cx) -> Answer<'a, Result<(), AskError>>;
 
-    /// Removes by convention what a task without a supervisor may have left behind.
-    fn sweep<'a>(&'a self, task: &'a TaskId, cx: Cx) -> Answer<'a, Result<(), TaskError>>;
+    /// Removes by convention what a task without a supervisor may have left behind. Without `force`, one that runs all the
+    /// same is not touched but refused (`TaskError::StillRunning`).
+    fn sweep<'a>(&'a self, task: &'a TaskId, force: bool, cx: Cx) -> Answer<'a, Result<(), TaskError>>;
 }
 
 /// What a front door is given.
@@ -76,6 +77,8 @@ pub trait StatsDoor: Send + Sync {
 pub trait SettingsDoor: Send + Sync {
     /// Replaces the settings.
     fn apply(&self, settings: Settings);
+    /// Takes over the host's count of the node's compute: MHz of all cores. Holds for every task described from now on.
+    fn count_compute(&self, total_mhz: u64);
     /// The settings in force.
     fn current(&self) -> Arc<Settings>;
 }

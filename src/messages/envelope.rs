@@ -92,6 +92,16 @@ impl<T> Owed<T> {
         self.reply.is_abandoned()
     }
 
+    /// Ends when nobody waits any more.
+    pub async fn abandoned(&mut self) {
+        self.reply.0.closed().await;
+    }
+
+    /// The same as a poll, for who owes many.
+    pub fn poll_abandoned(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<()> {
+        self.reply.0.poll_closed(cx)
+    }
+
     /// The span of its handling.
     #[must_use]
     pub fn span(&self) -> &tracing::Span {
@@ -147,6 +157,14 @@ pub enum AskError {
         message: &'static str,
         /// The deadline.
         after: Duration,
+    },
+    /// The actor of one task could not be kept alive and was given up, so that the others live on.
+    #[error("{actor} failed again and again and was given up: {reason}")]
+    Failed {
+        /// Actor name.
+        actor: &'static str,
+        /// The last of its failures.
+        reason: String,
     },
     /// The actor has ended for good (its task was destroyed, or the driver shuts down). The request had no effect.
     #[error("{actor} has ended")]

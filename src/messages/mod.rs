@@ -3,6 +3,7 @@
 //! One file per conversation (who talks to whom about what); request, progress, reply and error are read on one
 //! screen. Messages have no behaviour and hold no lock, channel or address; the reply path lives in the envelope.
 
+pub mod audit;
 pub mod container;
 pub mod doors;
 pub mod envelope;

@@ -24,9 +24,22 @@ pub enum FaultKind {
     Failed,
 }
 
+impl FaultKind {
+    /// How a fault of this kind begins for humans: what a broken connection says of itself does not name who is away.
+    const fn words(self) -> &'static str {
+        match self {
+            Self::Unreachable => "containerd cannot be reached",
+            Self::Deadline => "containerd does not answer in time",
+            Self::NotFound | Self::AlreadyExists | Self::FailedPrecondition | Self::Exhausted | Self::Failed => {
+                "containerd"
+            }
+        }
+    }
+}
+
 /// A call to containerd that failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("containerd: {operation}: {text}")]
+#[error("{}: {operation}: {text}", self.kind.words())]
 pub struct ContainerdFault {
     /// Kind, for decisions.
     pub kind: FaultKind,
@@ -45,6 +58,31 @@ impl ContainerdFault {
             FaultKind::NotFound | FaultKind::AlreadyExists | FaultKind::FailedPrecondition | FaultKind::Failed => false,
         }
     }
+
+    /// The directory that containerd could not make since it is there already; it has no code for that.
+    #[must_use]
+    pub fn directory_in_the_way(&self) -> Option<&str> {
+        let (_, rest) = self.text.rsplit_once("mkdir ")?;
+        let (dir, _) = rest.split_once(": file exists")?;
+        (self.kind == FaultKind::AlreadyExists).then_some(dir)
+    }
+}
+
+#[test]
+fn a_directory_in_the_way_is_named_by_containerd() {
+    let fault = |kind, text: &str| ContainerdFault {
+        kind,
+        operation: "create task",
+        text: text.to_owned(),
+    };
+    let text = "failed to start shim: mkdir /run/x/web: file exists: unknown";
+    assert_eq!(
+        fault(FaultKind::AlreadyExists, text).directory_in_the_way(),
+        Some("/run/x/web")
+    );
+    assert_eq!(fault(FaultKind::Failed, text).directory_in_the_way(), None);
+    let task = fault(FaultKind::AlreadyExists, "task web: already exists");
+    assert_eq!(task.directory_in_the_way(), None);
 }
 
 /// containerd's view of one task.

@@ -49,6 +49,7 @@ impl Base {
         let driver = request.nomad_config.as_ref().and_then(|n| n.driver.as_ref());
         if let Some(told) = driver.and_then(|d| d.topology.as_ref()).and_then(compute) {
             self.compute.store(Some(Arc::new(told)));
+            self.settings.count_compute(told.total_mhz);
         }
         self.settings.apply(settings);
         Ok(())
@@ -171,6 +172,6 @@ mod tests {
                 cores: 1
             })
         );
-        assert_eq!(settings.applied(), 2);
+        assert_eq!((settings.applied(), settings.counted()), (2, 1000));
     }
 }

@@ -12,7 +12,7 @@ use crate::spec::identity::TaskId;
 use crate::spec::options;
 use crate::spec::record::ExitRecord;
 use crate::spec::task::{Dns, HostDevice, HostMount, JobNames, NetworkNamespace, Resources, TaskSpec};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tonic::Status;
 
@@ -30,6 +30,7 @@ pub(super) fn task(config: &pb::TaskConfig) -> Result<TaskSpec, Status> {
         return Err(Status::invalid_argument("task config: id is empty"));
     }
     let options = options::decode(&config.msgpack_driver_config).map_err(|e| status::of_spec(&e))?;
+    let written = options::written(&config.msgpack_driver_config).map_err(|e| status::of_spec(&e))?;
     Ok(TaskSpec {
         id: TaskId::new(&config.id),
         name: config.name.clone(),
@@ -38,6 +39,8 @@ pub(super) fn task(config: &pb::TaskConfig) -> Result<TaskSpec, Status> {
         env: config.env.clone(),
         user: config.user.clone(),
         options,
+        written,
+        ports: config.resources.as_ref().map(ports).unwrap_or_default(),
         resources: config.resources.as_ref().map(resources).unwrap_or_default(),
         mounts: config.mounts.iter().map(mount).collect(),
         devices: config.devices.iter().map(device).collect(),
@@ -76,6 +79,14 @@ fn resources(r: &pb::Resources) -> Resources {
             .filter(|p| p.is_finite())
             .unwrap_or_default(),
     }
+}
+
+/// Labels of the group's ports, and of those that a task has by a `network` block of its own, which old jobs have.
+fn ports(r: &pb::Resources) -> BTreeSet<String> {
+    let of_group = r.ports.iter().map(|port| &port.label);
+    let networks = r.allocated_resources.iter().flat_map(|a| &a.networks);
+    let of_task = networks.flat_map(|n| n.reserved_ports.iter().chain(&n.dynamic_ports));
+    of_group.chain(of_task.map(|port| &port.label)).cloned().collect()
 }
 
 fn mount(m: &pb::Mount) -> HostMount {

@@ -161,6 +161,30 @@ fn memory_is_the_allocated_one() {
 }
 
 #[test]
+fn ports_are_those_of_the_group_and_of_the_tasks_own_networks() {
+    let port = |label: &str| pb::NetworkPort {
+        label: label.into(),
+        value: 1,
+    };
+    let r = pb::Resources {
+        allocated_resources: Some(pb::AllocatedTaskResources {
+            networks: vec![pb::NetworkResource {
+                reserved_ports: vec![port("ssh")],
+                dynamic_ports: vec![port("http")],
+                ..Default::default()
+            }],
+            ..Default::default()
+        }),
+        ports: vec![pb::PortMapping {
+            label: "metrics".into(),
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    assert_eq!(ports(&r).into_iter().collect::<Vec<_>>(), ["http", "metrics", "ssh"]);
+}
+
+#[test]
 fn grace_is_never_negative() {
     let d = |seconds, nanos| duration(Some(prost_types::Duration { seconds, nanos }));
     assert_eq!(d(5, 500_000_000), Duration::from_millis(5_500));

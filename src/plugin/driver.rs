@@ -14,6 +14,7 @@ use crate::spec::identity::TaskId;
 use crate::spec::options;
 use crate::spec::record::{HANDLE_VERSION, HandleState};
 use crate::spec::signal;
+use crate::telemetry::steps::step;
 use std::sync::Arc;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -50,6 +51,7 @@ impl DriverService {
             .image_pull_timeout
             .unwrap_or_else(|| self.doors.settings.current().image_pull_timeout);
         let started = self.tasks.start(Arc::new(task), pull).await?;
+        step!(StartKnown);
         let driver_state = started.handle.encode().map_err(Status::unknown)?;
         let handle = pb::TaskHandle {
             version: HANDLE_VERSION,

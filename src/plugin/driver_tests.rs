@@ -113,6 +113,20 @@ async fn unknown_tasks_are_not_found() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_wait_for_a_task_that_was_given_up_ends_with_the_reason() {
+    let (service, tasks) = service();
+    tasks.then::<Wait>(Err(AskError::Failed {
+        actor: "task",
+        reason: "a bug".into(),
+    }));
+    let error = service.wait_task(wait()).await.unwrap_err();
+    assert!(
+        error.message().contains("given up") && error.message().contains("a bug"),
+        "{error:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn destroy_of_an_unknown_task_sweeps() {
     let (service, tasks) = service();
     tasks.then::<Destroy>(Err(AskError::Ended { actor: "task" }));
@@ -120,6 +134,25 @@ async fn destroy_of_an_unknown_task_sweeps() {
     tasks.then::<Destroy>(Ok(Err(TaskError::NotFound)));
     service.destroy_task(destroy()).await.unwrap();
     assert_eq!(verbs(&tasks), ["Destroy", "sweep", "Destroy", "sweep"]);
+    // Of a supervisor that was given up too; and what the host has said about force goes along.
+    tasks.then::<Destroy>(Err(AskError::Failed {
+        actor: "task",
+        reason: "again".into(),
+    }));
+    let gentle = pb::DestroyTaskRequest {
+        task_id: ID.into(),
+        force: false,
+    };
+    service.destroy_task(Request::new(gentle)).await.unwrap();
+    let sweeps: Vec<String> = tasks.asked().into_iter().filter(|l| l.starts_with("sweep")).collect();
+    assert_eq!(
+        sweeps,
+        [
+            format!("sweep {ID} force=true"),
+            format!("sweep {ID} force=true"),
+            format!("sweep {ID} force=false")
+        ]
+    );
     tasks.then::<Destroy>(Ok(Err(TaskError::StillRunning)));
     assert_eq!(
         service.destroy_task(destroy()).await.unwrap_err().message(),

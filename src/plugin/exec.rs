@@ -1,8 +1,10 @@
 //! Commands in a task: Nomad's messages on one side, the channels of an [`ExecSession`] on the other.
 //!
-//! The host never ends its side of the stream, so ours ends after the exit message. It forwards what its own client
-//! sends, among that an empty message every ten seconds, and notices a client that has gone only when it has something
-//! to forward to it: hence the limit on silence, which begins with the first of those messages.
+//! The host never ends its side of the stream, so ours ends after the exit message. It notices a client that has gone only
+//! when it has something to forward to it, and then it takes a first message to end one half of its relay and a second to
+//! end the other, which cancels the call. So a command that prints nothing is accompanied by empty messages, which reach
+//! clients as `{}` and are skipped by them. Clients send empty messages too, every ten seconds; one that began with it and
+//! falls silent has gone as well.
 
 use super::convert;
 use super::pb::driver as pb;
@@ -30,6 +32,10 @@ const KEPT_BYTES: usize = 4096;
 
 /// Six messages of a client that sends one every ten seconds.
 const SILENCE: Duration = Duration::from_secs(60);
+
+/// Time without output after which the host is given an empty message: two of them, and it has noticed that its client
+/// is gone.
+const STILL_THERE: Duration = Duration::from_secs(5);
 
 /// Words of Nomad's Go drivers.
 const NO_SETUP: &str = "first message should always be setup";
@@ -146,6 +152,7 @@ async fn say(talk: Option<Talk>) -> Option<(Result<Response, Status>, Option<Tal
                     continue;
                 }
             },
+            () = tokio::time::sleep(STILL_THERE) => return Some((Ok(Response::default()), Some(talk))),
         };
         return Some(match said {
             Some(Output::Data(stream, bytes)) => (Ok(message(stream, bytes.into(), false)), Some(talk)),

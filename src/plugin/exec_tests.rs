@@ -171,11 +171,26 @@ async fn a_second_setup_ends_the_session_with_an_error() {
 async fn a_client_whose_heart_has_stopped_is_given_up_and_one_that_never_beat_is_not() {
     let (answers, _ends, _requests) = open(vec![setup(&["a"], false), Request::default()]).await;
     let all: Vec<_> = answers.unwrap().collect().await;
-    assert_eq!(all[0].as_ref().unwrap_err().code(), Code::DeadlineExceeded);
-    let (answers, ends, _requests) = open(vec![setup(&["a"], false), stdin(b"x", false)]).await;
+    let last = all.last().unwrap();
+    assert_eq!(last.as_ref().unwrap_err().code(), Code::DeadlineExceeded);
+    let (answers, _ends, _requests) = open(vec![setup(&["a"], false), stdin(b"x", false)]).await;
+    let answers = answers.unwrap().take_until(tokio::time::sleep(SILENCE * 10));
+    assert!(answers.all(|answer| async move { answer.is_ok() }).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_command_is_accompanied_by_empty_messages_so_that_the_host_misses_its_client() {
+    let (answers, ends, _requests) = open(vec![setup(&["a"], false)]).await;
     let mut answers = answers.unwrap();
-    assert!(tokio::time::timeout(SILENCE * 10, answers.next()).await.is_err());
-    assert!(!ends.output.is_closed());
+    let began = tokio::time::Instant::now();
+    for _ in 0..2 {
+        let empty = answers.next().await.unwrap().unwrap();
+        assert!(empty.encode_to_vec().is_empty(), "{empty:?}");
+    }
+    assert!(began.elapsed() <= Duration::from_secs(11), "{:?}", began.elapsed());
+    ends.output.send(Output::Exited(0)).await.unwrap();
+    assert!(answers.next().await.unwrap().unwrap().exited);
+    assert!(answers.next().await.is_none());
 }
 
 #[tokio::test]

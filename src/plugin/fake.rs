@@ -11,24 +11,32 @@ use crate::spec::settings::Settings;
 use std::any::Any;
 use std::collections::VecDeque;
 use std::fmt::Debug;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{broadcast, mpsc, watch};
 
-/// Counts what is applied.
+/// Counts what is applied, and keeps the node's compute.
 #[derive(Default)]
-pub(super) struct FakeSettings(AtomicUsize);
+pub(super) struct FakeSettings(AtomicUsize, AtomicU64);
 
 impl FakeSettings {
     pub(super) fn applied(&self) -> usize {
         self.0.load(Ordering::Relaxed)
+    }
+
+    /// MHz, 0 if nobody told.
+    pub(super) fn counted(&self) -> u64 {
+        self.1.load(Ordering::Relaxed)
     }
 }
 
 impl SettingsDoor for FakeSettings {
     fn apply(&self, _: Settings) {
         self.0.fetch_add(1, Ordering::Relaxed);
+    }
+    fn count_compute(&self, total_mhz: u64) {
+        self.1.store(total_mhz, Ordering::Relaxed);
     }
     fn current(&self) -> Arc<Settings> {
         Arc::new(Settings::default())
@@ -86,8 +94,8 @@ impl TaskDoors for FakeTasks {
         self.note(format!("open {task}"));
         Box::pin(std::future::ready(Ok(())))
     }
-    fn sweep<'a>(&'a self, task: &'a TaskId, _: Cx) -> Answer<'a, Result<(), TaskError>> {
-        self.note(format!("sweep {task}"));
+    fn sweep<'a>(&'a self, task: &'a TaskId, force: bool, _: Cx) -> Answer<'a, Result<(), TaskError>> {
+        self.note(format!("sweep {task} force={force}"));
         Box::pin(std::future::ready(Ok(())))
     }
 }

@@ -36,7 +36,6 @@ mod stdio;
 mod streams;
 mod tasks;
 
-pub use base::{Compute, NodeCompute};
 pub use handshake::{Launch, Refused};
 pub use serve::{Plugin, ServeError};
 

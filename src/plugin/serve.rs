@@ -68,12 +68,6 @@ impl Plugin {
         }
     }
 
-    /// The node's compute as the host tells it with `SetConfig`.
-    #[must_use]
-    pub fn compute(&self) -> NodeCompute {
-        NodeCompute::clone(&self.compute)
-    }
-
     /// Serves until the host or `shutdown` ends it; then all calls in flight are aborted, the socket file is gone, and
     /// nothing of the server keeps the process alive. Writes one line to standard output, and never again.
     ///

@@ -30,7 +30,9 @@ fn code(error: &TaskError) -> Code {
         TaskError::NotFound => Code::NotFound,
         TaskError::CommandTimeout => Code::DeadlineExceeded,
         TaskError::Container(ContainerError::Spec(_))
-        | TaskError::Image(ImageError::BadReference { .. } | ImageError::NoSnapshotter { .. }) => Code::InvalidArgument,
+        | TaskError::Image(
+            ImageError::BadReference { .. } | ImageError::NoSnapshotter { .. } | ImageError::Archive { .. },
+        ) => Code::InvalidArgument,
         TaskError::Container(
             ContainerError::Containerd { .. }
             | ContainerError::Command { .. }
@@ -40,9 +42,13 @@ fn code(error: &TaskError) -> Code {
         | TaskError::Image(
             ImageError::NotFound { .. }
             | ImageError::Denied { .. }
+            | ImageError::Credentials { .. }
             | ImageError::Registry { .. }
             | ImageError::Unusable { .. }
+            | ImageError::NotHere { .. }
+            | ImageError::NoTransfer { .. }
             | ImageError::Timeout { .. }
+            | ImageError::Stalled { .. }
             | ImageError::Containerd { .. }
             | ImageError::Interrupted { .. },
         )
@@ -66,7 +72,9 @@ pub(super) fn of_spec(error: &SpecError) -> Status {
 /// No answer from an actor.
 pub(super) fn of_ask(error: &AskError) -> Status {
     match error {
-        AskError::Died { .. } | AskError::Late { .. } => of_task(&TaskError::Driver(error.to_string())),
+        AskError::Died { .. } | AskError::Late { .. } | AskError::Failed { .. } => {
+            of_task(&TaskError::Driver(error.to_string()))
+        }
         AskError::Ended { .. } => of_task(&TaskError::NotFound),
     }
 }

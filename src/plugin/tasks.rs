@@ -136,12 +136,13 @@ impl Tasks {
         answered(self.ask(&Errand::within(task, SIGNAL), |_| Signal { signal }).await)
     }
 
-    /// Removes a task. Nomad also sends this for tasks that could not be recovered: what they left is found by name.
+    /// Removes a task. Nomad also sends this for tasks that could not be recovered: what they left is found by name. So is
+    /// what a task has left whose supervisor was given up.
     pub(super) async fn destroy(&self, task: &TaskId, force: bool) -> Result<(), Status> {
         match self.ask(&Errand::within(task, DESTROY), |_| Destroy { force }).await {
-            Ok(Err(TaskError::NotFound)) | Err(AskError::Ended { .. }) => self
+            Ok(Err(TaskError::NotFound)) | Err(AskError::Ended { .. } | AskError::Failed { .. }) => self
                 .doors
-                .sweep(task, Cx::current())
+                .sweep(task, force, Cx::current())
                 .await
                 .map_err(|e| status::of_task(&e)),
             other => answered(other),
@@ -172,6 +173,8 @@ impl Tasks {
                 AskError::Died { .. } => true,
                 // The supervisor ended between opening and asking, e.g. by a destroy of an older life.
                 AskError::Ended { .. } => errand.open,
+                // Given up so that it does no more harm.
+                AskError::Failed { .. } => false,
                 // Without a deadline of ours there is none to be late for.
                 AskError::Late { .. } => errand.until.is_none(),
             };

@@ -100,7 +100,7 @@ fn no_raw_sockets_without_consent() {
     assert!(usual.len() == 13 && !has(&usual, "CAP_NET_RAW"));
     let error = caps_with(&strict, &["net_raw"], &[], false).unwrap_err();
     assert!(
-        error.contains("option cap_add: \"net_raw\"") && error.contains("allow_caps = [\"CAP_NET_RAW\"]"),
+        error.contains("option cap_add: \"net_raw\"") && error.contains("allow_caps with \"CAP_NET_RAW\" in it"),
         "{error}"
     );
     assert!(has(
@@ -120,13 +120,13 @@ fn the_list_bounds_the_default_set_and_what_is_added() {
     assert!(
         caps_with(&few, &["KILL"], &[], false)
             .unwrap_err()
-            .contains("allow_caps = [\"CAP_KILL\"]")
+            .contains("allow_caps with \"CAP_KILL\" in it")
     );
     // Taking away never needs consent.
     assert_eq!(caps_with(&few, &[], &["SYS_ADMIN", "CHOWN"], false).unwrap(), [""; 0]);
     let error = caps_with(&few, &["all"], &["ALL"], false).unwrap_err();
     assert!(
-        error.contains("\"all\"") && error.contains("allow_caps = [\"ALL\"]"),
+        error.contains("\"all\"") && error.contains("allow_caps with \"ALL\" in it"),
         "{error}"
     );
     assert_eq!(

@@ -1,7 +1,8 @@
 //! Decoding of both configurations: the golden bytes of the agent and of Nomad's test harness, and what else hosts send.
 
 use super::SpecError;
-use super::options::{self, Auth, MountOption, TaskOptions};
+use super::auth::{Auth, PluginAuth};
+use super::options::{self, MountOption, TaskOptions};
 use super::schema::{AttrType, Schema};
 use super::secret::Secret;
 use super::settings::{self, Settings};
@@ -110,9 +111,10 @@ fn plugin_bytes_of_the_agent_and_of_the_harness_mean_the_same() {
     assert_eq!(settings::decode(&bytes(PLUGIN_A)).unwrap(), want);
     // The harness does not apply defaults and sends `allow_privileged` as it is in its struct.
     assert_eq!(settings::decode(&bytes(PLUGIN_HARNESS)).unwrap(), want);
-    let auth = Some(Auth {
+    let auth = Some(PluginAuth {
         username: "u".to_owned(),
         password: Secret::new("p"),
+        ..PluginAuth::default()
     });
     assert_eq!(
         settings::decode(&bytes(PLUGIN_B)).unwrap(),
@@ -138,6 +140,7 @@ fn task_bytes_of_the_agent_and_of_the_harness_mean_the_same() {
 #[test]
 fn golden_values_of_single_options() {
     let mount = MountOption {
+        at: "mounts[0]".to_owned(),
         r#type: "bind".to_owned(),
         source: "local/mosquitto.conf".to_owned(),
         target: "/mosquitto/config/mosquitto.conf".to_owned(),
@@ -152,7 +155,8 @@ fn golden_values_of_single_options() {
         one("auth", &bytes(AUTH)).unwrap().auth,
         Some(Auth {
             username: "user".to_owned(),
-            password: Secret::new("pass")
+            password: Secret::new("pass"),
+            ..Auth::default()
         })
     );
     for (hex, want) in [("64", 100), ("cd03e8", 1000), ("ce00011170", 70000)] {
@@ -249,11 +253,43 @@ fn errors_name_option_value_and_what_is_allowed() {
     let text = |r: Result<TaskOptions, SpecError>| r.unwrap_err().to_string();
     assert_eq!(
         text(value("pids_limit", "many")),
-        "option pids_limit: \"many\": a whole number is expected"
+        "option pids_limit: \"many\": a whole number is expected, not a text"
     );
+    for (name, bad, want) in [
+        (
+            "pids_limit",
+            Value::from(1.5),
+            "a whole number is expected, not a number with a fraction",
+        ),
+        (
+            "pids_limit",
+            Value::from(true),
+            "a whole number is expected, not true or false",
+        ),
+        ("init", Value::from("maybe"), "true or false is expected, not a text"),
+        ("hostname", Value::Array(vec![]), "a text is expected, not a list"),
+        ("cap_add", Value::from("ALL"), "a list of texts is expected, not a text"),
+        ("sysctl", Value::from(3), "a map of texts is expected, not a number"),
+        (
+            "mounts",
+            Value::Array(vec![Value::from("x")]),
+            "a block is expected, not a text",
+        ),
+    ] {
+        let error = text(value(name, bad));
+        assert!(
+            error.starts_with(&format!("option {name}")) && error.ends_with(want),
+            "{error}"
+        );
+    }
     assert!(text(value("args", "x")).starts_with("option args: \"x\": a list"));
     assert!(text(value("args", Value::Array(vec![Value::Nil]))).starts_with("option args[0]: "));
     assert!(text(value("mounts", Value::Array(vec![Value::from(1)]))).starts_with("option mounts[0]: "));
+    let device = Value::Map(vec![(Value::from("host_path"), Value::from(""))]);
+    assert_eq!(
+        text(value("devices", Value::Array(vec![device]))),
+        "option devices[0].host_path: \"\": an absolute path on the host or a CDI name is expected"
+    );
     assert!(text(value("image_pull_timeout", "5")).starts_with("Failed to parse image_pull_timeout: \"5\""));
     assert!(text(value("image_pull_timeout", "0s")).contains("above zero"));
 }
@@ -269,6 +305,53 @@ fn an_error_does_not_show_the_password() {
         let text = value("auth", bad).unwrap_err().to_string();
         assert!(text.contains("option auth") && !text.contains("hunter2"), "{text}");
     }
+}
+
+#[test]
+fn half_of_the_credentials_is_refused_by_the_name_of_the_other_half() {
+    let auth = |username: &str, password: &str| {
+        let pairs = [("username", username), ("password", password)];
+        value(
+            "auth",
+            Value::Map(pairs.iter().map(|(k, v)| (Value::from(*k), Value::from(*v))).collect()),
+        )
+    };
+    assert_eq!(auth("", "").unwrap().auth, None);
+    for (username, password, want) in [
+        ("u", "", "option auth.password: "),
+        ("", "hunter2", "option auth.username: "),
+    ] {
+        let text = auth(username, password).unwrap_err().to_string();
+        assert!(text.starts_with(want) && !text.contains("hunter2"), "{text}");
+    }
+}
+
+#[test]
+fn a_block_with_only_a_path_is_no_short_form() {
+    let block = Value::Map(vec![(Value::from("host_path"), Value::from("/dev/a:r"))]);
+    let device = value("devices", Value::Array(vec![block])).unwrap().devices;
+    assert_eq!(device[0].container_path.as_deref(), Some("/dev/a:r"));
+    let short = value("devices", Value::Array(vec![Value::from("/dev/a:r")]))
+        .unwrap()
+        .devices;
+    assert_eq!(
+        (short[0].host_path.as_str(), &short[0].container_path),
+        ("/dev/a:r", &None)
+    );
+}
+
+#[test]
+fn another_name_that_a_job_uses_is_known() {
+    let written = |pairs: &[(&str, Value)]| {
+        let map = pairs.iter().map(|(k, v)| (Value::from(*k), v.clone())).collect();
+        options::written(&packed(&Value::Map(map))).unwrap()
+    };
+    let dir = || Value::from("/x");
+    assert_eq!(written(&[("work_dir", dir()), ("cwd", Value::Nil)])["cwd"], "work_dir");
+    assert_eq!(written(&[("mount", Value::Array(vec![dir()]))])["mounts"], "mount");
+    assert!(written(&[("cwd", dir()), ("work_dir", dir())]).is_empty());
+    assert!(written(&[("work_dir", Value::from("")), ("mount", Value::Array(vec![]))]).is_empty());
+    assert!(options::written(&[]).unwrap().is_empty());
 }
 
 #[test]
@@ -315,7 +398,7 @@ fn schema_keeps_the_names_and_types_of_the_go_driver() {
     let Schema::Block(auth) = &schema["auth"] else { panic!() };
     assert_eq!(
         auth.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>(),
-        ["username", "password"]
+        ["username", "password", "server_address", "helper", "email"]
     );
     let settings: BTreeMap<String, Schema> = settings::schema().into_iter().collect();
     assert_eq!(
@@ -339,5 +422,42 @@ proptest! {
             options::decode(&damaged).ok();
             settings::decode(&damaged).ok();
         }
+    }
+}
+
+fn reaper(fields: &[(&str, &str)]) -> Result<Settings, SpecError> {
+    let block = Value::Map(
+        fields
+            .iter()
+            .map(|(key, value)| ((*key).into(), (*value).into()))
+            .collect(),
+    );
+    let mut bytes = Vec::new();
+    rmpv::encode::write_value(&mut bytes, &Value::Map(vec![("reaper".into(), block)])).unwrap();
+    settings::decode(&bytes)
+}
+
+#[test]
+fn the_reaper_is_on_by_default_and_its_times_are_bounded() {
+    let default = Settings::default().reaper();
+    assert!(default.enabled && !default.dry_run);
+    assert_eq!(
+        (default.period, default.grace),
+        (Duration::from_secs(300), Duration::from_secs(300))
+    );
+    let given = reaper(&[("enabled", "false"), ("period", "1s"), ("grace", "90s")])
+        .unwrap()
+        .reaper();
+    assert!(!given.enabled && !given.dry_run);
+    assert_eq!(
+        (given.period, given.grace),
+        (Duration::from_secs(1), Duration::from_secs(90))
+    );
+    for (name, value) in [("grace", "999ms"), ("period", "10ms"), ("grace", "never")] {
+        let error = reaper(&[(name, value)]).unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("reaper.{name}")) && error.contains(value),
+            "{error}"
+        );
     }
 }

@@ -25,6 +25,17 @@ pub(super) enum Asked {
     Cdi(cdi::Name),
 }
 
+impl DeviceOption {
+    /// The entry as it stands in a block, where `host_path` is nothing but a path: in the short form it could end with
+    /// the container's path and permissions.
+    pub(super) fn of_a_block(mut self) -> Self {
+        if self.host_path.starts_with('/') && self.container_path.is_none() {
+            self.container_path = Some(self.host_path.clone());
+        }
+        self
+    }
+}
+
 /// Reads one entry; `at` is its name for errors, such as `devices[0]`.
 pub(super) fn parse(at: &str, option: &DeviceOption) -> Result<Asked, SpecError> {
     let text = option.host_path.as_str();
@@ -51,7 +62,12 @@ pub(super) fn parse(at: &str, option: &DeviceOption) -> Result<Asked, SpecError>
     } else {
         at.to_owned()
     };
-    let host = clean(at, host)?;
+    let host_at = if block {
+        format!("{at}.host_path")
+    } else {
+        at.to_owned()
+    };
+    let host = clean(&host_at, host)?;
     Ok(Asked::Host {
         container: match container {
             Some(path) => clean(&container_at, path)?,
@@ -258,6 +274,18 @@ mod tests {
         assert!(error(block("/dev/a", None, Some("x"))).starts_with("option devices[1].cgroup_permissions: \"x\""));
         assert!(error(block("/dev/a", Some("c"), None)).starts_with("option devices[1].container_path: \"c\""));
         assert!(error(block("vendor.com/gpu=0", Some("/dev/c"), None)).contains("not for CDI names"));
+        let alone = parse("d", &block("/dev/a:/dev/b:r", None, None).of_a_block()).unwrap();
+        let path = "/dev/a:/dev/b:r".to_owned();
+        assert_eq!(
+            alone,
+            Asked::Host {
+                host: path.clone(),
+                container: path,
+                access: "rwm".to_owned()
+            }
+        );
+        assert!(error(block("/dev/../a", None, None).of_a_block()).starts_with("option devices[1].host_path: "));
+        assert!(parse("d", &block("vendor.com/gpu=0", None, None).of_a_block()).is_ok());
     }
 
     #[test]

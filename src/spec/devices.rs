@@ -7,6 +7,7 @@ use super::device_option::{self, Asked, access};
 use super::error::SpecError;
 use super::node::{DeviceKind, DeviceNode, NodeFacts};
 use super::oci::Inputs;
+use super::userns;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -92,6 +93,7 @@ fn below(host: &str, container: &str, d: &DeviceNode) -> String {
 pub(super) fn build(inputs: &Inputs<'_>) -> Result<Devices, SpecError> {
     let Inputs { task, node, gates, .. } = inputs;
     let privileged = task.options.privileged;
+    let private = userns::ids(inputs)?.is_some();
     let mut given = Given::default();
     if privileged {
         given.rules.push(json!({"allow": true, "access": "rwm"}));
@@ -122,7 +124,11 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Result<Devices, SpecError> {
                     gates.device("devices", &host)?;
                 }
                 for d in found(node, &at, &host)? {
-                    given.add(&at, below(&host, &container, d), d, &access)?;
+                    let path = below(&host, &container, d);
+                    if private {
+                        userns::check_device(&at, &d.path, &path)?;
+                    }
+                    given.add(&at, path, d, &access)?;
                 }
             }
             Asked::Cdi(name) if !privileged => gates.device("devices", name.as_str())?,
@@ -144,7 +150,11 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Result<Devices, SpecError> {
             &wanted.task_path
         };
         for d in found(node, "device", &wanted.host_path)? {
-            given.add("device", below(&wanted.host_path, base, d), d, access)?;
+            let path = below(&wanted.host_path, base, d);
+            if private {
+                userns::check_device("device", &d.path, &path)?;
+            }
+            given.add("device", path, d, access)?;
         }
     }
     Ok(Devices {

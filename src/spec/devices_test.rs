@@ -166,7 +166,7 @@ fn devices_and_rules_need_consent_for_what_they_name() {
     let fuse = task(&["/dev/fuse:/dev/snd/x"]);
     let text = allowed(&[], &fuse).unwrap_err();
     assert!(
-        text.contains("\"/dev/fuse\"") && text.contains("allow_devices = [\"/dev/fuse\"]"),
+        text.contains("\"/dev/fuse\"") && text.contains("allow_devices with \"/dev/fuse\" in it"),
         "{text}"
     );
     // The path in the container is not what consent is about.
@@ -181,7 +181,7 @@ fn devices_and_rules_need_consent_for_what_they_name() {
     assert!(
         allowed(&["/dev/*"], &rules)
             .unwrap_err()
-            .contains("allow_devices = [\"c 10:229 rwm\"]")
+            .contains("allow_devices with \"c 10:229 rwm\" in it")
     );
     assert!(allowed(&["c 10:229 rwm"], &rules).is_ok());
     assert!(allowed(&["*"], &rules).is_ok());

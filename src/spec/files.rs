@@ -68,16 +68,13 @@ fn is_host(name: &str) -> bool {
     !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c.is_control() || c == '#')
 }
 
-/// `name:address`, in the Go driver's words where it is not that; no address for `host-gateway`.
+/// `name:address`, with the Go driver's words where it is not that; no address for `host-gateway`.
 fn parse_extra(extra: &str) -> Result<(&str, Option<IpAddr>), SpecError> {
-    let refuse = |text: String| SpecError::Refused {
-        option: "extra_hosts".to_owned(),
-        text,
-    };
+    let refuse = |text: String| SpecError::option("extra_hosts", extra, text);
     let (name, address) = extra
         .split_once(':')
         .filter(|(name, _)| is_host(name))
-        .ok_or_else(|| refuse(format!("bad format for add-host: {extra:?}")))?;
+        .ok_or_else(|| refuse("bad format for add-host: name:address is expected".to_owned()))?;
     if address == HOST_GATEWAY {
         return Ok((name, None));
     }
@@ -89,7 +86,9 @@ fn parse_extra(extra: &str) -> Result<(&str, Option<IpAddr>), SpecError> {
     };
     match parsed {
         Ok(address) => Ok((name, Some(address))),
-        Err(_) => Err(refuse(format!("invalid IP address in add-host: {address:?}"))),
+        Err(_) => Err(refuse(format!(
+            "invalid IP address in add-host: {address:?}; an IPv4 or IPv6 address, or host-gateway, is expected"
+        ))),
     }
 }
 

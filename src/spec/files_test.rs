@@ -81,13 +81,17 @@ fn hosts_knows_the_groups_address() {
 #[test]
 fn bad_extra_hosts_are_refused_in_the_go_drivers_words() {
     for (extra, want) in [
-        ("nocolon", "bad format for add-host: \"nocolon\""),
-        (":1.1.1.1", "bad format for add-host: \":1.1.1.1\""),
+        ("nocolon", "bad format for add-host: name:address is expected"),
+        (":1.1.1.1", "bad format for add-host: name:address is expected"),
         ("a:nope", "invalid IP address in add-host: \"nope\""),
         ("a:[1.1.1.1]", "invalid IP address in add-host: \"[1.1.1.1]\""),
         ("a:host-gateway ", "invalid IP address in add-host: \"host-gateway \""),
     ] {
-        assert_eq!(parse_extra(extra).unwrap_err().to_string(), want);
+        let text = parse_extra(extra).unwrap_err().to_string();
+        assert!(
+            text.starts_with(&format!("option extra_hosts: {extra:?}: {want}")),
+            "{text}"
+        );
     }
     assert!(parse_extra("a\nb:1.1.1.1").is_err());
 }

@@ -10,7 +10,7 @@ use super::options::{self, BindOptions, DeviceOption, MountOption, TmpfsOptions}
 use super::reference::Reference;
 use super::settings::{self, Settings};
 use super::task::{HostDevice, HostMount, TaskSpec};
-use super::{go, labels, oci, record, signal};
+use super::{go, hosts, labels, oci, record, signal};
 use std::collections::HashMap;
 use std::hint::black_box;
 use std::path::PathBuf;
@@ -28,6 +28,7 @@ pub const TARGETS: &[Target] = &[
     ("users", users),
     ("signals", signals),
     ("references", references),
+    ("hosts_toml", hosts_toml),
     ("handles", handles),
     ("seccomp_profiles", seccomp_profiles),
     ("cdi_files", cdi_files),
@@ -92,6 +93,14 @@ pub fn references(data: &[u8]) {
     if let Ok(reference) = Reference::parse(&String::from_utf8_lossy(data)) {
         // A normal name is its own normal form.
         assert_eq!(Reference::parse(&reference.to_string()).as_ref(), Ok(&reference));
+    }
+}
+
+/// A registry's `hosts.toml`.
+pub fn hosts_toml(data: &[u8]) {
+    for host in hosts::parse(&String::from_utf8_lossy(data)).unwrap_or_default() {
+        let place = host.place("r.example:5000", false);
+        assert!(!place.host.is_empty() && !place.path.ends_with('/'));
     }
 }
 

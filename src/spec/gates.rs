@@ -8,12 +8,14 @@
 //! | `allowed_modes` | none | `pid = ["host"]`, `network = ["host"]` |
 //! | `allow_devices` | none | all |
 //! | `allow_unconfined` | none | `seccomp`, `apparmor` |
+//! | `auth.hosts`, without `auth.server_address` | none | all |
 //! | `volumes.enabled` | `false` | `true` |
 //! | seccomp of a task that says nothing | the default profile | none |
 //! | AppArmor of a task that says nothing | the default profile, if the kernel has it | none |
-//! | `sysctl` that no namespace has of its own | refused | left to the runtime |
+//! | `sysctl` that no namespace has of its own | refused | refused with runc and crun, else left to the runtime |
 //!
-//! Each refusal names the option, its value and the setting that would allow it.
+//! Each refusal names the option, its value and the setting that would allow it: of a list, what has to be in it, since a
+//! list in the configuration replaces the default one.
 
 use super::capabilities;
 use super::error::SpecError;
@@ -190,6 +192,25 @@ impl Gates {
         self.volumes
     }
 
+    /// Namespaces of the host that a task can share, by name.
+    #[must_use]
+    pub fn modes(&self) -> Vec<&'static str> {
+        let all = [Mode::Cgroup, Mode::Ipc, Mode::Network, Mode::Pid, Mode::Uts];
+        let open = all.into_iter().filter(|mode| any(self.patterns(*mode), "host"));
+        open.map(Mode::name).collect()
+    }
+
+    fn patterns(&self, mode: Mode) -> &[String] {
+        let list = match mode {
+            Mode::Pid => &self.modes.pid,
+            Mode::Ipc => &self.modes.ipc,
+            Mode::Uts => &self.modes.uts,
+            Mode::Cgroup => &self.modes.cgroup,
+            Mode::Network => &self.modes.network,
+        };
+        list.as_deref().unwrap_or_default()
+    }
+
     /// A capability (`CAP_…`, or `ALL`) that a task asks for by this value.
     ///
     /// # Errors
@@ -199,7 +220,7 @@ impl Gates {
             self.caps.as_ref().is_none_or(|caps| caps.contains(name)),
             option,
             value,
-            &format!("allow_caps = [{name:?}]"),
+            &listed("allow_caps", name),
         )
     }
 
@@ -212,7 +233,7 @@ impl Gates {
             any(&self.runtimes, name),
             "runtime",
             name,
-            &format!("allow_runtimes = [{name:?}]"),
+            &listed("allow_runtimes", name),
         )
     }
 
@@ -221,18 +242,11 @@ impl Gates {
     /// # Errors
     /// If it is not allowed.
     pub fn mode(&self, mode: Mode, option: &str, value: &str) -> Result<(), SpecError> {
-        let list = match mode {
-            Mode::Pid => &self.modes.pid,
-            Mode::Ipc => &self.modes.ipc,
-            Mode::Uts => &self.modes.uts,
-            Mode::Cgroup => &self.modes.cgroup,
-            Mode::Network => &self.modes.network,
-        };
         allow(
-            any(list.as_deref().unwrap_or_default(), "host"),
+            any(self.patterns(mode), "host"),
             option,
             value,
-            &format!("allowed_modes {{ {} = [\"host\"] }}", mode.name()),
+            &format!("allowed_modes {{ {} }} with \"host\" in it", mode.name()),
         )
     }
 
@@ -241,12 +255,7 @@ impl Gates {
     /// # Errors
     /// If it is not allowed.
     pub fn device(&self, option: &str, name: &str) -> Result<(), SpecError> {
-        allow(
-            any(&self.devices, name),
-            option,
-            name,
-            &format!("allow_devices = [{name:?}]"),
-        )
+        allow(any(&self.devices, name), option, name, &listed("allow_devices", name))
     }
 
     /// A task that does without a protection, or brings its own.
@@ -258,7 +267,7 @@ impl Gates {
             self.unconfined.contains(&protection),
             option,
             value,
-            &format!("allow_unconfined = [{:?}]", protection.name()),
+            &listed("allow_unconfined", protection.name()),
         )
     }
 
@@ -289,6 +298,11 @@ fn protection(name: &str) -> Result<Protection, SpecError> {
     })
 }
 
+/// Consent by an entry of a list. Not written as `name = [entry]`: who copies that loses the rest of the list.
+fn listed(setting: &str, entry: &str) -> String {
+    format!("{setting} with {entry:?} in it")
+}
+
 fn allow(open: bool, option: &str, value: &str, consent: &str) -> Result<(), SpecError> {
     if open {
         return Ok(());
@@ -296,7 +310,7 @@ fn allow(open: bool, option: &str, value: &str, consent: &str) -> Result<(), Spe
     Err(SpecError::Refused {
         option: option.to_owned(),
         text: format!(
-            "option {option}: {value:?}: not allowed on this node; {consent} in the plugin configuration would allow it"
+            "option {option}: {value:?}: not allowed on this node; the plugin setting {consent} would allow it"
         ),
     })
 }

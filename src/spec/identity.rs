@@ -59,6 +59,20 @@ impl ContainerId {
         Self(format!("{stem}-h{}", &hash[..32]))
     }
 
+    /// Names by which the container's own cgroup is known: our own (`/nomad/<container>`), and the scope that the host
+    /// prepares (`<allocation>.<task>.scope`, Nomad `client/lib/cgroupslib`).
+    #[must_use]
+    pub fn cgroup_names(&self, task: &TaskId) -> Vec<String> {
+        let mut names = vec![self.0.clone()];
+        let mut parts = task.as_str().splitn(2, '/');
+        if let (Some(alloc), Some(rest)) = (parts.next(), parts.next())
+            && let Some((name, _)) = rest.rsplit_once('/')
+        {
+            names.push(format!("{alloc}.{name}.scope"));
+        }
+        names
+    }
+
     /// An id that containerd reported.
     #[must_use]
     pub fn reported(id: impl Into<String>) -> Self {
@@ -76,6 +90,27 @@ impl fmt::Display for ContainerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// True for a name that [`ContainerId::of`] gives: it ends in an allocation's UUID and eight hex digits, or in `h` and 32
+/// hex digits.
+#[must_use]
+pub fn is_by_convention(name: &str) -> bool {
+    let is_hex = |text: &str, digits: usize| {
+        text.len() == digits && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    };
+    let Some((rest, last)) = name.rsplit_once('-') else {
+        return false;
+    };
+    if last.strip_prefix('h').is_some_and(|hash| is_hex(hash, 32)) {
+        return is_identifier(rest);
+    }
+    let groups: Vec<&str> = rest.rsplitn(6, '-').collect();
+    let [e, d, c, b, a, task] = groups.as_slice() else {
+        return false;
+    };
+    let uuid = [(a, 8), (b, 4), (c, 4), (d, 4), (e, 12)];
+    is_hex(last, 8) && is_identifier(task) && uuid.into_iter().all(|(group, digits)| is_hex(group, digits))
 }
 
 /// Words of ASCII letters and digits joined by single `.`, `_` or `-`.
@@ -188,6 +223,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_containers_cgroup_has_one_of_two_names() {
+        let task = TaskId::new("alloc/a/b/0a1b2c3d");
+        let container = ContainerId::reported("c");
+        assert_eq!(container.cgroup_names(&task), ["c", "alloc.a/b.scope"]);
+        assert_eq!(container.cgroup_names(&TaskId::new("plain")), ["c"]);
+    }
+
+    #[test]
     fn container_id_shows_task_and_allocation() {
         let task = TaskId::new("11111111-2222-3333-4444-555555555555/web/0a1b2c3d");
         assert_eq!(
@@ -212,6 +255,31 @@ mod tests {
                 is_identifier(c.as_str()) && c.as_str().len() <= CONTAINER_ID_MAX,
                 "{id:?} -> {c}"
             );
+        }
+    }
+
+    #[test]
+    fn names_of_ours_are_known_from_others() {
+        let alloc = "11111111-2222-3333-4444-555555555555";
+        for task in [
+            format!("{alloc}/web-a.b/0a1b2c3d"),
+            format!("{alloc}/ä/0a1b2c3d"),
+            "run/x".to_owned(),
+        ] {
+            assert!(is_by_convention(ContainerId::of(&TaskId::new(task)).as_str()));
+        }
+        for name in [
+            "",
+            "share",
+            "web",
+            alloc,
+            "web-11111111-2222-3333-4444-55555555555-0a1b2c3d",
+            "-11111111-2222-3333-4444-555555555555-0a1b2c3d",
+            "web-11111111-2222-3333-4444-555555555555-0A1B2C3D",
+            "web-h0123456789abcdef0123456789abcde",
+            "11111111-2222-3333-4444-555555555555.web.scope",
+        ] {
+            assert!(!is_by_convention(name), "{name}");
         }
     }
 

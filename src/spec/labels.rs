@@ -70,18 +70,30 @@ pub(super) fn check(labels: &BTreeMap<String, String>) -> Result<(), SpecError> 
     Ok(())
 }
 
-/// Facts of the job by the names that `extra_labels` has for them.
-fn facts(task: &TaskSpec) -> [(&'static str, &str); 8] {
+/// The names that `extra_labels` has for facts of the job.
+pub(super) const FACTS: [&str; 8] = [
+    "job_name",
+    "job_id",
+    "parent_job_id",
+    "task_group_name",
+    "task_name",
+    "namespace",
+    "node_name",
+    "node_id",
+];
+
+/// Facts of the job, in the order of [`FACTS`].
+fn facts(task: &TaskSpec) -> [&str; 8] {
     let job = &task.job;
     [
-        ("job_name", &job.job_name),
-        ("job_id", &job.job_id),
-        ("parent_job_id", &job.parent_job_id),
-        ("task_group_name", &job.task_group),
-        ("task_name", &task.name),
-        ("namespace", &job.namespace),
-        ("node_name", &job.node_name),
-        ("node_id", &job.node_id),
+        &job.job_name,
+        &job.job_id,
+        &job.parent_job_id,
+        &job.task_group,
+        &task.name,
+        &job.namespace,
+        &job.node_name,
+        &job.node_id,
     ]
 }
 
@@ -96,7 +108,7 @@ pub fn labels(
     stop_signal: i32,
 ) -> BTreeMap<String, String> {
     let mut out = task.options.labels.clone();
-    for (name, value) in facts(task) {
+    for (name, value) in FACTS.into_iter().zip(facts(task)) {
         let wanted = settings.extra_labels.iter().any(|pattern| fits(pattern, name));
         if wanted && !value.is_empty() {
             let key = format!("com.hashicorp.nomad.{name}");

@@ -1,17 +1,25 @@
 //! What a container looks like and what it is called. Pure: no I/O, no clock, no actor, no protobuf.
 //!
-//! Options: `table` declares them, `value` and `types` read them, `options` and `settings` list them, `docs` prints them.
+//! Options: `table` declares them, `value` and `types` read them, `options` and `settings` list them, `docs` prints them;
+//! `elsewhere` says what is used in place of options that other drivers have, `settings_check` which settings cannot work;
+//! `auth` is the block of that name, `registry_auth` reads what Docker keeps.
 //! Containers: `oci` puts together what `process`, `init`, `env`, `user`, `ulimit`, `capabilities`, `security`, `seccomp`,
 //! `resources`, `cgroups`, `devices`, `cdi`, `network`, `namespaces`, `sysctl`, `userns`, `netfiles` and `mounts` (with
 //! `volumes`, `tmpfs`, `runtime_mounts`) each know; `node` is what they are told of the machine. `exec` makes one more
-//! process of a container. `labels` and `record` are what survives.
+//! process of a container. `hosts` says where images of a registry come from. `blame` finds the option that a runtime complains of. `labels` and `record` are what survives, `owner` tells whose it is. `canary` is the health
+//! probe's own task; `pull` says when a registry is asked; `doctor` judges a node. `image_gc` says which images go, `tar` reads the headers of archives of images.
 
+pub mod auth;
+pub mod blame;
+pub mod canary;
 mod capabilities;
 pub mod cdi;
 mod cgroups;
 mod device_option;
 mod devices;
 pub mod docs;
+pub mod doctor;
+mod elsewhere;
 mod env;
 pub mod error;
 pub mod exec;
@@ -21,8 +29,10 @@ pub mod fuzzing;
 pub mod gates;
 pub mod go;
 mod handle_go;
+pub mod hosts;
 pub mod identity;
 pub mod image;
+pub mod image_gc;
 pub mod init;
 pub mod labels;
 mod mounts;
@@ -32,10 +42,13 @@ mod network;
 pub mod node;
 pub mod oci;
 pub mod options;
+pub mod owner;
 mod path;
 mod process;
+pub mod pull;
 pub mod record;
 pub mod reference;
+pub mod registry_auth;
 mod resources;
 pub mod runtime;
 mod runtime_mounts;
@@ -45,9 +58,11 @@ pub mod secret;
 mod security;
 mod security_opt;
 pub mod settings;
+mod settings_check;
 pub mod signal;
 mod sysctl;
 pub mod table;
+pub mod tar;
 pub mod task;
 mod tmpfs;
 mod types;

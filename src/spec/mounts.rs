@@ -11,14 +11,18 @@ use super::identity::ContainerId;
 use super::init;
 use super::namespaces;
 use super::netfiles::NetFiles;
-use super::oci::{Beneath, GeneratedFile, Inputs};
+use super::oci::{Beneath, Expected, GeneratedFile, Inputs};
 use super::path::{self, inside};
 use super::runtime_mounts;
 use super::task::{HostMount, TaskSpec};
+use super::tmpfs;
 use super::user::User;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+/// What asks for a mount in place of an image's VOLUME.
+pub(super) const IMAGE_VOLUME: &str = "image VOLUME";
 
 /// All mounts and what they need on the host.
 #[derive(Debug, Default)]
@@ -59,7 +63,8 @@ impl Mounts {
             ..Self::default()
         };
         for mount in &task.options.mounts {
-            m.block(inputs, mount)?;
+            m.block(inputs, mount)
+                .map_err(|e| e.named("mounts", &mount.at).named("mount", &mount.at))?;
         }
         for text in &task.options.volumes {
             m.volume(inputs, text)?;
@@ -75,6 +80,7 @@ impl Mounts {
         net_files.hosts(&mut m)?;
         net_files.hostname(&mut m)?;
         if let Some(program) = init::program(inputs)? {
+            init::has_place(m.taken.get(init::DIR).copied())?;
             let options = ["bind", "rprivate", "ro", "nosuid", "nodev"];
             m.push("init", init::TARGET, "bind", &program.to_string_lossy(), &options)?;
         }
@@ -90,6 +96,37 @@ impl Mounts {
         self.list.sort_by_key(|mount| target(mount).matches('/').count());
         self.own.extend(self.list);
         self.own
+    }
+
+    /// What a process of the container must find at each target.
+    pub(super) fn expected(&self, inputs: &Inputs<'_>) -> Vec<Expected> {
+        // Who may mount host paths may mount anywhere, and so may the privileged.
+        let anywhere = inputs.gates.volumes() || inputs.task.options.privileged;
+        let expected = |mount: &Value| {
+            let text = mount["destination"].as_str()?;
+            let options = mount["options"].as_array().into_iter().flatten();
+            let options: Vec<&str> = options.filter_map(Value::as_str).collect();
+            let by = self.taken.get(text).copied().unwrap_or("mount");
+            let has = |words: &[&str]| options.iter().any(|option| words.contains(option));
+            // In place of a VOLUME it is as the image has it.
+            let own_mode = mount["type"] == "tmpfs" && by != IMAGE_VOLUME;
+            Some(Expected {
+                by,
+                target: PathBuf::from(text),
+                read_only: has(&["ro", "rro"]),
+                all_read_only: has(&["rro"]),
+                shared: mount["type"] == "bind" && has(&["shared", "rshared"]),
+                mode: own_mode.then(|| tmpfs::mode_of(&options)).flatten(),
+                source: self.beneath.iter().position(|mount| mount.target == Path::new(text)),
+                anywhere: anywhere || is_delicate(text),
+            })
+        };
+        self.list.iter().filter_map(expected).collect()
+    }
+
+    /// Targets and what asked for them, of all but the runtime's own.
+    pub(super) fn taken(&self) -> &BTreeMap<String, &'static str> {
+        &self.taken
     }
 
     /// True if something other than the runtime's own is mounted there or above.
@@ -149,8 +186,11 @@ impl Mounts {
         } else {
             format!("/{}", mount.task_path)
         };
-        // CSI plugins bring the host's `/dev`, and are privileged.
-        if is_delicate(&clean("volume_mount", &target)?) && !inputs.task.options.privileged {
+        let place = clean("volume_mount", &target)?;
+        // Nomad gives every CSI plugin, privileged or not, the host's `/dev` at `/dev` (`csi_plugin_supervisor_hook.go`): no job
+        // has asked for it, and its devices stay closed to a task that is not given them.
+        let of_csi = place == "/dev" && path::clean(&mount.host_path).as_deref() == Some("/dev");
+        if is_delicate(&place) && !of_csi && !inputs.task.options.privileged {
             inputs.gates.host_path("volume_mount", &target)?;
         }
         if !mount.selinux_label.is_empty() {
@@ -171,10 +211,11 @@ impl Mounts {
         )
     }
 
-    /// A shared or slave mount needs a root that lets it be one (as in Docker's `oci_linux.go`).
+    /// A shared or slave mount needs a root that lets it be one (as in Docker's `oci_linux.go`). Not recursively where it is
+    /// shared: crun applies it once more to all that it has mounted, private mounts too.
     pub(super) fn propagate(&mut self, option: &str) {
         match (option, self.propagation) {
-            ("shared" | "rshared", _) => self.propagation = Some("rshared"),
+            ("shared" | "rshared", _) => self.propagation = Some("shared"),
             ("slave" | "rslave", None) => self.propagation = Some("rslave"),
             _ => {}
         }
@@ -214,6 +255,7 @@ impl Mounts {
                 dir: task.alloc_dir.clone(),
                 source: source.clone(),
                 target: PathBuf::from(&target),
+                contested: false,
             });
             self.label_of_settings(inputs, &source)?;
             // Private: a bind that is left over must not keep Nomad from unmounting the directory.

@@ -104,8 +104,8 @@ fn mounts_come_in_the_documented_order() {
             "/etc/x.conf=/a/web/local/x.conf:rbind,ro",
             "/etc/resolv.conf=/etc/resolv.conf:rbind,rprivate,ro",
             "/alloc/logs=/a/alloc/logs:rbind,rprivate,ro",
-            "/etc/hosts=/run/containerd-driver/c/hosts:rbind,rprivate,rw",
-            "/etc/hostname=/run/containerd-driver/c/hostname:rbind,rprivate,rw",
+            "/etc/hosts=/a/web/.containerd-driver/hosts:rbind,rprivate,rw",
+            "/etc/hostname=/a/web/.containerd-driver/hostname:rbind,rprivate,rw",
         ]
     );
     let built = build(&task).unwrap();
@@ -118,11 +118,14 @@ fn mounts_come_in_the_documented_order() {
             ("/a", "/a/web/local", "/local"),
             ("/a", "/a/alloc", "/alloc"),
             ("/a", "/a/alloc/logs", "/alloc/logs"),
+            ("/a", "/a/web/.containerd-driver/hosts", "/etc/hosts"),
+            ("/a", "/a/web/.containerd-driver/hostname", "/etc/hostname"),
         ]
         .map(|(dir, source, target)| Beneath {
             dir: dir.into(),
             source: source.into(),
             target: target.into(),
+            contested: false,
         })
     );
 }
@@ -134,8 +137,8 @@ fn without_an_allocation_directory_files_are_in_the_run_directory() {
         lines(&task),
         [
             "/etc/resolv.conf=/etc/resolv.conf:rbind,rprivate,ro",
-            "/etc/hosts=/run/containerd-driver/c/hosts:rbind,rprivate,rw",
-            "/etc/hostname=/run/containerd-driver/c/hostname:rbind,rprivate,rw"
+            "/etc/hosts=/run/containerd-driver/c/hosts:rbind,rprivate,ro",
+            "/etc/hostname=/run/containerd-driver/c/hostname:rbind,rprivate,ro"
         ]
     );
 }
@@ -174,7 +177,7 @@ fn dns_block_host_dns_and_host_network_decide_resolv_conf() {
         [
             "/etc/resolv.conf=/etc/resolv.conf:rbind,rprivate,ro",
             "/etc/hosts=/etc/hosts:rbind,rprivate,ro",
-            "/etc/hostname=/run/containerd-driver/c/hostname:rbind,rprivate,rw"
+            "/etc/hostname=/run/containerd-driver/c/hostname:rbind,rprivate,ro"
         ]
     );
     task.options.extra_hosts = vec!["a:1.1.1.1".to_owned()];
@@ -194,8 +197,6 @@ fn a_target_is_taken_once() {
     // The runtime's own may be covered, and a file of the job's is left alone.
     task.options.mounts = vec![bind("/x", "/run", &["rbind"]), bind("/y", "/etc/hosts", &["rbind"])];
     assert_eq!(build(&task).unwrap().files.len(), 1);
-    task.options.extra_hosts = vec!["a:1.1.1.1".to_owned()];
-    assert!(build(&task).unwrap_err().contains("extra_hosts"));
 }
 
 #[test]
@@ -207,9 +208,9 @@ fn bad_mounts_are_refused() {
     };
     assert_eq!(
         refuse(bind("/x", "/y", &[])),
-        "Options cannot be empty for mount type: volume. You need to atleast pass rbind and ro."
+        "option mounts: \"/y\": Options cannot be empty for mount type: volume. You need to atleast pass rbind and ro."
     );
-    assert!(refuse(bind("../../etc", "/y", &["rbind"])).contains("without '..'"));
+    assert!(refuse(bind("../../etc", "/y", &["rbind"])).contains("no other '..'"));
     assert!(refuse(bind("", "/y", &["rbind"])).contains("a source is required"));
     for target in ["y", "/", "", "/a/../b"] {
         assert!(
@@ -241,7 +242,11 @@ fn other_file_systems_need_no_source_and_no_options() {
 #[test]
 fn shm_has_the_size_asked_for() {
     let mut task = TaskSpec::default();
-    for (size, want) in [(None, "size=67108864"), (Some("128M"), "size=134217728")] {
+    for (size, want) in [
+        (None, "size=67108864"),
+        (Some("0"), "size=67108864"),
+        (Some("128M"), "size=134217728"),
+    ] {
         task.options.shm_size = size.map(ToOwned::to_owned);
         let all = build(&task).unwrap().into_json();
         assert!(all[3]["options"].as_array().unwrap().contains(&json!(want)));
@@ -262,44 +267,6 @@ fn a_task_name_cannot_leave_the_allocation_directory() {
             "{name:?}"
         );
     }
-}
-
-#[test]
-fn a_mount_at_or_above_one_of_the_runtimes_own_takes_its_place() {
-    let targets = |change: fn(&mut TaskSpec)| {
-        let mut task = TaskSpec::default();
-        change(&mut task);
-        let lines = all_lines(build(&task).unwrap());
-        lines
-            .into_iter()
-            .map(|l| l.split('=').next().unwrap().to_owned())
-            .collect::<Vec<_>>()
-    };
-    let csi = targets(|t| {
-        t.mounts = vec![HostMount {
-            task_path: "/dev".to_owned(),
-            host_path: "/dev".to_owned(),
-            ..HostMount::default()
-        }];
-    });
-    assert_eq!(
-        csi,
-        [
-            "/proc",
-            "/sys",
-            "/run",
-            "/sys/fs/cgroup",
-            "/dev",
-            "/etc/resolv.conf",
-            "/etc/hosts",
-            "/etc/hostname"
-        ]
-    );
-    let shm = targets(|t| t.options.tmpfs = vec!["/dev/shm:size=1g".to_owned()]);
-    assert_eq!(shm.iter().filter(|t| *t == "/dev/shm").count(), 1);
-    assert_eq!(shm.last().unwrap(), "/etc/hostname");
-    let near = targets(|t| t.options.tmpfs = vec!["/device".to_owned()]);
-    assert!(near.contains(&"/dev".to_owned()));
 }
 
 #[test]
@@ -373,24 +340,10 @@ fn volumes_of_an_image_are_in_memory_under_a_read_only_root() {
 }
 
 #[test]
-fn the_init_program_is_mounted_where_it_is_run() {
-    let mut task = TaskSpec::default();
-    task.options.init = true;
-    let node = NodeFacts {
-        init_program: Some("/usr/bin/tini-static".into()),
-        ..node()
-    };
-    let build = |task: &TaskSpec| build_on(task, &node, &ImageFacts::default(), &Settings::go_driver());
-    let line = "/dev/init=/usr/bin/tini-static:bind,rprivate,ro,nosuid,nodev".to_owned();
-    assert!(all_lines(build(&task).unwrap()).contains(&line));
-    task.options.tmpfs = vec!["/dev/init".to_owned()];
-    assert!(build(&task).unwrap_err().contains("init: \"/dev/init\""));
-}
-
-#[test]
 fn ipc_mode_decides_on_shared_memory_and_queues() {
-    let lines = |mode: &str, ipc: &[&str]| {
+    let with_shm = |mode: &str, shm_size: Option<&str>, ipc: &[&str]| {
         let mut task = TaskSpec::default();
+        task.options.shm_size = shm_size.map(ToOwned::to_owned);
         task.options.ipc_mode = Some(mode.to_owned());
         let settings = Settings {
             allowed_modes: Some(AllowedModes {
@@ -401,12 +354,20 @@ fn ipc_mode_decides_on_shared_memory_and_queues() {
         };
         build_on(&task, &node(), &ImageFacts::default(), &settings).map(|m| all_lines(m).join("\n"))
     };
+    let lines = |mode: &str, ipc: &[&str]| with_shm(mode, None, ipc);
     assert!(lines("private", &[]).unwrap().contains("/dev/shm=shm:"));
     let none = lines("none", &[]).unwrap();
     assert!(!none.contains("/dev/shm") && none.contains("/dev/mqueue=mqueue:"));
     let host = lines("host", &["host"]).unwrap();
     assert!(host.contains("/dev/shm=/dev/shm:rbind") && host.contains("/dev/mqueue=mqueue:"));
     assert!(lines("host", &[]).unwrap_err().contains("allowed_modes"));
+    for mode in ["none", "host"] {
+        let refused = with_shm(mode, Some("1m"), &["host"]).unwrap_err();
+        assert!(
+            refused.starts_with("option shm_size: \"1m\": ") && refused.contains(&format!("ipc_mode = {mode:?}")),
+            "{refused}"
+        );
+    }
     assert!(lines("sideways", &[]).is_err());
 }
 
@@ -466,3 +427,6 @@ proptest! {
         }
     }
 }
+
+#[path = "mounts_dev_test.rs"]
+mod dev;

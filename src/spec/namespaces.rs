@@ -41,9 +41,11 @@ pub(super) fn host_pid(inputs: &Inputs<'_>) -> Result<bool, SpecError> {
     match inputs.task.options.pid_mode.as_deref().unwrap_or_default() {
         "" | "private" => Ok(false),
         mode if mode.eq_ignore_ascii_case("host") => consent(inputs, Mode::Pid, "pid_mode", mode).map(|()| true),
-        _ => Err(SpecError::Refused {
+        other => Err(SpecError::Refused {
             option: "pid_mode".to_owned(),
-            text: "Invalid pid_mode. Set pid_mode=host to enable host pid namespace.".to_owned(),
+            text: format!(
+                "option pid_mode: {other:?}: Invalid pid_mode. Set pid_mode=host to enable host pid namespace."
+            ),
         }),
     }
 }

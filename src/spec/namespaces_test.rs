@@ -97,7 +97,7 @@ fn each_can_be_the_hosts() {
         assert!(with.len() == 5 && !with.contains(&kind.to_owned()), "{kind}: {with:?}");
         let refused = types(change, &Settings::default()).unwrap_err();
         assert!(
-            refused.contains(&format!("allowed_modes {{ {kind} = [\"host\"] }}")),
+            refused.contains(&format!("allowed_modes {{ {kind} }} with \"host\" in it")),
             "{refused}"
         );
         // A privileged task passed a wider gate.
@@ -111,7 +111,10 @@ fn each_can_be_the_hosts() {
 #[test]
 fn unknown_modes_are_refused_by_name() {
     let cases: [Case; 6] = [
-        (|o| o.pid_mode = Some("task".to_owned()), "Invalid pid_mode."),
+        (
+            |o| o.pid_mode = Some("task".to_owned()),
+            "option pid_mode: \"task\": Invalid pid_mode.",
+        ),
         (
             |o| o.ipc_mode = Some("container:x".to_owned()),
             "option ipc_mode: \"container:x\": host, private",
@@ -168,14 +171,14 @@ fn a_groups_network_is_joined() {
     assert!(
         last(&task)
             .unwrap_err()
-            .starts_with("host_network and bridge network mode are mutually exclusive")
+            .starts_with("option network_mode: \"host\": host_network and bridge network mode are mutually exclusive")
     );
     task.options.network_mode = None;
     task.options.host_network = true;
     assert!(
         last(&task)
             .unwrap_err()
-            .starts_with("host_network and bridge network mode are mutually exclusive")
+            .starts_with("option host_network: true: host_network and bridge network mode are mutually exclusive")
     );
     task.options.host_network = false;
     task.network = Some(NetworkNamespace {
@@ -203,8 +206,9 @@ fn a_user_namespace_has_ids_and_excludes_what_it_cannot_have() {
         ["ipc", "uts", "mount", "pid", "cgroup", "user", "network"]
     );
     assert!(types(private, &Settings::default()).unwrap_err().contains("userns_ids"));
-    let cases: [Case; 3] = [
+    let cases: [Case; 4] = [
         (|o| o.privileged = true, "privileged"),
+        (|o| o.ipc_mode = Some("host".to_owned()), "ipc_mode"),
         (|o| o.pid_mode = Some("host".to_owned()), "pid_mode"),
         (|o| o.host_network = true, "host_network"),
     ];
@@ -218,6 +222,114 @@ fn a_user_namespace_has_ids_and_excludes_what_it_cannot_have() {
             "{error}"
         );
     }
+}
+
+#[test]
+fn a_user_namespace_goes_with_the_hosts_name_and_cgroup_tree() {
+    let with = |change: fn(&mut TaskOptions)| {
+        let mut task = TaskSpec::default();
+        task.options.userns = Some("private".to_owned());
+        change(&mut task.options);
+        built(&task, &NodeFacts::default(), &all_modes()).unwrap()
+    };
+    let all = with(|o| (o.uts_mode, o.cgroupns) = (Some("host".to_owned()), Some("host".to_owned())));
+    assert_eq!(all, ["ipc", "mount", "pid", "user", "network"]);
+}
+
+#[test]
+fn ids_beyond_those_of_the_namespace_are_refused_by_who_asked_for_them() {
+    let check = |user: &str, groups: &[&str], image: &ImageFacts| {
+        let mut task = TaskSpec {
+            user: user.to_owned(),
+            ..TaskSpec::default()
+        };
+        task.options.group_add = groups.iter().map(|g| (*g).to_owned()).collect();
+        let found = crate::spec::user::resolve(&task, image).unwrap();
+        let ids = userns::UsernsIds {
+            first: 100_000,
+            count: 1000,
+        };
+        let settings = Settings::default();
+        let inputs = Inputs {
+            task: &task,
+            image,
+            node: &NodeFacts::default(),
+            settings: &settings,
+            gates: &Gates::of(&settings).unwrap(),
+        };
+        userns::check_user(&inputs, ids, &found).map_err(|e| e.to_string())
+    };
+    let plain = ImageFacts::default();
+    assert_eq!(check("999:999", &["7"], &plain), Ok(()));
+    let image = ImageFacts {
+        user: "app".to_owned(),
+        passwd: "app:x:5:5::/:\n".to_owned(),
+        group: "far:x:5000:app\nbig:x:6000:\n".to_owned(),
+        ..ImageFacts::default()
+    };
+    for (user, groups, image, want) in [
+        (
+            "1000",
+            &[][..],
+            &plain,
+            "option user: \"1000\": with userns = \"private\" ids from 0 to 999",
+        ),
+        ("0:1000", &[], &plain, "option user: \"0:1000\": "),
+        ("0", &["7", "70000"], &plain, "option group_add: \"70000\": "),
+        ("5:5", &["big"], &image, "option group_add: \"big\": "),
+        ("", &[], &image, "option user: \"app\": the image gives it group 5000"),
+    ] {
+        let text = check(user, groups, image).unwrap_err();
+        assert!(text.starts_with(want), "{text}");
+    }
+}
+
+#[test]
+fn ports_are_labels_that_the_group_has() {
+    let mut task = TaskSpec::default();
+    let check = |task: &TaskSpec| {
+        let checked = with(
+            task,
+            &NodeFacts::default(),
+            &Settings::go_driver(),
+            network::check_ports,
+        );
+        checked.map_err(|e| e.to_string())
+    };
+    let says = |task: &TaskSpec, label: &str, end: &str| {
+        let text = check(task).unwrap_err();
+        let whole = text.starts_with(&format!("option ports: {label:?}: ")) && text.ends_with(end);
+        assert!(whole, "{text}");
+    };
+    assert_eq!(check(&task), Ok(()));
+    task.options.ports = vec!["http".to_owned(), "admin".to_owned()];
+    let known = || ["http", "metrics"].map(ToOwned::to_owned).into();
+    let loopback =
+        "a loopback interface only; network { mode = \"bridge\" } in the group, or host_network = true, is expected";
+    says(&task, "http", loopback);
+    // The group's ports are those of the host there.
+    task.ports = known();
+    says(&task, "http", loopback);
+    task.network = Some(NetworkNamespace {
+        path: "/var/run/netns/x".to_owned(),
+        hosts: None,
+    });
+    says(&task, "admin", "there is http, metrics");
+    task.options.network_mode = Some("none".to_owned());
+    says(&task, "http", loopback);
+    task.options.network_mode = None;
+    task.ports.clear();
+    says(&task, "http", "there is none");
+    task.ports = known();
+    task.options.ports.truncate(1);
+    assert_eq!(check(&task), Ok(()));
+    // With the host's network there is nothing to map.
+    (task.network, task.options.host_network) = (None, true);
+    assert_eq!(check(&task), Ok(()));
+    task.options.ports.push("admin".to_owned());
+    says(&task, "admin", "there is http, metrics");
+    task.ports.clear();
+    assert_eq!(check(&task), Ok(()));
 }
 
 #[test]

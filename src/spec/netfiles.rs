@@ -1,17 +1,25 @@
 //! `/etc/resolv.conf`, `/etc/hosts` and `/etc/hostname` of a container: which ones, and from where.
 //!
-//! Generated files lie in the container's run directory: the Go driver put them where the task could replace them, and the
-//! next start followed what it had put there. A file of the host that is used as it is, is bound,
-//! so that its changes show. The job's own mount at such a place counts before any of these.
+//! Generated files lie where no task has a way to: the Go driver put them where the task could replace them, and the
+//! next start followed what it had put there. What the task may write, as Docker's may, lies on the disk of its allocation,
+//! beside the directories that it is shown: in the run directory, which is in memory, it could take the memory of the node.
+//! A file of the host that is used as it is, is bound, so that its changes show. The job's own mount at such a place counts
+//! before any of these, whatever they are made of.
 
 use super::error::SpecError;
 use super::files;
 use super::identity::ContainerId;
-use super::mounts::Mounts;
+use super::mounts::{Mounts, task_dir};
 use super::namespaces::host_uts;
 use super::network::{Network, network};
-use super::oci::{GeneratedFile, Inputs};
+use super::oci::{Beneath, GeneratedFile, Inputs};
 use super::task::Dns;
+use std::path::PathBuf;
+
+/// Directory of what the task may write, in the task's own: of it a task without consent is shown the
+/// files alone.
+/// It stays for the next start and goes with the allocation.
+pub(super) const WRITABLE: &str = ".containerd-driver";
 
 /// Where the name servers come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,14 +42,13 @@ impl NetFiles<'_> {
     pub(super) fn resolv_conf(&self, m: &mut Mounts) -> Result<(), SpecError> {
         const TARGET: &str = "/etc/resolv.conf";
         match resolver(self.inputs)? {
+            Some(_) if m.has(TARGET) => Ok(()),
             Some(Resolver::Text(by, content)) => {
-                let path = self.write(m, "resolv.conf", content)?;
+                let path = self.write(m, "resolv.conf", content);
                 m.push(by, TARGET, "bind", &path, &["bind", "rprivate", "ro"])
             }
-            Some(Resolver::File(path)) if !m.has(TARGET) => {
-                m.push("host_dns", TARGET, "bind", &path, &["rbind", "rprivate", "ro"])
-            }
-            Some(Resolver::File(_)) | None => Ok(()),
+            Some(Resolver::File(path)) => m.push("host_dns", TARGET, "bind", &path, &["rbind", "rprivate", "ro"]),
+            None => Ok(()),
         }
     }
 
@@ -51,11 +58,11 @@ impl NetFiles<'_> {
         let Inputs { task, node, .. } = self.inputs;
         let network = network(self.inputs)?;
         let extra = !task.options.extra_hosts.is_empty();
-        if extra || !(network == Network::Host || m.has(TARGET)) {
+        if extra || network != Network::Host {
+            // Made in any case, so that what cannot be is refused whatever is mounted.
             let content = files::hosts(task, network, self.hostname, node)?;
-            let path = self.write(m, "hosts", content)?;
             let by = if extra { "extra_hosts" } else { "hosts file" };
-            return m.push(by, TARGET, "bind", &path, &["rbind", "rprivate", "rw"]);
+            return self.writable(m, by, TARGET, "hosts", content);
         }
         if node.hosts.is_some() && !m.has(TARGET) {
             m.push("host_network", TARGET, "bind", TARGET, &["rbind", "rprivate", "ro"])?;
@@ -66,26 +73,57 @@ impl NetFiles<'_> {
     /// `/etc/hostname`, unless the name is the host's.
     pub(super) fn hostname(&self, m: &mut Mounts) -> Result<(), SpecError> {
         const TARGET: &str = "/etc/hostname";
-        if host_uts(self.inputs)? || m.has(TARGET) {
+        if host_uts(self.inputs)? {
             return Ok(());
         }
-        let path = self.write(m, "hostname", format!("{}\n", self.hostname))?;
-        m.push("hostname", TARGET, "bind", &path, &["rbind", "rprivate", "rw"])
+        self.writable(m, "hostname", TARGET, "hostname", format!("{}\n", self.hostname))
     }
 
-    /// Plans a file in the container's run directory, where no task has a way to: one beside the task's directories could be
-    /// replaced by a link before the runtime mounts it, by whoever can write there.
-    fn write(&self, m: &mut Mounts, name: &str, content: String) -> Result<String, SpecError> {
-        let dir = self.inputs.node.run_dir.join(self.container.as_str());
-        let path_on_host = dir.join(name);
-        let path = path_on_host.to_string_lossy().into_owned();
-        m.files.push(GeneratedFile {
-            path_on_host,
-            content,
-            mode: 0o644,
+    /// Plans a file that the task may write. Without an allocation there is no place for it that has a bound: it is
+    /// read-only then.
+    fn writable(
+        &self,
+        m: &mut Mounts,
+        by: &'static str,
+        target: &str,
+        name: &str,
+        content: String,
+    ) -> Result<(), SpecError> {
+        if m.has(target) {
+            return Ok(());
+        }
+        let Some(own) = task_dir(self.inputs.task)? else {
+            let path = self.write(m, name, content);
+            return m.push(by, target, "bind", &path, &["rbind", "rprivate", "ro"]);
+        };
+        let source = own.join(WRITABLE).join(name);
+        // Who mounts the whole directory, with the operator's consent, can put a link in its place.
+        m.beneath.push(Beneath {
+            dir: self.inputs.task.alloc_dir.clone(),
+            source: source.clone(),
+            target: target.into(),
+            contested: false,
         });
-        Ok(path)
+        let path = plan(m, source, content);
+        m.push(by, target, "bind", &path, &["rbind", "rprivate", "rw"])
     }
+
+    /// Plans a file in the container's run directory.
+    fn write(&self, m: &mut Mounts, name: &str, content: String) -> String {
+        let dir = self.inputs.node.run_dir.join(self.container.as_str());
+        plan(m, dir.join(name), content)
+    }
+}
+
+/// Plans a file, and returns its path as a mount names it.
+fn plan(m: &mut Mounts, path_on_host: PathBuf, content: String) -> String {
+    let path = path_on_host.to_string_lossy().into_owned();
+    m.files.push(GeneratedFile {
+        path_on_host,
+        content,
+        mode: 0o644,
+    });
+    path
 }
 
 /// Group, task, plugin configuration, host, in this order; `None` leaves the image's own file.

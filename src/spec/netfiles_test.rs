@@ -169,7 +169,7 @@ fn hostname_is_a_file_unless_it_is_the_hosts_or_the_jobs() {
     assert_eq!((found.content.as_str(), found.mode), ("h\n", 0o644));
     assert_eq!(
         mount(built, "/etc/hostname").unwrap(),
-        "/run/containerd-driver/c/hostname rbind,rprivate,rw"
+        "/a/web/.containerd-driver/hostname rbind,rprivate,rw"
     );
     task.options.uts_mode = Some("host".to_owned());
     assert_eq!(mount(mounts(&task).unwrap(), "/etc/hostname"), None);
@@ -186,17 +186,72 @@ fn hostname_is_a_file_unless_it_is_the_hosts_or_the_jobs() {
     );
 }
 
-/// The directories a task can write are its `local` and `secrets` and the shared `alloc`.
+/// The directories a task can write are its `local` and `secrets` and the shared `alloc`. What it can write by its mounts is
+/// not in the memory of the node either.
 #[test]
-fn no_generated_file_is_in_a_directory_of_the_task() {
+fn no_generated_file_is_in_a_directory_of_the_task_nor_in_memory_if_it_can_be_written() {
     let mut task = task();
     task.options.dns_servers = list(&["1.1.1.1"]);
-    let files = mounts(&task).unwrap().files;
-    assert_eq!(files.len(), 3);
-    for file in files {
-        assert_eq!(
-            file.path_on_host.parent().unwrap(),
-            std::path::Path::new("/run/containerd-driver/c")
+    let built = mounts(&task).unwrap();
+    let paths: Vec<_> = built
+        .files
+        .iter()
+        .map(|f| f.path_on_host.display().to_string())
+        .collect();
+    assert_eq!(
+        paths,
+        [
+            "/run/containerd-driver/c/resolv.conf",
+            "/a/web/.containerd-driver/hosts",
+            "/a/web/.containerd-driver/hostname",
+        ]
+    );
+    // Whoever can write there can lay a link: what is mounted must be what was written.
+    let last: Vec<_> = built
+        .beneath
+        .iter()
+        .rev()
+        .take(2)
+        .map(|b| b.source.display().to_string())
+        .collect();
+    assert_eq!(last, [paths[2].clone(), paths[1].clone()]);
+    let in_memory = |m: &Value| m["source"].as_str().is_some_and(|source| source.starts_with("/run/"));
+    for mount in built.into_json().iter().filter(|m| in_memory(m)) {
+        assert!(
+            mount["options"].as_array().unwrap().iter().any(|o| o == "ro"),
+            "{mount}"
         );
     }
+}
+
+/// Whoever asks for what is in the file: plugin, group or task.
+#[test]
+fn the_jobs_own_mount_counts_before_what_would_be_written() {
+    for (target, name) in [
+        ("/etc/resolv.conf", "resolv.conf"),
+        ("/etc/hosts", "hosts"),
+        ("/etc/hostname", "hostname"),
+    ] {
+        let mut task = task();
+        task.options.volumes = list(&[&format!("/srv/mine:{target}")]);
+        task.options.dns_servers = list(&["1.1.1.1"]);
+        task.options.extra_hosts = list(&["a:1.1.1.1"]);
+        task.options.hostname = Some("me".to_owned());
+        for group in [None, Some(Dns::default())] {
+            task.dns = group;
+            let built = |inputs: &Inputs<'_>| {
+                let user = crate::spec::user::resolve(inputs.task, inputs.image)?;
+                Mounts::build(inputs, &ContainerId::reported("c"), "h", &user)
+            };
+            let built = with(&task, &stub(), &settings(&["9.9.9.9"]), built).unwrap();
+            assert!(built.files.iter().all(|f| !f.path_on_host.ends_with(name)), "{target}");
+            assert_eq!(built.files.len(), 2);
+            assert_eq!(mount(built, target).unwrap(), "/srv/mine rbind,rprivate");
+        }
+    }
+    // What cannot be written is refused all the same.
+    let mut task = task();
+    task.options.volumes = list(&["/srv/mine:/etc/hosts"]);
+    task.options.extra_hosts = list(&["nocolon"]);
+    assert!(mounts(&task).unwrap_err().contains("nocolon"));
 }

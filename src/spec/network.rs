@@ -49,18 +49,20 @@ pub(super) fn network<'a>(inputs: &Inputs<'a>) -> Result<Network<'a>, SpecError>
         ));
     }
     if o.host_network || mode == "host" {
-        if group.is_some() {
-            return Err(SpecError::Refused {
-                option: "host_network".to_owned(),
-                text: "host_network and bridge network mode are mutually exclusive, and only one of them should be set"
-                    .to_owned(),
-            });
-        }
         let (option, value) = if o.host_network {
             ("host_network", "true")
         } else {
             ("network_mode", mode)
         };
+        if group.is_some() {
+            let shown = if o.host_network { "true" } else { "\"host\"" };
+            return Err(SpecError::Refused {
+                option: option.to_owned(),
+                text: format!(
+                    "option {option}: {shown}: host_network and bridge network mode are mutually exclusive, and only one of them should be set"
+                ),
+            });
+        }
         consent(inputs, Mode::Network, option, value)?;
         return Ok(Network::Host);
     }
@@ -80,6 +82,39 @@ pub(super) fn network<'a>(inputs: &Inputs<'a>) -> Result<Network<'a>, SpecError>
         )),
         None => Ok(Network::Own),
     }
+}
+
+/// Checks `ports`. Nomad maps what a group's network of its own has; a label that is not there is a typing error, after which
+/// nothing would listen where the job's author believes. In the host's network nothing needs to be mapped; there a label is
+/// looked for only where there are any, as Nomad's Docker driver does (`createContainerConfig`).
+pub(super) fn check_ports(inputs: &Inputs<'_>) -> Result<(), SpecError> {
+    let task = inputs.task;
+    let Some(first) = task.options.ports.first() else {
+        return Ok(());
+    };
+    match network(inputs)? {
+        Network::Own => {
+            let allowed = "nothing maps it: the task has a loopback interface only; network { mode = \"bridge\" } in the group, \
+                           or host_network = true, is expected";
+            return Err(SpecError::option("ports", first, allowed));
+        }
+        Network::Host if task.ports.is_empty() => return Ok(()),
+        Network::Host | Network::Group(_) => {}
+    }
+    let Some(label) = task.options.ports.iter().find(|label| !task.ports.contains(*label)) else {
+        return Ok(());
+    };
+    let known: Vec<&str> = task.ports.iter().map(String::as_str).collect();
+    let known = if known.is_empty() {
+        "none".to_owned()
+    } else {
+        known.join(", ")
+    };
+    Err(SpecError::option(
+        "ports",
+        label,
+        format!("the label of a port in the group's network block is expected; there is {known}"),
+    ))
 }
 
 /// The host name: the host's own if it is shared; else the option, else `<task>-<first 8 of the allocation id>`.

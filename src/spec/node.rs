@@ -66,7 +66,8 @@ pub struct NodeFacts {
     pub cpuset_cgroup_exists: bool,
     /// Effective capabilities of the plugin process, as `CAP_…`.
     pub capabilities: Vec<String>,
-    /// Most open files that may be given to a process (`fs.nr_open`, or the plugin's hard limit); 0 for unknown.
+    /// Most open files that may be given to a process (`fs.nr_open`, or containerd's hard limit if it may not
+    /// raise one); 0 for unknown.
     pub nofile_limit: u64,
     /// Sum of the MHz of all cores; 0 for unknown.
     pub total_compute_mhz: u64,

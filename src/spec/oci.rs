@@ -7,7 +7,7 @@ use super::error::SpecError;
 use super::gates::Gates;
 use super::identity::{ContainerId, Digest};
 use super::image::ImageFacts;
-use super::mounts::Mounts;
+use super::mounts::{Mounts, is_delicate};
 use super::node::NodeFacts;
 use super::runtime::{self, Runtime};
 use super::security::Security;
@@ -15,14 +15,17 @@ use super::settings::Settings;
 use super::task::TaskSpec;
 use super::userns::{self, UsernsIds};
 use super::{
-    capabilities, cdi, cgroups, devices, env, init, labels, namespaces, network, process, resources, sysctl, ulimit,
-    user,
+    auth, capabilities, cdi, cgroups, devices, env, init, labels, namespaces, network, process, resources, sysctl,
+    ulimit, user,
 };
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
 /// The version of the runtime specification that the fields used here are from.
 const OCI_VERSION: &str = "1.0.2";
+
+/// What containers of the same specification are told apart by if they were made in another way.
+const GENERATION: &[u8] = b"contested sources are held";
 
 /// A file that must be written before the container starts, and removed with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +48,40 @@ pub struct Beneath {
     pub source: PathBuf,
     /// Where it is in the container.
     pub target: PathBuf,
+    /// Whether the other tasks of the group can write on the way to it: what was checked must then be held fast until it is
+    /// mounted, since they can put a link in its place at any moment.
+    pub contested: bool,
+}
+
+/// A mount as a process of the container must find it. Images and tasks can lay links on the way to a target, and a runtime
+/// then mounts elsewhere than where the process looks: over `/proc`, or a read-only mount beside what it is to cover.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expected {
+    /// The option that asked for it, or what it is for.
+    pub by: &'static str,
+    /// Where the process looks.
+    pub target: PathBuf,
+    /// Whether the mount must be read-only.
+    pub read_only: bool,
+    /// Whether all that is mounted below it must be so too.
+    pub all_read_only: bool,
+    /// Whether what is mounted below it must show on the host.
+    pub shared: bool,
+    /// Permission bits that its root must have: runtimes give a file system in memory those of the image's directory (runc
+    /// 1.1, whatever the mount's options say).
+    pub mode: Option<u32>,
+    /// What must be mounted: the place of the entry of [`ContainerPlan::beneath`].
+    pub source: Option<usize>,
+    /// Whether it may lie in `/dev`, `/proc` or `/sys`.
+    pub anywhere: bool,
+}
+
+impl Expected {
+    /// Whether the mount may lie at this place in the container.
+    #[must_use]
+    pub fn allows(&self, place: &str) -> bool {
+        self.anywhere || !is_delicate(place)
+    }
 }
 
 /// All that a container's description is made of.
@@ -76,6 +113,8 @@ pub struct ContainerPlan {
     pub files: Vec<GeneratedFile>,
     /// Bind mounts from directories that tasks can write.
     pub beneath: Vec<Beneath>,
+    /// All mounts but the runtime's own.
+    pub expected: Vec<Expected>,
     /// Whether the process has a terminal.
     pub terminal: bool,
     /// Whether standard input stays open.
@@ -94,11 +133,47 @@ pub struct ContainerPlan {
     pub program: (&'static str, String),
 }
 
+impl ContainerPlan {
+    /// The specification with other sources for [`ContainerPlan::beneath`], by their places there: those that are held fast.
+    ///
+    /// # Errors
+    /// If the specification is not what [`build`] makes.
+    pub fn spec_with_sources(&self, held: impl Fn(usize) -> Option<PathBuf>) -> Result<Vec<u8>, SpecError> {
+        let fault = |e: serde_json::Error| SpecError::Decode(format!("OCI specification: {e}"));
+        let sources: Vec<_> = self
+            .beneath
+            .iter()
+            .enumerate()
+            .filter_map(|(index, mount)| Some((mount.target.to_str()?, held(index)?)))
+            .collect();
+        if sources.is_empty() {
+            return Ok(self.spec_json.clone());
+        }
+        let mut spec: Value = serde_json::from_slice(&self.spec_json).map_err(fault)?;
+        for mount in spec["mounts"].as_array_mut().into_iter().flatten() {
+            let held = sources.iter().find(|(target, _)| mount["destination"] == *target);
+            if let Some((_, path)) = held {
+                mount["source"] = json!(path);
+            }
+        }
+        serde_json::to_vec(&spec).map_err(fault)
+    }
+}
+
 /// Describes the container of a task.
 ///
 /// # Errors
 /// The option, its value and what is allowed; or the gate that is closed.
 pub fn build(
+    task: &TaskSpec,
+    image: &ImageFacts,
+    node: &NodeFacts,
+    settings: &Settings,
+) -> Result<ContainerPlan, SpecError> {
+    describe(task, image, node, settings).map_err(|e| e.as_written(&task.written))
+}
+
+fn describe(
     task: &TaskSpec,
     image: &ImageFacts,
     node: &NodeFacts,
@@ -121,6 +196,7 @@ pub fn build(
     let argv = process::argv(task, image)?;
     let user = user::resolve(task, image)?;
     labels::check(&o.labels)?;
+    network::check_ports(inputs)?;
     let hostname = network::hostname(inputs)?;
     let mounts = Mounts::build(inputs, &container, &hostname, &user)?;
     let devices = devices::build(inputs)?;
@@ -136,6 +212,7 @@ pub fn build(
     });
     let userns = userns::ids(inputs)?;
     if let Some(ids) = userns {
+        userns::check_user(inputs, ids, &user)?;
         linux["uidMappings"] = ids.mappings();
         linux["gidMappings"] = ids.mappings();
     }
@@ -144,7 +221,16 @@ pub fn build(
     }
     let files = mounts.files.clone();
     let beneath = mounts.beneath.clone();
-    let (sources, relabel) = (mounts.sources.clone(), mounts.relabel.clone());
+    let by_job = |option: &'static str| task.written.get(option).copied().unwrap_or(option);
+    let sources = mounts
+        .sources
+        .iter()
+        .map(|(by, path)| (by_job(by), path.clone()))
+        .collect();
+    let mut expected = mounts.expected(inputs);
+    expected.iter_mut().for_each(|mount| mount.by = by_job(mount.by));
+    let taken = mounts.taken().clone();
+    let relabel = mounts.relabel.clone();
     let program = (argv.option, argv.argv.first().cloned().unwrap_or_default());
     let args = if o.init { init::wrap(argv.argv) } else { argv.argv };
     let mut list = mounts.into_json();
@@ -175,7 +261,7 @@ pub fn build(
     if !namespaces::host_uts(inputs)? {
         spec["hostname"] = json!(hostname);
     }
-    cdi::apply(&mut spec, task, node)?;
+    cdi::apply(&mut spec, task, node, &taken)?;
     let spec_json = serde_json::to_vec(&spec).map_err(|e| SpecError::Decode(format!("OCI specification: {e}")))?;
     let hash = hash(&spec_json, &files, image, &runtime, &snapshotter);
     Ok(ContainerPlan {
@@ -187,6 +273,7 @@ pub fn build(
         hostname,
         files,
         beneath,
+        expected,
         terminal: o.tty,
         stdin: o.interactive,
         join_cpuset: cgroups::join(inputs),
@@ -203,6 +290,7 @@ pub fn build(
 /// # Errors
 /// The gate that is closed, or options that contradict each other.
 pub fn consent(task: &TaskSpec, settings: &Settings) -> Result<(), SpecError> {
+    auth::consent(task, settings)?;
     // An image and a node with which nothing goes wrong.
     let mut task = task.clone();
     task.user = "0".to_owned();
@@ -232,6 +320,7 @@ fn hash(spec_json: &[u8], files: &[GeneratedFile], image: &ImageFacts, runtime: 
         all.extend_from_slice(part);
     };
     feed(spec_json);
+    feed(GENERATION);
     for file in files {
         feed(file.path_on_host.to_string_lossy().as_bytes());
         feed(file.content.as_bytes());

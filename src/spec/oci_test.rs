@@ -202,7 +202,10 @@ fn a_cdi_device_is_part_of_the_description_and_its_hash() {
     assert!(String::from_utf8_lossy(&one.spec_json).contains("\"GPU=1\""));
     assert_ne!(one.hash, built("2", &Settings::go_driver()).unwrap().hash);
     let refused = built("1", &Settings::default()).unwrap_err().to_string();
-    assert!(refused.contains("allow_devices = [\"acme.com/gpu=0\"]"), "{refused}");
+    assert!(
+        refused.contains("allow_devices with \"acme.com/gpu=0\" in it"),
+        "{refused}"
+    );
 }
 
 #[test]

@@ -3,9 +3,10 @@
 //! Names and types are those of the Go containerd driver 0.9.3, whose job files run unchanged; the others are those of
 //! Nomad's Docker and Podman drivers where they have one.
 
+use super::auth::Auth;
+use super::elsewhere::Elsewhere;
 use super::error::SpecError;
 use super::schema::Schema;
-use super::secret::Secret;
 use super::table::{self, OptionDoc, options};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,10 +19,23 @@ options! {
         image: String = String::new() => required;
         /// Longest time a pull may take, as a Go duration. Without it the plugin setting of the same name counts.
         image_pull_timeout: Option<Duration> = None;
-        /// Ask the registry at every start, even if the image is on the node.
+        /// When the registry is asked: `if-not-present`, `always` or `never`, which needs the image on the node. Without it
+        /// the plugin setting counts; where that says nothing either, `if-not-present`, and for the tag `latest` (or none)
+        /// `always`, except that an image on the node is taken while the registry cannot be reached. An image on the node
+        /// that is named by its digest is never asked for.
+        image_pull_policy: Option<String> = None;
+        /// The same as `image_pull_policy = "always"`. Not together with another one.
         force_pull: bool = false;
-        /// Credentials for the registry of this image. They win over those of the plugin configuration.
+        /// Take the image from an archive that came with the task, as an artifact, and not from a registry: path of the output
+        /// of `docker save` or of an OCI layout in a tar file, plain or compressed with gzip or zstd, in the task's `local`
+        /// directory or, if it is not there, in the task directory. No link is followed. `image` names one of its images, or
+        /// names its only one if that has no name. What is loaded counts only for tasks with this option.
+        load: Option<String> = None;
+        /// Credentials for the registry of this image. They come before those of the plugin configuration.
         auth: Option<Auth> = None;
+        /// Go on without the credentials that cannot be had, because a program or a file fails. A registry without credentials
+        /// in either, such as one of public images, is no failure and does not need it.
+        auth_soft_fail: bool = false;
         /// containerd runtime of this task: a name out of `allow_runtimes`. Without it `containerd_runtime` counts.
         runtime: Option<String> = None;
         /// containerd snapshotter for this task's root file system. Without it the plugin setting counts.
@@ -40,16 +54,21 @@ options! {
         hostname: Option<String> = None;
         /// Groups, by name in the image's `/etc/group` or number, that the process has besides those of its user.
         group_add: Vec<String> = Vec::new();
-        /// Run a small init program as process 1, which reaps orphans and passes signals on. See `init_path`. Not
-        /// together with `pid_mode = "host"`.
+        /// Run a small init program as process 1, which reaps orphans and passes signals on: that of `init_path`, else
+        /// that of the plugin setting of this name. Not together with `pid_mode = "host"`.
         init: bool = false;
+        /// Absolute path on the host of the program for `init`, with which alone it is allowed. Needs
+        /// `volumes { enabled }`.
+        init_path: Option<String> = None;
         /// Give the process a terminal. Standard error then comes with standard output.
         tty: bool = false;
         /// Keep standard input open, without anything to read. Without it, it is at its end from the beginning.
         interactive: bool = false;
         /// Resource limits as `name = "soft:hard"` or one number for both; -1 for no limit. `nofile` is as high as
-        /// the node allows, up to 1048576, where nothing is said. Names are `as`, `core`, `cpu`, `data`, `fsize`,
+        /// containerd can give, up to 1048576, where nothing is said. Names are `as`, `core`, `cpu`, `data`, `fsize`,
         /// `locks`, `memlock`, `msgqueue`, `nice`, `nofile`, `nproc`, `rss`, `rtprio`, `rttime`, `sigpending`, `stack`.
+        /// `rtprio` above 0 needs `allow_caps` with `SYS_NICE` in it; `nice` and `memlock` need nothing, since they reach no
+        /// further than the task's own CPU shares and memory.
         ulimit: BTreeMap<String, String> = BTreeMap::new();
         /// Labels on the container in containerd, key and value of at most 4096 bytes together. Keys beginning with
         /// `containerd-driver/`, `containerd.io/`, `nomad/`, `io.containerd` or `io.cri-containerd` are refused.
@@ -95,7 +114,8 @@ options! {
         /// `host` needs `allowed_modes` with cgroup v2.
         cgroupns: Option<String> = None;
         /// User namespace: `host` (the default) or `private`, with ids of `userns_ids`. Not together with `privileged`,
-        /// `pid_mode = "host"` or the host's network.
+        /// `pid_mode = "host"`, `ipc_mode = "host"` or the host's network; the host's name and cgroup tree can be shared.
+        /// User and groups are ids below the number in `userns_ids`, and devices keep their paths of the host.
         userns: Option<String> = None, userns_mode;
 
         /// Bound CPU time by the share of the node's compute that the job asked for, instead of sharing what is idle.
@@ -107,52 +127,64 @@ options! {
         memory_hard_limit: Option<i64> = None;
         /// Reservation (soft limit) of memory as a size, such as `64m`, up to the hard limit.
         memory_reservation: Option<String> = None;
-        /// Memory and swap together as a size, at least the hard limit; `-1` for swap without limit. Without it no swap.
+        /// Memory and swap together as a size, at least the hard limit; `-1` for swap without limit. Without it, or with
+        /// 0, no swap.
         memory_swap: Option<String> = None;
         /// How readily the kernel swaps, 0 to 100. Only with cgroup v1.
         memory_swappiness: Option<i64> = None;
-        /// Score for the kernel's choice when memory is short, -1000 to 1000.
+        /// Score for the kernel's choice when memory is short, -1000 to 1000. Below 0, where others of the node are killed
+        /// in the task's place, it needs `allow_caps` with `SYS_RESOURCE` in it.
         oom_score_adj: Option<i64> = None;
         /// Most processes and threads in the container; 0 or -1 for no limit. Without it the plugin's `pids_limit`, which
         /// it may not exceed.
         pids_limit: Option<i64> = None;
         /// Limits of huge pages as `size = "limit"`, such as `2MB = "64M"`.
         hugepage_limits: BTreeMap<String, String> = BTreeMap::new();
-        /// Weight of block I/O among containers, 10 to 1000.
+        /// Weight of block I/O among containers, 10 to 1000; 0 counts as not given.
         blkio_weight: Option<i64> = None;
-        /// Size of `/dev/shm` in binary units, such as `128M`. Without it 64 MiB.
+        /// Size of `/dev/shm` in binary units, such as `128M`. Without it, or with 0, 64 MiB. Not together with an `ipc_mode`
+        /// that has no `/dev/shm` of the container's own, `host` and `none`. A mount of the job at `/dev/shm` counts before it.
         shm_size: Option<String> = None;
-        /// Kernel parameters of the container's namespaces. Those of the host are refused with `security_profile`
-        /// `strict`, those of a namespace that is shared with the host always.
+        /// Kernel parameters of the container's namespaces: `net.*`, `fs.mqueue.*`, `kernel.msg*`, `kernel.shm*`,
+        /// `kernel.sem` and `kernel.domainname`. Those of a namespace that is shared with the host are refused, and so is
+        /// all else, `user.*` too: runc and crun do not set it. A runtime with a kernel of its own may, with
+        /// `security_profile = "go-driver"`.
         sysctl: BTreeMap<String, String> = BTreeMap::new();
 
         /// Host devices, or directories of them: each a path, `host:container:permissions`, a CDI name such as
-        /// `vendor.com/gpu=0`, or a block. Needs `allow_devices`.
+        /// `vendor.com/gpu=0`, or a block. Needs `allow_devices`. A CDI file that mounts something where the job does is
+        /// refused; its variables count before those of the job, of Nomad's device plugins and of the image, as NVIDIA's
+        /// `NVIDIA_VISIBLE_DEVICES=void` must.
         devices: Vec<DeviceOption> = Vec::new();
         /// Device cgroup rules such as `c 10:229 rwm`, for devices that appear later: type `c` or `b`, numbers or `*`,
         /// and permissions; `a *:* rwm` for all. Needs `allow_devices` with the text of the rule.
         device_cgroup_rules: Vec<String> = Vec::new();
-        /// Mounts of host paths or of other file systems. Other paths than those in `local`, `secrets` and the shared `alloc` need `volumes { enabled }`, and so
-        /// do all types but `bind`, `volume` and `tmpfs`, and targets in `/proc` and `/sys`.
+        /// Mounts of host paths or of other file systems. Other paths than those below the task directory (but for `private`
+        /// and `.containerd-driver` in it) and in the shared `alloc` (but for the logs) need `volumes { enabled }`, and so do
+        /// all types but `bind`, `volume` and `tmpfs`, and targets in `/proc`, `/sys` and `/dev`, but for `tmpfs` in `/dev`.
         mounts: Vec<MountOption> = Vec::new(), mount;
         /// Host paths to mount, each `source:target` or `source:target:options`; a relative source is inside the task
-        /// directory and must be there. Options, separated by commas, are `ro`, `rw`, `z`, `Z` (the same as `z`),
-        /// `nosuid`, `nodev`, `noexec` and the like, and ways to propagate, of which `rprivate` is the default. Other
-        /// paths than those in `local`, `secrets` and the shared `alloc` need `volumes { enabled }`.
+        /// directory, one that begins with `../alloc/` inside the group's shared directory, and must be there. Options,
+        /// separated by commas, are `ro`, `rro`, `rw`, `z`, `Z` (the same as `z`), `nosuid`, `nodev`, `noexec` and the
+        /// like, and ways to propagate, of which `rprivate` is the default. What
+        /// needs `volumes { enabled }` is as with `mounts`: other paths, and targets in `/proc`, `/sys` and `/dev`.
         volumes: Vec<String> = Vec::new();
         /// File systems in memory, each `target` or `target:options`, such as `/tmp:size=64m,mode=1777`. Without the
         /// words `exec`, `suid` and `dev` they are `noexec`, `nosuid` and `nodev`; without a size, half of the memory of
-        /// the node. What is in them counts as memory of the task.
+        /// the node; without a mode, that of the image's directory (with crun 1777), or 1777 where it has none. What is in them counts as
+        /// memory of the task.
         tmpfs: Vec<String> = Vec::new();
 
-        /// Use the host's network, `/etc/hosts` and `/etc/resolv.conf`. Not together with a group network. Needs
-        /// `allowed_modes`.
+        /// Use the host's network, `/etc/hosts` and `/etc/resolv.conf`, which are then read-only. Not together with a group
+        /// network. Needs `allowed_modes`.
         host_network: bool = false;
         /// `host` is `host_network = true`, `none` only has loopback, whatever the group has; without it the group's
         /// network, else loopback. `bridge` is the group's to have: `network { mode = "bridge" }`.
         network_mode: Option<String> = None;
         /// Show the host's `/etc/resolv.conf`, unless group, task or plugin configuration name servers. In a network of
-        /// the task's own, systemd-resolved's stub is replaced by its upstream servers. `false` leaves the image's file.
+        /// the task's own, systemd-resolved's stub is replaced by its upstream servers. `false` leaves the image's file; it
+        /// changes nothing in the host's network, where the names are the host's too. A mount of the job at
+        /// `/etc/resolv.conf` counts before this and all that follows.
         host_dns: bool = true;
         /// IP addresses of name servers, unless the group has a `dns` block. Without it the plugin setting counts.
         dns_servers: Vec<String> = Vec::new();
@@ -161,21 +193,27 @@ options! {
         /// Resolver options, unless the group has a `dns` block.
         dns_options: Vec<String> = Vec::new();
         /// Lines for `/etc/hosts`, each `name:address`; `host-gateway` as address is the host as the container
-        /// sees it: the default gateway of the group's network, else the node's own address.
+        /// sees it: the default gateway of the group's network, else the node's own address. The task may
+        /// write the file, on the disk of its allocation; without one, as with `containerd-driver run`, it is read-only. A
+        /// mount of the job at `/etc/hosts` counts before it.
         extra_hosts: Vec<String> = Vec::new();
-        /// Port labels as other drivers want them named. The group's network maps ports, so they change nothing.
+        /// Labels of ports in the group's `network` block of mode `bridge`, which maps them: the list opens and closes none. A
+        /// label that the block does not have is refused. With `host_network = true` nothing needs to be mapped, and a label
+        /// is looked for only if Nomad gave the task any port. Without either the task has a loopback interface only, and any
+        /// label is refused: no container is given a network of the driver's.
         ports: Vec<String> = Vec::new();
-    }
-}
 
-options! {
-    /// Credentials at a registry.
-    #[derive(Debug, Clone, PartialEq, Eq)]
-    pub struct Auth {
-        /// User name.
-        username: String = String::new() => required;
-        /// Password or token.
-        password: Secret = Secret::default() => required;
+        /// Refused, but for `healthchecks { disable = true }`, which is so anyway: the HEALTHCHECK of an image is never run. A
+        /// `check` block in the job's `service` block is.
+        healthchecks: Elsewhere = Elsewhere;
+        /// Refused: output goes to Nomad, and a `logs` block in the task says how much is kept.
+        logging: Elsewhere = Elsewhere;
+        /// Refused: the size of a root file system is the snapshotter's. See `ephemeral_disk` and `tmpfs`.
+        storage_opt: Elsewhere = Elsewhere;
+        /// Refused: `volumes` and `mounts` take paths. Other volumes are Nomad's, by `volume` and `volume_mount` blocks.
+        volume_driver: Elsewhere = Elsewhere;
+        /// Refused: a `port` block in the group's `network` block maps a port.
+        port_map: Elsewhere = Elsewhere;
     }
 }
 
@@ -183,21 +221,27 @@ options! {
     /// One `mounts` block, in the Go driver's form or in Docker's.
     #[derive(Debug, Clone, PartialEq, Eq)]
     pub struct MountOption {
+        @at;
         /// `volume` or `bind` for a host path, else a file system type such as `tmpfs`.
         r#type: String = "volume".to_owned();
         /// Absolute path in the container.
         target: String = String::new() => required;
-        /// Host path; a relative one, such as `local/app.conf`, is inside the task directory.
+        /// Host path; a relative one, such as `local/app.conf`, is inside the task directory, one that begins with
+        /// `../alloc/` inside the group's shared directory.
         source: String = String::new();
-        /// Mount options as in fstab, such as `rbind` and `ro`. A host path needs them, or `readonly` or `bind_options`.
-        /// Unknown ones are refused for host paths and `tmpfs`.
+        /// Mount options as in fstab, such as `rbind` and `ro`. In a `mounts` block a host path needs them, or
+        /// `readonly` or `bind_options`; a `mount` block is as in Docker without them, `rbind` and `rw`.
+        /// Unknown ones are refused for host paths and `tmpfs`, and so are those that contradict each other. `ro` is about
+        /// the mount itself, `rro` (Linux 5.12, runc 1.1) also about what is mounted below its source.
         options: Vec<String> = Vec::new();
-        /// Mount read-only.
+        /// Mount read-only, as the option `ro` does.
         readonly: Option<bool> = None;
         /// How mounts propagate.
         bind_options: Option<BindOptions> = None;
         /// Size and mode of a file system in memory.
         tmpfs_options: Option<TmpfsOptions> = None;
+        /// What other drivers know of volumes of their own. There are none here.
+        volume_options: Option<VolumeOptions> = None;
     }
 }
 
@@ -205,7 +249,9 @@ options! {
     /// A `bind_options` block.
     #[derive(Debug, Clone, PartialEq, Eq)]
     pub struct BindOptions {
-        /// `private`, `rprivate`, `slave`, `rslave`, `shared`, `rshared`, `unbindable` or `runbindable`.
+        /// `private`, `rprivate`, `slave`, `rslave`, `shared`, `rshared`, `unbindable` or `runbindable`. For `shared` and
+        /// `rshared` the source must be in a mount that is shared on the host; for `slave` and `rslave` too, or nothing
+        /// arrives.
         propagation: Option<String> = None;
     }
 }
@@ -216,8 +262,33 @@ options! {
     pub struct TmpfsOptions {
         /// Bytes, a size in binary units, or a share of the node's memory such as `10%`.
         size: Option<String> = None;
-        /// Permission bits as a decimal number, such as `511` for 0777. Without it 1777.
+        /// Permission bits as a decimal number, such as `511` for 0777. Without it 1777,
+        /// whatever the image has there; where the mount is read-only, what the runtime gives it.
         mode: Option<i64> = None;
+    }
+}
+
+options! {
+    /// A `volume_options` block, as in Nomad's Docker driver.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct VolumeOptions {
+        /// Whether the image's files are left out of a new volume. Host paths are never changed: only `true` is accepted.
+        no_copy: Option<bool> = None;
+        /// Labels of a volume: refused.
+        labels: BTreeMap<String, String> = BTreeMap::new();
+        /// Volume driver: refused. Volumes are Nomad's, by `volume_mount`.
+        driver_config: Option<DriverConfig> = None;
+    }
+}
+
+options! {
+    /// A `driver_config` block inside of `volume_options`.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct DriverConfig {
+        /// Name of a volume driver: refused.
+        name: String = String::new();
+        /// Options of a volume driver: refused.
+        options: BTreeMap<String, String> = BTreeMap::new();
     }
 }
 
@@ -225,7 +296,7 @@ options! {
     /// One `devices` block.
     #[derive(Debug, Clone, PartialEq, Eq)]
     pub struct DeviceOption {
-        /// Path on the host, or a CDI name. In the short form all of `host:container:permissions`.
+        /// Path on the host, or a CDI name. In a block it is nothing but that: `host:container:permissions` is the short form's.
         host_path: String = String::new() => required;
         /// Path in the container. Without it the one on the host.
         container_path: Option<String> = None;
@@ -252,4 +323,12 @@ pub fn table() -> Vec<OptionDoc> {
 /// [`SpecError::Decode`] for bytes that are no configuration, else the option, its value and what is allowed.
 pub fn decode(msgpack: &[u8]) -> Result<TaskOptions, SpecError> {
     table::decode(msgpack)
+}
+
+/// The options that the job wrote under another name than their first, by the first: errors use the job's.
+///
+/// # Errors
+/// As [`decode`].
+pub fn written(msgpack: &[u8]) -> Result<BTreeMap<&'static str, &'static str>, SpecError> {
+    table::written::<TaskOptions>(msgpack)
 }

@@ -78,13 +78,15 @@ pub(super) fn cwd(task: &TaskSpec, image: &ImageFacts) -> Result<String, SpecErr
 }
 
 /// Beginnings of annotations by which a runtime is told to do more than to run a container: properties of systemd units
-/// (runc, crun), plugins and handlers (crun), hypervisors (Kata), the sandbox (gVisor).
-const RUNTIMES: [&str; 5] = [
+/// (runc, crun), plugins and handlers (crun), hypervisors (Kata), the sandbox (gVisor), devices (CDI, by
+/// NVIDIA's runtime).
+const RUNTIMES: [&str; 6] = [
     "org.systemd.property.",
     "run.oci.",
     "io.katacontainers.",
     "dev.gvisor.",
     "io.kubernetes.cri",
+    "cdi.k8s.io/",
 ];
 
 /// OCI `annotations`.

@@ -8,6 +8,9 @@ use std::fmt;
 
 /// Registry of a reference that names none.
 const DEFAULT_REGISTRY: &str = "docker.io";
+/// What may stand before a reference: `https://` for Docker's driver and the Go driver, `docker://` as people copy it.
+/// `http://` asks for something that a name cannot say.
+const SCHEMES: [&str; 2] = ["https://", "docker://"];
 /// Limit for registry and repository together (`reference.NameTotalLengthMax`).
 const NAME_MAX: usize = 255;
 /// Limit for a tag (OCI distribution specification).
@@ -34,12 +37,15 @@ impl Reference {
     /// # Errors
     /// Says what is wrong and what is allowed.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let text = text.strip_prefix("https://").unwrap_or(text);
+        let text = SCHEMES.iter().find_map(|s| text.strip_prefix(s)).unwrap_or(text);
         if text.is_empty() {
             return Err("it is empty; expected [registry/]name[:tag][@digest]".to_owned());
         }
         if text.contains("://") {
-            return Err("only the prefix https:// may be written (and means nothing)".to_owned());
+            return Err(format!(
+                "of prefixes only {} may be written (and mean nothing); plain HTTP is a matter of the registry's hosts.toml",
+                SCHEMES.join(", ")
+            ));
         }
         if text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
             return Err("64 hex digits are an id, not a name".to_owned());
@@ -75,6 +81,17 @@ impl Reference {
             registry: registry.to_owned(),
             repository,
             version,
+        })
+    }
+
+    /// The same repository at a digest.
+    ///
+    /// # Errors
+    /// If it is no digest.
+    pub fn at(&self, digest: &str) -> Result<Self, String> {
+        Ok(Self {
+            version: Version::Digest(Digest::parse(digest)?),
+            ..self.clone()
         })
     }
 
@@ -117,15 +134,18 @@ impl Reference {
     /// Whether the registry is on this machine, where Docker's rule allows plain HTTP.
     #[must_use]
     pub fn is_loopback(&self) -> bool {
-        let host = match self.registry.strip_prefix('[') {
-            Some(v6) => v6.split_once(']').map_or(v6, |(host, _)| host),
-            None => self
-                .registry
-                .split_once(':')
-                .map_or(self.registry.as_str(), |(host, _)| host),
-        };
-        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+        is_loopback(&self.registry)
     }
+}
+
+/// Whether a host, with or without a port, is this machine.
+#[must_use]
+pub fn is_loopback(host: &str) -> bool {
+    let host = match host.strip_prefix('[') {
+        Some(v6) => v6.split_once(']').map_or(v6, |(host, _)| host),
+        None => host.split_once(':').map_or(host, |(host, _)| host),
+    };
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 impl fmt::Display for Reference {
@@ -157,7 +177,7 @@ fn looks_like_host(text: &str) -> bool {
     text == "localhost" || text.contains(['.', ':']) || text.bytes().any(|b| b.is_ascii_uppercase())
 }
 
-fn check_registry(registry: &str) -> Result<(), String> {
+pub(super) fn check_registry(registry: &str) -> Result<(), String> {
     let wrong = || format!("{registry:?} is not a registry: host name or address, and a port after a colon");
     let (host_ok, port) = if let Some(v6) = registry.strip_prefix('[') {
         let (address, port) = v6.split_once(']').ok_or_else(wrong)?;
@@ -239,6 +259,11 @@ mod tests {
             ),
             ("docker.io/redis", "docker.io/library/redis:latest".to_owned()),
             ("https://ghcr.io/a/b__c--d.e:X_1", "ghcr.io/a/b__c--d.e:X_1".to_owned()),
+            ("docker://busybox:1", "docker.io/library/busybox:1".to_owned()),
+            (
+                "docker://docker.io/library/busybox",
+                "docker.io/library/busybox:latest".to_owned(),
+            ),
             ("127.0.0.1:5000/t/bb", "127.0.0.1:5000/t/bb:latest".to_owned()),
             ("[::1]:5000/t/bb:1", "[::1]:5000/t/bb:1".to_owned()),
             ("localhost/bb", "localhost/bb:latest".to_owned()),
@@ -270,11 +295,14 @@ mod tests {
             "/a",
             "a/",
             "a b",
+            "http://x/y",
             "-a",
             "a-",
             "a___b",
             "a..b",
-            "http://x/y",
+            "ftp://x/y",
+            "https://http://x/y",
+            "docker://",
             "x@sha256:12",
             "localhost:port/a",
             "localhost:99999/a",

@@ -37,9 +37,14 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Result<Map<String, Value>, SpecError
     if !pages.is_empty() {
         out.insert("hugepageLimits".to_owned(), Value::Array(pages));
     }
-    if let Some(weight) = o.blkio_weight {
+    // Docker takes 0 for "not given", here and for memory_swap and shm_size.
+    if let Some(weight) = o.blkio_weight.filter(|weight| *weight != 0) {
         if !(10..=1000).contains(&weight) {
-            return Err(SpecError::option("blkio_weight", weight, "10 to 1000 is expected"));
+            return Err(SpecError::option(
+                "blkio_weight",
+                weight,
+                "10 to 1000, or 0 for not given, is expected",
+            ));
         }
         if !inputs.node.block_weight {
             let text = "the kernel of this node has no weights of block I/O; leave the option out";
@@ -50,7 +55,8 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Result<Map<String, Value>, SpecError
     Ok(out)
 }
 
-/// The score for the kernel's choice of what to kill when memory is short.
+/// The score for the kernel's choice of what to kill when memory is short. Below 0 others are killed in the task's place,
+/// the agent and containerd among them: the consent is that for the capability with which a process could do so itself.
 pub(super) fn oom_score_adj(inputs: &Inputs<'_>) -> Result<i64, SpecError> {
     const OPTION: &str = "oom_score_adj";
     let own = i64::from(inputs.node.oom_score_adj);
@@ -59,6 +65,9 @@ pub(super) fn oom_score_adj(inputs: &Inputs<'_>) -> Result<i64, SpecError> {
     };
     if !(-1000..=1000).contains(&score) {
         return Err(SpecError::option(OPTION, score, "-1000 to 1000 is expected"));
+    }
+    if score < 0 && !inputs.task.options.privileged {
+        inputs.gates.cap(OPTION, &score.to_string(), "CAP_SYS_RESOURCE")?;
     }
     // proc(5): a lower score than one's own is for CAP_SYS_RESOURCE.
     if score < own && !inputs.node.capabilities.iter().any(|c| c == "CAP_SYS_RESOURCE") {
@@ -183,14 +192,18 @@ fn memory_limits(memory_mb: i64, max_mb: i64, own_mb: i64) -> (Option<i64>, Opti
 /// Memory and swap together. Where nothing is said as much as memory alone, so no swap, if the kernel counts it.
 fn swap(inputs: &Inputs<'_>, hard: Option<i64>) -> Result<Option<i64>, SpecError> {
     const OPTION: &str = "memory_swap";
+    let of_memory = || Ok(hard.filter(|_| inputs.node.swap_accounting));
     let Some(text) = &inputs.task.options.memory_swap else {
-        return Ok(hard.filter(|_| inputs.node.swap_accounting));
+        return of_memory();
     };
     let refuse = |why: &str| Err(SpecError::option(OPTION, text, why));
     let size = match text.trim() {
         "-1" => -1,
         text => bytes(OPTION, text)?,
     };
+    if size == 0 {
+        return of_memory();
+    }
     match hard {
         _ if !inputs.node.swap_accounting => {
             refuse("the kernel of this node does not count swap, so it cannot be limited; leave the option out")

@@ -161,6 +161,8 @@ fn swap_is_off_unless_asked_for_and_counted() {
         c.task.options.memory_swap = text(size);
         assert_eq!(c.built().unwrap()["memory"]["swap"], want);
     }
+    c.task.options.memory_swap = text("0");
+    assert_eq!(c.built().unwrap()["memory"]["swap"], 256 * MIB);
     c.task.options.memory_swap = text("255m");
     assert!(c.refused().contains("at least the hard limit"));
     c.task.options.memory_swap = text("1g");
@@ -248,6 +250,8 @@ fn weights_and_scores_have_their_bounds() {
         c.task.options.blkio_weight = Some(weight);
         assert_eq!(c.built().is_ok(), ok, "{weight}");
     }
+    c.task.options.blkio_weight = Some(0);
+    assert!(c.built().unwrap().get("blockIO").is_none());
     c.task.options.blkio_weight = Some(500);
     assert_eq!(c.built().unwrap()["blockIO"]["weight"], 500);
     c.node.block_weight = false;
@@ -265,9 +269,22 @@ fn weights_and_scores_have_their_bounds() {
         c.task.options.oom_score_adj = Some(score);
         assert_eq!(c.look(oom_score_adj).is_ok(), ok, "{score}");
     }
-    c.node.capabilities = vec!["CAP_SYS_RESOURCE".to_owned()];
     c.task.options.oom_score_adj = Some(-1000);
+    c.node.capabilities = vec!["CAP_SYS_RESOURCE".to_owned()];
+    let refused = c.look(oom_score_adj).unwrap_err().to_string();
+    for word in [
+        "option oom_score_adj: \"-1000\"",
+        "allow_caps with \"CAP_SYS_RESOURCE\" in it",
+    ] {
+        assert!(refused.contains(word), "{refused}");
+    }
+    c.task.options.privileged = true;
     assert_eq!(c.look(oom_score_adj), Ok(-1000));
+    c.task.options.privileged = false;
+    c.settings = Settings::go_driver();
+    assert_eq!(c.look(oom_score_adj), Ok(-1000));
+    c.node.capabilities.clear();
+    assert!(c.look(oom_score_adj).is_err());
 }
 
 #[test]

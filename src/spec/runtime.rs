@@ -39,6 +39,33 @@ impl Runtime {
 }
 
 impl Runtime {
+    /// The program of the shim: containerd makes its name from the last two words of the type.
+    #[must_use]
+    pub fn shim(&self) -> String {
+        let words: Vec<&str> = self.kind.rsplitn(3, '.').take(2).collect();
+        let name: Vec<&str> = words.into_iter().rev().collect();
+        format!("containerd-shim-{}", name.join("-"))
+    }
+
+    /// The program with runc's command line that the shim calls, a name to look up or a path; `None` for a shim that
+    /// calls none.
+    #[must_use]
+    pub fn program(&self) -> Option<&str> {
+        match (self.kind == RUNC_SHIM, self.binary.as_str()) {
+            (true, "") => Some("runc"),
+            (true, binary) => Some(binary),
+            (false, _) => None,
+        }
+    }
+
+    /// True if it sets no kernel parameter that is not of a namespace of the container's, as runc and crun.
+    #[must_use]
+    pub(super) fn keeps_to_namespaces(&self) -> bool {
+        self.program()
+            .and_then(|program| program.rsplit('/').next())
+            .is_some_and(|name| ["runc", "crun"].contains(&name))
+    }
+
     /// True if a container's root can be looked at through its first process, which is a process of this kernel.
     #[must_use]
     pub fn shows_its_root(&self) -> bool {
@@ -64,6 +91,11 @@ pub(super) fn of(inputs: &Inputs<'_>) -> Result<Runtime, SpecError> {
 /// The setting, its value and what is allowed.
 pub fn default(settings: &Settings) -> Result<Runtime, SpecError> {
     resolve("containerd_runtime", &settings.containerd_runtime, settings)
+}
+
+/// The runtime of this name, which is one of `runtimes`.
+pub(super) fn configured(name: &str, settings: &Settings) -> Result<Runtime, SpecError> {
+    resolve("runtimes", name, settings)
 }
 
 fn resolve(option: &str, name: &str, settings: &Settings) -> Result<Runtime, SpecError> {
@@ -139,6 +171,21 @@ mod tests {
             let found = resolve("runtime", name, &settings()).unwrap();
             assert_eq!((found.kind.as_str(), found.binary.as_str()), (kind, binary), "{name}");
             assert_eq!(found.takes_options(), !binary.is_empty());
+        }
+    }
+
+    #[test]
+    fn the_programs_of_a_runtime_are_known() {
+        for (name, shim, program) in [
+            ("runc", "containerd-shim-runc-v2", Some("runc")),
+            ("crun", "containerd-shim-runc-v2", Some("crun")),
+            ("dev", "containerd-shim-runc-v2", Some("/opt/crun")),
+            ("runsc", "containerd-shim-runsc-v1", None),
+            ("wasm", "containerd-shim-wasmtime-v1", None),
+        ] {
+            let found = resolve("runtime", name, &settings()).unwrap();
+            assert_eq!((found.shim().as_str(), found.program()), (shim, program), "{name}");
+            assert_eq!(found.keeps_to_namespaces(), program.is_some(), "{name}");
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::error::SpecError;
 use super::go;
-use super::mounts::{Mounts, clean};
+use super::mounts::{IMAGE_VOLUME, Mounts, clean};
 use super::namespaces::Ipc;
 use super::oci::Inputs;
 use super::path::inside;
@@ -17,11 +17,25 @@ pub(super) fn own(inputs: &Inputs<'_>, ipc: Ipc) -> Result<Vec<Value>, SpecError
     let o = &inputs.task.options;
     let size = match o.shm_size.as_deref() {
         None => SHM_DEFAULT,
-        Some(text) => go::parse_size(text).filter(|n| *n > 0).ok_or_else(|| SpecError::Refused {
-            option: "shm_size".to_owned(),
-            text: format!("Error in setting shm_size: option shm_size: {text:?}: a size above 0 in binary units is expected, such as 128M"),
-        })?,
+        // Docker takes 0 for "not given".
+        Some(text) => match go::parse_size(text) {
+            Some(0) => SHM_DEFAULT,
+            Some(size) => size,
+            None => {
+                return Err(SpecError::Refused {
+                    option: "shm_size".to_owned(),
+                    text: format!(
+                        "Error in setting shm_size: option shm_size: {text:?}: a size in binary units is expected, such as 128M"
+                    ),
+                });
+            }
+        },
     };
+    if let (Some(text), Ipc::Host | Ipc::None) = (&o.shm_size, ipc) {
+        let mode = o.ipc_mode.as_deref().unwrap_or_default();
+        let allowed = format!("not allowed with ipc_mode = {mode:?}: the container has no /dev/shm of its own");
+        return Err(SpecError::option("shm_size", text, allowed));
+    }
     let access = if o.privileged { "rw" } else { "ro" };
     let mount = |target: &str, ty: &str, source: &str, options: &[&str]| json!({"destination": target, "type": ty, "source": source, "options": options});
     let shm = match ipc {
@@ -77,7 +91,7 @@ impl Mounts {
             }
             let (uid, gid) = (format!("uid={}", user.uid), format!("gid={}", user.gid));
             let options = ["tmpcopyup", "nosuid", "nodev", "mode=755", &uid, &gid];
-            self.push("image VOLUME", &target, "tmpfs", "tmpfs", &options)?;
+            self.push(IMAGE_VOLUME, &target, "tmpfs", "tmpfs", &options)?;
         }
         Ok(())
     }

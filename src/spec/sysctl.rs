@@ -8,6 +8,7 @@ use super::gates::Profile;
 use super::namespaces::{self, Ipc};
 use super::network::{self, Network};
 use super::oci::Inputs;
+use super::runtime;
 use super::userns;
 use serde_json::{Value, json};
 
@@ -54,6 +55,16 @@ fn dotted(key: &str) -> String {
     }
 }
 
+/// Where the kernel has it: a dot inside a part of the name is then a dot of the path.
+pub(super) fn path(key: &str) -> String {
+    let swap = |c| match c {
+        '/' => '.',
+        '.' => '/',
+        other => other,
+    };
+    format!("/proc/sys/{}", dotted(key).chars().map(swap).collect::<String>())
+}
+
 /// Why the container may not set it, if so.
 fn refusal(inputs: &Inputs<'_>, key: &str) -> Result<Option<&'static str>, SpecError> {
     Ok(if key.starts_with("net.") {
@@ -68,11 +79,27 @@ fn refusal(inputs: &Inputs<'_>, key: &str) -> Result<Option<&'static str>, SpecE
         } else {
             (key == "kernel.hostname").then_some("the option hostname sets the name")
         }
-    } else if key.starts_with("user.") && userns::ids(inputs)?.is_some() {
-        None
+    } else {
+        of_the_host(inputs, key)?
+    })
+}
+
+/// Why a parameter that is none of a namespace may not be set. runc and crun refuse all of them themselves, also `user.*`,
+/// which does belong to a user namespace (runc `libcontainer/configs/validate`, crun `validate_sysctl`); what has a
+/// kernel of its own may take them.
+fn of_the_host(inputs: &Inputs<'_>, key: &str) -> Result<Option<&'static str>, SpecError> {
+    let user = key.starts_with("user.") && userns::ids(inputs)?.is_some();
+    Ok(if user {
+        Some(
+            "user.* cannot be set even with userns = \"private\": runc and crun do not write it, so no setting allows it",
+        )
+    } else if runtime::of(inputs)?.keeps_to_namespaces() {
+        Some(
+            "it is the host's, and runc and crun set only what belongs to a container: net.*, fs.mqueue.*, kernel.msg*, kernel.shm*, kernel.sem and kernel.domainname; no setting allows it: set it on the node itself",
+        )
     } else {
         (inputs.gates.profile == Profile::Strict).then_some(
-            "it is the host's: net.*, fs.mqueue.*, kernel.msg*, kernel.shm*, kernel.sem and kernel.domainname belong to a container, and user.* with userns = \"private\"",
+            "it is the host's; net.*, fs.mqueue.*, kernel.msg*, kernel.shm*, kernel.sem and kernel.domainname belong to a container; security_profile = \"go-driver\" in the plugin configuration would leave it to the runtime",
         )
     })
 }
@@ -92,6 +119,7 @@ mod tests {
         let settings = Settings {
             security_profile: profile.to_owned(),
             userns_ids: Some("1000:10".to_owned()),
+            allow_runtimes: Some(vec!["*".to_owned()]),
             allowed_modes: Some(AllowedModes {
                 ipc: host(),
                 uts: host(),
@@ -118,14 +146,36 @@ mod tests {
         ] {
             assert_eq!(set(key, |_| {}, "strict").unwrap(), json!({key: "1"}));
         }
-        assert!(
-            set(
+    }
+
+    #[test]
+    fn those_of_a_user_namespace_are_refused_since_no_runtime_writes_them() {
+        for profile in ["strict", "go-driver"] {
+            let error = set(
                 "user.max_net_namespaces",
                 |o| o.userns = Some("private".to_owned()),
-                "strict"
-            )
-            .is_ok()
-        );
+                profile,
+            );
+            let error = error.unwrap_err();
+            assert!(
+                error.contains("option sysctl: \"user.max_net_namespaces\"") && error.contains("no setting allows it"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn both_forms_of_a_name_have_one_path() {
+        for (key, want) in [
+            ("net.core.somaxconn", "/proc/sys/net/core/somaxconn"),
+            ("net/core/somaxconn", "/proc/sys/net/core/somaxconn"),
+            (
+                "net/ipv4/conf/eth0.1/forwarding",
+                "/proc/sys/net/ipv4/conf/eth0.1/forwarding",
+            ),
+        ] {
+            assert_eq!(path(key), want);
+        }
     }
 
     #[test]
@@ -157,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_of_the_host_are_refused_unless_the_go_driver_is_asked_for() {
+    fn parameters_of_the_host_are_refused_unless_a_runtime_has_a_kernel_of_its_own() {
         for key in [
             "vm.max_map_count",
             "kernel.panic",
@@ -171,7 +221,14 @@ mod tests {
                 error.starts_with(&format!("option sysctl: {key:?}: it is the host's")),
                 "{error}"
             );
-            assert!(set(key, |_| {}, "go-driver").is_ok());
+            assert!(error.contains("no setting allows it"), "{error}");
+            for profile in ["strict", "go-driver"] {
+                assert!(set(key, |o| o.runtime = Some("crun".to_owned()), profile).is_err());
+            }
+            let kata = |o: &mut TaskOptions| o.runtime = Some("kata".to_owned());
+            let error = set(key, kata, "strict").unwrap_err();
+            assert!(error.contains("security_profile = \"go-driver\""), "{error}");
+            assert!(set(key, kata, "go-driver").is_ok());
         }
         for key in [
             "",

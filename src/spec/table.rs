@@ -6,6 +6,7 @@
 use super::error::SpecError;
 use super::schema::Schema;
 use super::value::{self, Fields};
+use std::collections::BTreeMap;
 
 /// One row of the documentation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,6 +116,18 @@ pub(super) fn decode<T: Options + Default>(msgpack: &[u8]) -> Result<T, SpecErro
     }
 }
 
+/// Of a configuration, the names of options that are given under another name than their first: the first, and that one.
+pub(super) fn written<T: Options>(msgpack: &[u8]) -> Result<BTreeMap<&'static str, &'static str>, SpecError> {
+    let Some(root) = value::parse(msgpack)? else {
+        return Ok(BTreeMap::new());
+    };
+    let fields = Fields::root(&root)?;
+    let given = |name: &str| fields.map.get(name).is_some_and(|value| !value::is_nothing(value));
+    let declared = T::declared().into_iter().filter(|d| !given(d.name));
+    let other = declared.filter_map(|d| Some((d.name, d.aliases.iter().copied().find(|alias| given(alias))?)));
+    Ok(other.collect())
+}
+
 /// The documentation of a declared set, blocks flattened.
 pub(super) fn docs_of<T: Options>() -> Vec<OptionDoc> {
     flat("", T::declared())
@@ -143,17 +156,22 @@ pub(super) fn plain(name: &'static str) -> &'static str {
 }
 
 /// Declares a struct of options; see the module. `=> required` after the default makes an option required, `, name`
-/// gives it one more name.
+/// gives it one more name. A struct that begins with
+/// `@at;` knows where it stands in the job, such as `mount[1]`; that is no option.
 macro_rules! options {
     ($(#[$meta:meta])* pub struct $name:ident {
+        $( @$at:ident; )?
         $( $(#[doc = $doc:literal])+ $field:ident : $ty:ty = $default:expr $(=> $req:ident)? $(, $alias:ident)* ; )*
     }) => {
         $(#[$meta])*
-        pub struct $name { $( $(#[doc = $doc])+ pub $field: $ty, )* }
+        pub struct $name {
+            $( #[doc = "Where the block stands in the job, for errors; empty if it is from no job."] pub $at: String, )?
+            $( $(#[doc = $doc])+ pub $field: $ty, )*
+        }
 
         impl Default for $name {
             fn default() -> Self {
-                Self { $( $field: $default, )* }
+                Self { $( $at: String::new(), )? $( $field: $default, )* }
             }
         }
 
@@ -171,7 +189,7 @@ macro_rules! options {
 
             fn read(fields: &$crate::spec::value::Fields<'_>) -> Result<Self, $crate::spec::SpecError> {
                 let default = Self::default();
-                Ok(Self { $( $field: fields.get::<$ty>(stringify!($field), &[ $( stringify!($alias) ),* ])?.unwrap_or(default.$field), )* })
+                Ok(Self { $( $at: fields.at().to_owned(), )? $( $field: fields.get::<$ty>(stringify!($field), &[ $( stringify!($alias) ),* ])?.unwrap_or(default.$field), )* })
             }
         }
     };

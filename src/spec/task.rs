@@ -2,7 +2,7 @@
 
 use super::identity::TaskId;
 use super::options::TaskOptions;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 /// All that is known about a task before it starts.
@@ -22,6 +22,10 @@ pub struct TaskSpec {
     pub user: String,
     /// Driver options of the task.
     pub options: TaskOptions,
+    /// Options that the job wrote under another name than their first: the first name and the job's, for errors.
+    pub written: BTreeMap<&'static str, &'static str>,
+    /// Labels of the ports that Nomad has given to the group and the task.
+    pub ports: BTreeSet<String>,
     /// Limits.
     pub resources: Resources,
     /// Mounts from host volumes, CSI and device plugins.
@@ -57,6 +61,34 @@ pub struct JobNames {
     pub node_name: String,
     /// Node id.
     pub node_id: String,
+}
+
+impl TaskSpec {
+    /// The task's own directory on the host, `None` without an allocation directory.
+    ///
+    /// # Errors
+    /// If the name of the task cannot be a directory.
+    pub fn dir(&self) -> Result<Option<PathBuf>, super::SpecError> {
+        super::mounts::task_dir(self)
+    }
+
+    /// Where the image is loaded from: the task's directory and the path in it; `None` for one out of a registry.
+    ///
+    /// # Errors
+    /// If there is no directory to load from.
+    pub fn load(&self) -> Result<Option<(PathBuf, String)>, super::SpecError> {
+        let Some(path) = self.options.load.as_ref().filter(|path| !path.is_empty()) else {
+            return Ok(None);
+        };
+        match self.dir()? {
+            Some(dir) => Ok(Some((dir, path.clone()))),
+            None => Err(super::SpecError::option(
+                "load",
+                path,
+                "a task with an allocation directory is expected, in which the archive is",
+            )),
+        }
+    }
 }
 
 /// Limits as Nomad allocated them.
@@ -120,4 +152,30 @@ pub struct Dns {
     pub searches: Vec<String>,
     /// Resolver options.
     pub options: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_archive_is_looked_for_in_the_task_directory() {
+        let mut task = TaskSpec {
+            name: "web".to_owned(),
+            alloc_dir: PathBuf::from("/alloc/a"),
+            ..TaskSpec::default()
+        };
+        assert_eq!(task.load(), Ok(None));
+        task.options.load = Some(String::new());
+        assert_eq!(task.load(), Ok(None));
+        task.options.load = Some("x.tar".to_owned());
+        let found = (PathBuf::from("/alloc/a/web"), "x.tar".to_owned());
+        assert_eq!(task.load(), Ok(Some(found)));
+        task.alloc_dir = PathBuf::new();
+        let text = task.load().unwrap_err().to_string();
+        assert!(
+            text.starts_with("option load: \"x.tar\": a task with an allocation directory"),
+            "{text}"
+        );
+    }
 }

@@ -70,6 +70,55 @@ fn mode(text: &str) -> Option<String> {
     Some(format!("{bits:o}"))
 }
 
+/// The permission bits that options of a mount in the kernel's form ask for.
+pub(super) fn mode_of(options: &[&str]) -> Option<u32> {
+    let text = options.iter().rev().find_map(|option| option.strip_prefix("mode="))?;
+    u32::from_str_radix(text, 8).ok()
+}
+
+/// Words of which one is the opposite of the other.
+const OPPOSITES: [(&str, &str); 12] = [
+    ("ro", "rw"),
+    ("rro", "rw"),
+    ("exec", "noexec"),
+    ("suid", "nosuid"),
+    ("dev", "nodev"),
+    ("atime", "noatime"),
+    ("diratime", "nodiratime"),
+    ("relatime", "norelatime"),
+    ("strictatime", "nostrictatime"),
+    ("sync", "async"),
+    ("mand", "nomand"),
+    ("inode32", "inode64"),
+];
+
+/// Refuses words that contradict each other: the runtimes go by the last of them, and no order was meant. A word twice is
+/// none, and neither is one with `r` before it beside it, which is more of the same.
+pub(super) fn contradiction(option: &str, words: &[&str]) -> Result<(), SpecError> {
+    let opposite = |one: &str, other: &str| {
+        let kind = |word: &str| {
+            PROPAGATION
+                .contains(&word)
+                .then(|| word.trim_start_matches('r').to_owned())
+        };
+        let propagate = matches!((kind(one), kind(other)), (Some(a), Some(b)) if a != b);
+        // What ends in a plus is added to what there is, as overlay's `lowerdir+=`.
+        let value = match (one.split_once('='), other.split_once('=')) {
+            (Some((key, value)), Some((other_key, other))) => key == other_key && value != other && !key.ends_with('+'),
+            _ => false,
+        };
+        let listed = |a, b| OPPOSITES.contains(&(a, b));
+        propagate || value || listed(one, other) || listed(other, one)
+    };
+    for (i, word) in words.iter().enumerate() {
+        if let Some(first) = words.iter().take(i).find(|first| opposite(first, word)) {
+            let allowed = format!("it contradicts {first}, which is given too; leave one of them out");
+            return Err(SpecError::option(option, word, allowed));
+        }
+    }
+    Ok(())
+}
+
 /// One word in the form that the kernel takes; `None` if it is not one.
 fn word(text: &str) -> Option<String> {
     if [&FLAGS[..], &WORDS, &PROPAGATION].concat().contains(&text) {
@@ -111,7 +160,9 @@ fn parse<'a>(option: &str, texts: impl IntoIterator<Item = &'a str>) -> Result<V
             SpecError::option(option, text, allowed)
         })
     };
-    words(texts).into_iter().map(read).collect()
+    let read: Vec<String> = words(texts).into_iter().map(read).collect::<Result<_, _>>()?;
+    contradiction(option, &read.iter().map(String::as_str).collect::<Vec<_>>())?;
+    Ok(read)
 }
 
 /// Adds what is the case where nothing is said.
@@ -137,10 +188,11 @@ impl Mounts {
     pub(super) fn tmpfs_block<'a>(
         &mut self,
         inputs: &Inputs<'_>,
+        by: &'static str,
         mount: &MountOption,
         options: impl IntoIterator<Item = &'a str>,
     ) -> Result<(), SpecError> {
-        let mut given = parse("mounts", options)?;
+        let mut given = parse(by, options)?;
         if let Some(block) = &mount.tmpfs_options {
             given = with_defaults(given);
             if let Some(text) = &block.size {
@@ -155,14 +207,20 @@ impl Mounts {
                 let allowed = "permission bits as a decimal number are expected, such as 511 for 0777";
                 return Err(SpecError::option("mounts.tmpfs_options.mode", bits, allowed));
             }
-            given.push(format!("mode={bits:o}"));
+            let has_mode = given.iter().any(|word| word.starts_with("mode="));
+            // One that cannot be written to needs no bits that nobody has asked for, and cannot be given any.
+            let read_only = given.iter().any(|word| word == "ro");
+            if block.mode.is_some() || !(has_mode || read_only) {
+                given.push(format!("mode={bits:o}"));
+            }
+            contradiction(by, &given.iter().map(String::as_str).collect::<Vec<_>>())?;
         }
         let source = if mount.source.is_empty() {
             "tmpfs"
         } else {
             &mount.source
         };
-        self.tmpfs(inputs, "mounts", &mount.target, source, &given)
+        self.tmpfs(inputs, by, &mount.target, source, &given)
     }
 
     fn tmpfs(

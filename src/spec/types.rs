@@ -4,12 +4,12 @@
 
 use super::error::SpecError;
 use super::go;
-use super::options::{Auth, BindOptions, DeviceOption, MountOption, TmpfsOptions};
+use super::options::{BindOptions, DeviceOption, DriverConfig, MountOption, TmpfsOptions, VolumeOptions};
 use super::schema::{AttrType, Schema};
 use super::secret::Secret;
-use super::settings::{AllowedModes, VolumeSettings};
+use super::settings::{AllowedModes, CanarySettings, ImageGcSettings, ReaperSettings, VolumeSettings};
 use super::table::{self, Declared, OptionValue, Options};
-use super::value::{Fields, concrete, each, text, want_text, wrong};
+use super::value::{Fields, concrete, each, kind, mistyped, text, want_text, wrong};
 use rmpv::Value;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -57,6 +57,15 @@ impl OptionValue for Option<String> {
     }
 }
 
+/// A refusal that does not show the value.
+fn secret(at: &str, allowed: &str) -> SpecError {
+    SpecError::Option {
+        option: at.to_owned(),
+        value: "[secret]".to_owned(),
+        allowed: allowed.to_owned(),
+    }
+}
+
 impl OptionValue for Secret {
     const TYPE: &'static str = "string";
     fn schema(required: bool, _default: Option<String>) -> Schema {
@@ -69,11 +78,7 @@ impl OptionValue for Secret {
         match text(value) {
             Some(t) => Ok(Some(Self::new(t))),
             // The value is not shown: it may be the secret in another shape.
-            None => Err(SpecError::Option {
-                option: at.to_owned(),
-                value: "[secret]".to_owned(),
-                allowed: "text is expected".to_owned(),
-            }),
+            None => Err(secret(at, &format!("a text is expected, not {}", kind(value)))),
         }
     }
 }
@@ -92,7 +97,7 @@ impl OptionValue for bool {
             Some("true" | "1") => Ok(Some(true)),
             Some("false" | "0") => Ok(Some(false)),
             Some("") => Ok(None),
-            _ => Err(wrong(at, value, "true or false is expected")),
+            _ => Err(mistyped(at, value, "true or false")),
         }
     }
 }
@@ -117,9 +122,7 @@ impl OptionValue for i64 {
             },
             _ => None,
         };
-        whole
-            .map(Some)
-            .ok_or_else(|| wrong(at, value, "a whole number is expected"))
+        whole.map(Some).ok_or_else(|| mistyped(at, value, "a whole number"))
     }
 }
 
@@ -180,7 +183,7 @@ impl OptionValue for Vec<String> {
     }
     fn read(at: &str, value: &Value) -> Result<Option<Self>, SpecError> {
         let Value::Array(items) = value else {
-            return Err(wrong(at, value, "a list of texts is expected"));
+            return Err(mistyped(at, value, "a list of texts"));
         };
         items
             .iter()
@@ -203,7 +206,7 @@ impl OptionValue for BTreeMap<String, String> {
     fn read(at: &str, value: &Value) -> Result<Option<Self>, SpecError> {
         let mut merged = Self::new();
         for map in each(value).iter().filter(|m| !m.is_nil()) {
-            let fields = Fields::of(at, map).ok_or_else(|| wrong(at, map, "a map of texts is expected"))?;
+            let fields = Fields::of(at, map).ok_or_else(|| mistyped(at, map, "a map of texts"))?;
             for (key, v) in &fields.map {
                 merged.insert(key.clone(), want_text(&format!("{at}.{key}"), v)?);
             }
@@ -252,13 +255,23 @@ macro_rules! block {
                 let Some(block) = each(value).iter().find(|b| !b.is_nil()) else {
                     return Ok(None);
                 };
-                let fields = Fields::of(at, block).ok_or_else(|| wrong(at, block, "a block is expected"))?;
+                let fields = Fields::of(at, block).ok_or_else(|| mistyped(at, block, "a block"))?;
                 <$inner>::read(&fields).map(|b| Some(Some(b)))
             }
         }
     )* };
 }
-block!(AllowedModes, VolumeSettings, BindOptions, TmpfsOptions);
+block!(
+    AllowedModes,
+    CanarySettings,
+    VolumeSettings,
+    ReaperSettings,
+    ImageGcSettings,
+    BindOptions,
+    TmpfsOptions,
+    VolumeOptions,
+    DriverConfig
+);
 
 impl OptionValue for Vec<DeviceOption> {
     const TYPE: &'static str = "list(string) or blocks";
@@ -289,13 +302,10 @@ impl OptionValue for Vec<DeviceOption> {
                     }
                     let device = DeviceOption::read(&fields)?;
                     return if device.host_path.is_empty() {
-                        Err(wrong(
-                            &format!("{at}.host_path"),
-                            item,
-                            "a path on the host or a CDI name is expected",
-                        ))
+                        let allowed = "an absolute path on the host or a CDI name is expected";
+                        Err(SpecError::option(format!("{at}.host_path"), "", allowed))
                     } else {
-                        Ok(device)
+                        Ok(device.of_a_block())
                     };
                 }
                 match text(item) {
@@ -317,31 +327,6 @@ impl OptionValue for Vec<DeviceOption> {
     }
     fn is_blank(&self) -> bool {
         self.is_empty()
-    }
-}
-
-/// A block that may come as a list of one.
-impl OptionValue for Option<Auth> {
-    const TYPE: &'static str = "block";
-    fn schema(_required: bool, _default: Option<String>) -> Schema {
-        Schema::Block(table::schema_of::<Auth>())
-    }
-    fn literal(&self) -> Option<String> {
-        None
-    }
-    fn inner() -> Vec<Declared> {
-        Auth::declared()
-    }
-    fn read(at: &str, value: &Value) -> Result<Option<Self>, SpecError> {
-        let Some(block) = each(value).iter().find(|b| !b.is_nil()) else {
-            return Ok(None);
-        };
-        // The value is not shown: it may hold the password.
-        let fields = Fields::of(at, block)
-            .ok_or_else(|| SpecError::option(at, "[secret]", "a block with username and password is expected"))?;
-        let auth = Auth::read(&fields)?;
-        // Blank fields are how the test harness encodes an absent block.
-        Ok((!auth.username.is_empty() && !auth.password.is_empty()).then_some(Some(auth)))
     }
 }
 
@@ -368,7 +353,7 @@ impl OptionValue for Vec<MountOption> {
         blocks
             .map(|(i, block)| {
                 let at = format!("{at}[{i}]");
-                let fields = Fields::of(&at, block).ok_or_else(|| wrong(&at, block, "a block is expected"))?;
+                let fields = Fields::of(&at, block).ok_or_else(|| mistyped(&at, block, "a block"))?;
                 MountOption::read(&fields)
             })
             .collect::<Result<_, _>>()

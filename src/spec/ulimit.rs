@@ -29,6 +29,10 @@ const NAMES: [&str; 16] = [
 ];
 
 /// OCI `process.rlimits`.
+///
+/// With `rtprio` a task could run before all else on the node's cores, whatever its CPU shares: it needs the consent for
+/// the capability that gives the same. `nice` only ranks a task's processes among themselves, since shares are its
+/// cgroup's, and what `memlock` holds fast counts against the task's memory: both are asked of nobody.
 pub(super) fn build(inputs: &Inputs<'_>) -> Result<Value, SpecError> {
     let most = Some(inputs.node.nofile_limit).filter(|n| *n > 0);
     let mut limits = BTreeMap::new();
@@ -45,8 +49,12 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Result<Value, SpecError> {
             return Err(SpecError::option(option, value, allowed));
         };
         if let Some(most) = most.filter(|most| name == "nofile" && hard > *most) {
-            let allowed = format!("at most {most} open files are allowed on this node");
+            let allowed =
+                format!("at most {most} open files can be given on this node, by what the kernel allows containerd");
             return Err(SpecError::option(option, value, allowed));
+        }
+        if name == "rtprio" && hard > 0 && !inputs.task.options.privileged {
+            inputs.gates.cap(&option, value, "CAP_SYS_NICE")?;
         }
         if limits.insert(name, (soft, hard)).is_some() {
             return Err(SpecError::option(
@@ -119,6 +127,35 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn priorities_of_real_time_need_consent() {
+        let refused = limits(0, &[("rtprio", "0:5")]).unwrap_err();
+        for word in [
+            "option ulimit.rtprio: \"0:5\"",
+            "allow_caps with \"CAP_SYS_NICE\" in it",
+        ] {
+            assert!(refused.contains(word), "{refused}");
+        }
+        assert!(limits(0, &[("rtprio", "0")]).is_ok());
+        assert!(limits(0, &[("nice", "40"), ("memlock", "-1")]).is_ok());
+        let task = TaskSpec {
+            options: crate::spec::options::TaskOptions {
+                ulimit: [("rtprio".to_owned(), "5".to_owned())].into(),
+                ..Default::default()
+            },
+            ..TaskSpec::default()
+        };
+        let settings = Settings::go_driver();
+        let built = build(&Inputs {
+            task: &task,
+            image: &ImageFacts::default(),
+            node: &NodeFacts::default(),
+            settings: &settings,
+            gates: &Gates::of(&settings).unwrap(),
+        });
+        assert_eq!(built.unwrap()[1]["type"], "RLIMIT_RTPRIO");
     }
 
     #[test]

@@ -80,14 +80,11 @@ pub(super) fn resolve(task: &TaskSpec, image: &ImageFacts) -> Result<User, SpecE
         Some((user, group)) => (user, (!group.is_empty()).then_some(group)),
         None => (wanted, None),
     };
-    let known = passwd(&image.passwd).find(|p| p.name == user && !user.is_empty());
     let number = if user.is_empty() { Some(0) } else { id(user) };
+    let known = passwd(&image.passwd).find(|p| number.map_or(p.name == user, |uid| p.uid == uid));
     let (name, uid, gid) = match (known, number) {
         (Some(p), _) => (p.name, p.uid, p.gid),
-        (None, Some(uid)) => match passwd(&image.passwd).find(|p| p.uid == uid) {
-            Some(p) => (p.name, uid, p.gid),
-            None => ("", uid, 0),
-        },
+        (None, Some(uid)) => ("", uid, 0),
         (None, None) if user == "root" => ("root", 0, 0),
         (None, None) => match user.strip_prefix("nomad-").and_then(id) {
             Some(uid) => ("", uid, uid),
@@ -103,10 +100,7 @@ pub(super) fn resolve(task: &TaskSpec, image: &ImageFacts) -> Result<User, SpecE
         },
     };
     if let Some(group) = group {
-        let gid = groups(&image.group)
-            .find(|g| g.name == group)
-            .map(|g| g.gid)
-            .or_else(|| id(group))
+        let gid = group_id(image, group)
             .ok_or_else(|| SpecError::option("user", wanted, format!("no group {group:?} in the image's /etc/group; {origin}; a name in that file or a number is expected")))?;
         return Ok(User {
             uid,
@@ -124,12 +118,23 @@ pub(super) fn resolve(task: &TaskSpec, image: &ImageFacts) -> Result<User, SpecE
     Ok(User { uid, gid, groups })
 }
 
+/// A number is that number, whatever name an image gives to another: as for users, and as containerd's `oci.WithUser` and
+/// Docker have it.
+fn group_id(image: &ImageFacts, group: &str) -> Option<u32> {
+    id(group).or_else(|| groups(&image.group).find(|g| g.name == group).map(|g| g.gid))
+}
+
+/// Which of these names or numbers stands for a group.
+pub(super) fn resolves_to<'a>(image: &ImageFacts, wanted: &'a [String], gid: u32) -> Option<&'a str> {
+    let mut names = wanted.iter().map(|name| name.trim());
+    names.find(|name| group_id(image, name) == Some(gid))
+}
+
 /// The groups together with those of `group_add`.
 fn with_added(task: &TaskSpec, image: &ImageFacts, mut all: Vec<u32>) -> Result<Vec<u32>, SpecError> {
     for wanted in &task.options.group_add {
         let name = wanted.trim();
-        let known = groups(&image.group).find(|g| g.name == name && !name.is_empty());
-        let Some(gid) = known.map(|g| g.gid).or_else(|| id(name)) else {
+        let Some(gid) = Some(name).filter(|n| !n.is_empty()).and_then(|n| group_id(image, n)) else {
             let text = "a name in the image's /etc/group or a number is expected";
             return Err(SpecError::option("group_add", wanted, text));
         };
@@ -178,6 +183,31 @@ mod tests {
         ] {
             assert_eq!(who(job, image), Ok(want), "job {job:?} image {image:?}");
         }
+    }
+
+    /// An image must not turn the number that a job asks for into root.
+    #[test]
+    fn a_number_is_that_number_whatever_names_the_image_has() {
+        let facts = ImageFacts {
+            passwd: "1000:x:0:0::/:\n".to_owned(),
+            group: "1000:x:0:\n29:x:0:\n".to_owned(),
+            ..ImageFacts::default()
+        };
+        for user in ["1000", "1000:1000"] {
+            let mut task = TaskSpec {
+                user: user.to_owned(),
+                ..TaskSpec::default()
+            };
+            task.options.group_add = vec!["29".to_owned()];
+            let found = resolve(&task, &facts).unwrap();
+            assert_eq!(found.uid, 1000, "{user}");
+            assert!(found.groups.contains(&29), "{found:?}");
+        }
+        let task = TaskSpec {
+            user: "1000:1000".to_owned(),
+            ..TaskSpec::default()
+        };
+        assert_eq!(resolve(&task, &facts).unwrap().gid, 1000);
     }
 
     #[test]

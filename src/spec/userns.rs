@@ -4,10 +4,11 @@
 //! (containerd's labels `containerd.io/snapshot/uidmapping` and `gidmapping`).
 
 use super::error::SpecError;
-use super::namespaces;
+use super::namespaces::{self, Ipc};
 use super::network::{self, Network};
 use super::oci::Inputs;
 use super::settings::Settings;
+use super::user::User;
 use serde_json::{Value, json};
 
 /// Ids on the host: 0 in the container is `first`.
@@ -26,6 +27,10 @@ impl UsernsIds {
     }
 }
 
+/// Fewest ids with which a container can be: its terminals belong to group 5 (the option `gid=5` of their file system),
+/// which the kernel must know there.
+const LEAST: u32 = 6;
+
 /// Reads `userns_ids`, such as `100000:65536`.
 ///
 /// # Errors
@@ -39,7 +44,7 @@ pub fn setting(settings: &Settings) -> Result<Option<UsernsIds>, SpecError> {
         digits.then(|| text.parse::<u32>().ok()).flatten().filter(|n| *n > 0)
     };
     // The last id stands for "none" in system calls.
-    let fits = |(first, count): &(u32, u32)| first.checked_add(*count).is_some();
+    let fits = |(first, count): &(u32, u32)| *count >= LEAST && first.checked_add(*count).is_some();
     text.split_once(':')
         .and_then(|(first, count)| Some((number(first)?, number(count)?)))
         .filter(fits)
@@ -48,7 +53,7 @@ pub fn setting(settings: &Settings) -> Result<Option<UsernsIds>, SpecError> {
             SpecError::option(
                 "userns_ids",
                 text,
-                "the first id on the host, above 0, and how many, such as 100000:65536, are expected",
+                format!("the first id on the host, above 0, and how many, at least {LEAST}, such as 100000:65536, are expected"),
             )
         })
 }
@@ -75,6 +80,12 @@ pub(super) fn ids(inputs: &Inputs<'_>) -> Result<Option<UsernsIds>, SpecError> {
     if namespaces::host_pid(inputs)? {
         return refuse("pid_mode = \"host\"", "the kernel lets it mount no /proc");
     }
+    if namespaces::ipc(inputs)? == Ipc::Host {
+        return refuse(
+            "ipc_mode = \"host\"",
+            "the kernel lets it mount no /dev/mqueue of another user namespace",
+        );
+    }
     if network::network(inputs)? == Network::Host {
         return refuse("host_network", "the kernel lets it mount no /sys");
     }
@@ -85,6 +96,42 @@ pub(super) fn ids(inputs: &Inputs<'_>) -> Result<Option<UsernsIds>, SpecError> {
             "this node has no ids for it; userns_ids = \"100000:65536\" in the plugin configuration would give some",
         )
     })
+}
+
+/// Refuses a process with ids that the namespace does not have: the kernel knows no such user there.
+pub(super) fn check_user(inputs: &Inputs<'_>, ids: UsernsIds, user: &User) -> Result<(), SpecError> {
+    let job = inputs.task.user.trim();
+    let wanted = if job.is_empty() { inputs.image.user.trim() } else { job };
+    let allowed = format!(
+        "with userns = \"private\" ids from 0 to {} are expected: userns_ids of the plugin configuration gives {} of them",
+        ids.count - 1,
+        ids.count
+    );
+    if user.uid >= ids.count || user.gid >= ids.count {
+        return Err(SpecError::option("user", wanted, allowed));
+    }
+    let Some(beyond) = user.groups.iter().find(|gid| **gid >= ids.count) else {
+        return Ok(());
+    };
+    let added = &inputs.task.options.group_add;
+    let by_option = super::user::resolves_to(inputs.image, added, *beyond);
+    Err(match by_option {
+        Some(group) => SpecError::option("group_add", group, allowed),
+        None => SpecError::option("user", wanted, format!("the image gives it group {beyond}; {allowed}")),
+    })
+}
+
+/// Refuses a device that is to be elsewhere than on the host: a user namespace makes no device nodes, so the runtimes
+/// mount the host's, and take the path in the container for that on the host (runc `bindMountDeviceNode`).
+pub(super) fn check_device(by: &str, host: &str, container: &str) -> Result<(), SpecError> {
+    if host == container {
+        return Ok(());
+    }
+    Err(SpecError::option(
+        by,
+        container,
+        format!("with userns = \"private\" a device keeps its path of the host, {host}"),
+    ))
 }
 
 /// What the kernel refuses in a user namespace is replaced: sysfs can be mounted only by the owner of the network
@@ -125,8 +172,9 @@ mod tests {
         assert_eq!(setting(&Settings::default()).unwrap(), None);
         for bad in [
             "1",
-            "0:5",
+            "0:50",
             "5:0",
+            "5:5",
             "a:1",
             "1:-1",
             "+1:1",
@@ -138,6 +186,16 @@ mod tests {
             let error = read(bad).unwrap_err().to_string();
             assert!(error.starts_with(&format!("option userns_ids: {bad:?}: ")), "{error}");
         }
+    }
+
+    #[test]
+    fn a_device_keeps_its_path() {
+        assert_eq!(check_device("devices[0]", "/dev/a", "/dev/a"), Ok(()));
+        let text = check_device("devices[0]", "/dev/a", "/dev/b").unwrap_err().to_string();
+        assert!(
+            text.starts_with("option devices[0]: \"/dev/b\": ") && text.ends_with("/dev/a"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -52,6 +52,11 @@ impl<'a> Fields<'a> {
         Some(Self { at: at.to_owned(), map })
     }
 
+    /// Where the map stands in the job; empty for the root.
+    pub(super) fn at(&self) -> &str {
+        &self.at
+    }
+
     /// The first key that none of these options has.
     pub(super) fn unknown(&self, declared: &[Declared]) -> Option<&str> {
         let known = |key: &str| declared.iter().any(|d| d.name == key || d.aliases.contains(&key));
@@ -108,6 +113,18 @@ pub(super) fn concrete(value: &Value) -> &Value {
     }
 }
 
+/// What a host sends where nobody has written anything.
+pub(super) fn is_nothing(value: &Value) -> bool {
+    match value {
+        Value::Nil => true,
+        Value::String(text) => text.as_bytes().is_empty(),
+        Value::Binary(text) => text.is_empty(),
+        Value::Array(items) => items.iter().all(is_nothing),
+        Value::Map(pairs) => pairs.is_empty(),
+        Value::Boolean(_) | Value::Integer(_) | Value::F32(_) | Value::F64(_) | Value::Ext(..) => false,
+    }
+}
+
 /// Text of a `str`, `bin` or number value.
 pub(super) fn text(value: &Value) -> Option<String> {
     match value {
@@ -134,8 +151,37 @@ pub(super) fn wrong(at: &str, value: &Value, allowed: &str) -> SpecError {
     SpecError::option(at, shown(value), allowed)
 }
 
+/// The refusal of a value of another type than the wanted one, naming both.
+pub(super) fn mistyped(at: &str, value: &Value, wanted: &str) -> SpecError {
+    wrong(at, value, &format!("{wanted} is expected, not {}", kind(value)))
+}
+
+fn number(n: f64) -> &'static str {
+    match n.fract() == 0.0 {
+        // 2^53: beyond it a float does not name one integer.
+        true if n.abs() <= 9_007_199_254_740_992.0 => "a number",
+        true => "a number too great to be exact",
+        false => "a number with a fraction",
+    }
+}
+
+/// The type of a value in the words of a job's author.
+pub(super) fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Nil => "nothing",
+        Value::Boolean(_) => "true or false",
+        Value::Integer(_) => "a number",
+        Value::F32(n) => number(f64::from(*n)),
+        Value::F64(n) => number(*n),
+        Value::String(_) | Value::Binary(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Map(_) => "a block",
+        Value::Ext(..) => "a value of no known type",
+    }
+}
+
 pub(super) fn want_text(at: &str, value: &Value) -> Result<String, SpecError> {
-    text(value).ok_or_else(|| wrong(at, value, "text is expected"))
+    text(value).ok_or_else(|| mistyped(at, value, "a text"))
 }
 
 /// The members of an array; anything else stands for itself.

@@ -6,10 +6,11 @@
 
 use super::error::SpecError;
 use super::mounts::{Mounts, clean, is_delicate, task_dir};
+use super::netfiles::WRITABLE;
 use super::oci::{Beneath, Inputs};
-use super::options::MountOption;
+use super::options::{MountOption, VolumeOptions};
 use super::path::inside;
-use super::tmpfs::{FLAGS, PROPAGATION, words};
+use super::tmpfs::{FLAGS, PROPAGATION, contradiction, words};
 use std::path::{Component, Path, PathBuf};
 
 /// SELinux label of files that containers may share.
@@ -39,12 +40,12 @@ fn bind<'a>(option: &str, given: &[&'a str]) -> Result<Bind<'a>, SpecError> {
                 let text = "owners of host files are not changed; leave U out";
                 return Err(SpecError::option(option, word, text));
             }
-            w if ["bind", "rbind"].contains(&w) || FLAGS.contains(&w) || PROPAGATION.contains(&w) => {
+            w if ["bind", "rbind", "rro"].contains(&w) || FLAGS.contains(&w) || PROPAGATION.contains(&w) => {
                 out.options.push(w);
             }
             w => {
                 let text = format!(
-                    "an option of a bind mount is expected: rbind, bind, z, Z, {}, {}",
+                    "an option of a bind mount is expected: rbind, bind, rro, z, Z, {}, {}",
                     FLAGS.join(", "),
                     PROPAGATION.join(", ")
                 );
@@ -52,6 +53,7 @@ fn bind<'a>(option: &str, given: &[&'a str]) -> Result<Bind<'a>, SpecError> {
             }
         }
     }
+    contradiction(option, &out.options)?;
     if !out.options.iter().any(|o| matches!(*o, "bind" | "rbind")) {
         out.options.insert(0, "rbind");
     }
@@ -70,11 +72,24 @@ fn source(inputs: &Inputs<'_>, option: &'static str, text: &str) -> Result<(Path
                 "a relative source needs an allocation directory",
             ));
         };
+        // The name that other drivers have for what all tasks of the group share, which lies beside the task directory.
+        let plain: PathBuf = Path::new(text)
+            .components()
+            .filter(|c| *c != Component::CurDir)
+            .collect();
+        let shared = plain.strip_prefix("../alloc").ok();
+        if let Some(rest) = shared.filter(|rest| !rest.components().any(|c| c == Component::ParentDir)) {
+            let path: PathBuf = alloc.join("alloc").join(rest).components().collect();
+            if !is_own(inputs, &path)? {
+                inputs.gates.host_path(option, text)?;
+            }
+            return Ok((path, Some(alloc.clone())));
+        }
         if upwards {
             return Err(SpecError::option(
                 option,
                 text,
-                "a relative source is inside the task directory, without '..'",
+                "a relative source is inside the task directory, or inside ../alloc, and has no other '..'",
             ));
         }
         // By components: without `.` and empty parts, which would only be in the way of comparing.
@@ -99,38 +114,81 @@ fn source(inputs: &Inputs<'_>, option: &'static str, text: &str) -> Result<(Path
     Ok((path, None))
 }
 
-/// What of the allocation is the task's to mount without consent: its own `local` and `secrets`, and what is in the shared
-/// `alloc`, but for the logs. With the rest it could reach the secrets of its neighbours, and put links where Nomad's log
-/// pipes are, which root opens.
+/// What of the allocation is the task's to mount without consent: what is in its own directory, where Nomad puts what the job
+/// names, but for what is Nomad's and the driver's own there; and what is in the shared `alloc`, but for the logs. With the
+/// rest it could reach the secrets of its neighbours, and put links where Nomad's log pipes are, which root opens.
 fn is_own(inputs: &Inputs<'_>, path: &Path) -> Result<bool, SpecError> {
     let Some(own) = task_dir(inputs.task)? else {
         return Ok(false);
     };
     let shared = inputs.task.alloc_dir.join("alloc");
-    let private = ["local", "secrets"].iter().any(|dir| path.starts_with(own.join(dir)));
-    Ok(private || (path.starts_with(&shared) && path != shared && !path.starts_with(shared.join("logs"))))
+    let is_in = |dir: &Path| path != dir && path.starts_with(dir);
+    // `alloc` is in there for drivers that run tasks without an image, and is the shared directory with its logs. These are
+    // closed by their own name too, for a task that is called `alloc` itself.
+    let closed = ["private", "alloc", WRITABLE].map(|name| own.join(name));
+    let is_closed = closed.iter().any(|dir| path.starts_with(dir)) || path.starts_with(shared.join("logs"));
+    Ok((is_in(&own) || is_in(&shared)) && !is_closed)
+}
+
+/// What a `volume_options` block asks for that no host path has, nor a file system in memory.
+fn unavailable(block: &VolumeOptions) -> Result<(), SpecError> {
+    let refuse = |name: &str, value: &str, allowed: &str| {
+        Err(SpecError::option(
+            format!("mounts.volume_options.{name}"),
+            value,
+            allowed,
+        ))
+    };
+    if block.no_copy == Some(false) {
+        let allowed = "the image's files are not copied into a host path; true, or leaving it out, is expected";
+        return refuse("no_copy", "false", allowed);
+    }
+    if let Some((key, value)) = block.labels.iter().next() {
+        let allowed = "a host path has no labels; leave it out, or see labels for those of the container";
+        return refuse("labels", &format!("{key}={value}"), allowed);
+    }
+    if let Some(driver) = &block.driver_config {
+        let allowed = "this driver has no volume drivers; leave it out and mount a volume of Nomad's with volume_mount";
+        return refuse("driver_config", &driver.name, allowed);
+    }
+    Ok(())
+}
+
+impl MountOption {
+    /// The option that has this block, by the name under which the job has given it.
+    fn name(&self) -> &'static str {
+        if self.at.starts_with("mount[") {
+            "mount"
+        } else {
+            "mounts"
+        }
+    }
 }
 
 impl Mounts {
     /// One `mounts` block.
     pub(super) fn block(&mut self, inputs: &Inputs<'_>, mount: &MountOption) -> Result<(), SpecError> {
-        const OPTION: &str = "mounts";
+        let option = mount.name();
         let propagation = mount.bind_options.as_ref().and_then(|b| b.propagation.as_deref());
+        if let Some(block) = &mount.volume_options {
+            unavailable(block)?;
+        }
         if let Some(mode) = propagation.filter(|p| !PROPAGATION.contains(p)) {
             let allowed = format!("one of these is expected: {}", PROPAGATION.join(", "));
             return Err(SpecError::option("mounts.bind_options.propagation", mode, allowed));
         }
         let given = words(mount.options.iter().map(String::as_str));
         let access = match mount.readonly {
-            Some(true) if given.contains(&"rw") => "ro and rw",
-            Some(false) if given.contains(&"ro") => "rw and ro",
             Some(true) => "ro",
             Some(false) => "rw",
             None => "",
         };
-        if access.contains(' ') {
-            let allowed = format!("readonly and options contradict each other: {access}");
-            return Err(SpecError::option(OPTION, &mount.target, allowed));
+        if let Some(readonly) = mount.readonly {
+            let opposite = if readonly { &["rw"][..] } else { &["ro", "rro"] };
+            if let Some(word) = given.iter().find(|word| opposite.contains(word)) {
+                let allowed = format!("it contradicts {word} in options; leave one of them out");
+                return Err(SpecError::option("mounts.readonly", readonly, allowed));
+            }
         }
         let ty = mount.r#type.as_str();
         // Of whatever type it is called: the runtime goes by these words alone.
@@ -138,33 +196,41 @@ impl Mounts {
         let blocks = [propagation.unwrap_or_default(), access];
         let all = || given.iter().copied().chain(blocks).filter(|w| !w.is_empty());
         if !host_path && ty == "tmpfs" {
-            return self.tmpfs_block(inputs, mount, all());
+            return self.tmpfs_block(inputs, option, mount, all());
         }
         if mount.tmpfs_options.is_some() {
             let allowed = "a block tmpfs_options is for type = \"tmpfs\"";
-            return Err(SpecError::option(OPTION, ty, allowed));
+            return Err(SpecError::option(option, ty, allowed));
         }
         if !host_path {
             // An overlay's options name host paths, a proc or sysfs shows what is masked, a disk is the host's.
-            inputs.gates.host_path(OPTION, &format!("type {ty}"))?;
+            inputs.gates.host_path(option, &format!("type {ty}"))?;
             let source = if mount.source.is_empty() { ty } else { &mount.source };
-            return self.wanted(inputs, OPTION, &mount.target, ty, source, &all().collect::<Vec<_>>());
+            contradiction(option, &all().collect::<Vec<_>>())?;
+            return self.wanted(inputs, option, &mount.target, ty, source, &all().collect::<Vec<_>>());
         }
-        if given.is_empty() && mount.readonly.is_none() && mount.bind_options.is_none() {
+        // By Docker's name it is as in Docker: recursive, and it can be written to. By the Go driver's it is refused, in its words.
+        if option != "mount" && given.is_empty() && mount.readonly.is_none() && mount.bind_options.is_none() {
             return Err(SpecError::Refused {
-                option: OPTION.to_owned(),
-                text: format!("Options cannot be empty for mount type: {ty}. You need to atleast pass rbind and ro."),
+                option: option.to_owned(),
+                text: format!(
+                    "option {option}: {:?}: Options cannot be empty for mount type: {ty}. You need to atleast pass rbind and ro.",
+                    mount.target
+                ),
             });
         }
         if mount.source.is_empty() {
             let allowed = "a source is required for a mount of a host path";
-            return Err(SpecError::option(OPTION, &mount.target, allowed));
+            return Err(SpecError::option(option, &mount.target, allowed));
         }
-        let mut bind = bind(OPTION, &all().collect::<Vec<_>>())?;
+        let mut bind = bind(option, &all().collect::<Vec<_>>())?;
+        if given.is_empty() && access.is_empty() && propagation.is_none() {
+            bind.options.push("rw");
+        }
         if given.is_empty() && propagation.is_none() {
             bind.options.push("rprivate");
         }
-        self.bind(inputs, OPTION, &mount.source, &mount.target, &bind)
+        self.bind(inputs, option, &mount.source, &mount.target, &bind)
     }
 
     /// One text of the `volumes` option: `source:target` or `source:target:options`.
@@ -202,10 +268,13 @@ impl Mounts {
         }
         self.sources.push((by, path.clone()));
         if let Some(dir) = dir {
+            let is_shared = bind.options.iter().any(|o| matches!(*o, "shared" | "rshared"));
             self.beneath.push(Beneath {
                 dir,
                 source: path.clone(),
                 target: clean(by, target)?.into(),
+                // One that is shared with the host could not be told from the original; it has the operator's consent.
+                contested: path.starts_with(inputs.task.alloc_dir.join("alloc")) && !is_shared,
             });
         }
         match bind.label {
@@ -255,16 +324,7 @@ impl Mounts {
         path: &Path,
         label: &str,
     ) -> Result<(), SpecError> {
-        let label = match label {
-            "z" | "Z" => SHARED_LABEL,
-            full if full.split(':').count() >= 3 && full.split(':').all(|p| !p.is_empty()) && !full.contains('\0') => {
-                full
-            }
-            other => {
-                let allowed = "z, Z or a whole label such as system_u:object_r:container_file_t:s0 is expected";
-                return Err(SpecError::option(by, other, allowed));
-            }
-        };
+        let label = whole_label(by, label)?;
         if !inputs.node.security.selinux {
             return Ok(());
         }
@@ -280,6 +340,21 @@ impl Mounts {
             self.relabel.push(entry);
         }
         Ok(())
+    }
+}
+
+/// The SELinux label that an option or a setting names.
+pub(super) fn whole_label<'a>(by: &str, label: &'a str) -> Result<&'a str, SpecError> {
+    match label {
+        "z" | "Z" => Ok(SHARED_LABEL),
+        full if full.split(':').count() >= 3 && full.split(':').all(|p| !p.is_empty()) && !full.contains('\0') => {
+            Ok(full)
+        }
+        other => Err(SpecError::option(
+            by,
+            other,
+            "z, Z or a whole label such as system_u:object_r:container_file_t:s0 is expected",
+        )),
     }
 }
 

@@ -22,17 +22,10 @@ struct Given {
     propagation: Option<&'static str>,
 }
 
-fn given_by(settings: &Settings, change: impl FnOnce(&mut TaskSpec)) -> Result<Given, String> {
-    let mut task = TaskSpec {
-        name: "web".to_owned(),
-        alloc_dir: "/a".into(),
-        ..TaskSpec::default()
-    };
-    change(&mut task);
-    let image = &ImageFacts::default();
-    let inputs = Inputs {
-        task: &task,
-        image,
+fn with<T>(task: &TaskSpec, settings: &Settings, what: impl FnOnce(&Inputs<'_>) -> T) -> T {
+    what(&Inputs {
+        task,
+        image: &ImageFacts::default(),
         node: &NodeFacts {
             security: SecurityFacts {
                 selinux: true,
@@ -42,13 +35,29 @@ fn given_by(settings: &Settings, change: impl FnOnce(&mut TaskSpec)) -> Result<G
         },
         settings,
         gates: &Gates::of(settings).unwrap(),
+    })
+}
+
+fn built(settings: &Settings, task: &TaskSpec) -> Result<Mounts, String> {
+    with(task, settings, |inputs| {
+        let user = user::resolve(task, inputs.image).unwrap();
+        Mounts::build(inputs, &ContainerId::reported("c"), "h", &user).map_err(|e| e.to_string())
+    })
+}
+
+fn given_by(settings: &Settings, change: impl FnOnce(&mut TaskSpec)) -> Result<Given, String> {
+    let mut task = TaskSpec {
+        name: "web".to_owned(),
+        alloc_dir: "/a".into(),
+        ..TaskSpec::default()
     };
-    let user = user::resolve(&task, image).unwrap();
-    let built = Mounts::build(&inputs, &ContainerId::reported("c"), "h", &user).map_err(|e| e.to_string())?;
+    change(&mut task);
+    let built = built(settings, &task)?;
     let mut out = Given {
         beneath: built
             .beneath
             .iter()
+            .filter(|b| !b.source.starts_with("/a/web/.containerd-driver"))
             .map(|b| format!("{} in {}", b.source.display(), b.dir.display()))
             .collect(),
         sources: built
@@ -119,14 +128,25 @@ fn a_volume_is_inside_the_task_directory_or_needs_consent() {
     }
     let got = volume(&Settings::go_driver(), "/etc:/x:rshared").unwrap();
     assert_eq!(got.mounts, ["bind /etc rbind,rshared"]);
-    assert_eq!((got.beneath.len(), got.propagation), (0, Some("rshared")));
+    assert_eq!((got.beneath.len(), got.propagation), (0, Some("shared")));
 }
 
 /// CVE-2026-14896: neither `..` nor a link (see `beneath`) leads out of the allocation, with consent or without.
 #[test]
 fn no_source_leads_upwards_out_of_the_allocation() {
     for settings in [strict(), Settings::go_driver()] {
-        for source in ["..", "../alloc", "local/../../x", "/a/../etc", "/a/web/../../etc"] {
+        for source in [
+            "..",
+            "../web",
+            "../allocx",
+            "../alloc/..",
+            "../alloc/../web",
+            "./../../alloc",
+            "local/../../alloc",
+            "local/../../x",
+            "/a/../etc",
+            "/a/web/../../etc",
+        ] {
             assert!(
                 volume(&settings, &format!("{source}:/x")).unwrap_err().contains("'..'"),
                 "{source}"
@@ -140,6 +160,38 @@ fn no_source_leads_upwards_out_of_the_allocation() {
         }
     }
     assert!(volume(&strict(), "/b/../a/x:/x").unwrap_err().contains("enabled"));
+}
+
+#[test]
+fn what_the_group_shares_has_a_relative_name() {
+    for source in ["../alloc/data", "../alloc//./data/", "./../alloc/data"] {
+        let got = volume(&strict(), &format!("{source}:/x")).unwrap();
+        assert_eq!(got.mounts, ["bind /a/alloc/data rbind,rprivate"], "{source}");
+        assert_eq!(got.beneath, ["/a/alloc/data in /a"], "{source}");
+    }
+    // As by its absolute name: not the logs, nor what has them in it.
+    for source in ["../alloc", "../alloc/logs", "../alloc/./logs/x"] {
+        let refused = volume(&strict(), &format!("{source}:/x")).unwrap_err();
+        assert!(
+            refused.contains(source) && refused.contains("volumes { enabled = true }"),
+            "{refused}"
+        );
+    }
+    assert_eq!(
+        volume(&Settings::go_driver(), "../alloc:/x").unwrap().mounts,
+        ["bind /a/alloc rbind,rprivate"]
+    );
+    // Other tasks can write there.
+    let contested = |source: &str| {
+        let mut task = TaskSpec {
+            name: "web".to_owned(),
+            alloc_dir: "/a".into(),
+            ..TaskSpec::default()
+        };
+        task.options.volumes = vec![format!("{source}:/x")];
+        built(&strict(), &task).unwrap().beneath.iter().any(|b| b.contested)
+    };
+    assert!(contested("../alloc/data") && !contested("local/data"));
 }
 
 #[test]
@@ -251,6 +303,20 @@ fn file_systems_in_memory_need_no_consent_and_nothing_else_is_one() {
         block_form(Some("1000"), Some(511)).unwrap().mounts,
         ["tmpfs tmpfs noexec,nosuid,nodev,size=1000,mode=777"]
     );
+    let read_only = |mode| MountOption {
+        readonly: Some(true),
+        tmpfs_options: Some(TmpfsOptions { size: None, mode }),
+        ..mount("tmpfs", "", &[])
+    };
+    for (mode, want) in [
+        (None, "ro,noexec,nosuid,nodev"),
+        (Some(448), "ro,noexec,nosuid,nodev,mode=700"),
+    ] {
+        assert_eq!(
+            block(&strict(), read_only(mode)).unwrap().mounts,
+            [format!("tmpfs tmpfs {want}")]
+        );
+    }
     assert!(block_form(Some("0"), None).is_err() && block_form(None, Some(-1)).is_err());
     assert!(block_form(None, Some(4096)).is_err());
     let short = |text: &str| given_by(&strict(), |t| t.options.tmpfs = vec![text.to_owned()]);
@@ -331,6 +397,73 @@ fn labels_are_planned_but_not_for_directories_of_the_host() {
     }
 }
 
+#[test]
+fn what_is_in_the_tasks_own_directory_needs_no_consent() {
+    for source in [
+        "custom",
+        "./custom/deep",
+        "secrets/key",
+        "/a/web/custom",
+        "privately",
+        "localfoo",
+    ] {
+        let got = volume(&strict(), &format!("{source}:/x")).unwrap();
+        let path = format!(
+            "/a/web/{}",
+            source.trim_start_matches("./").trim_start_matches("/a/web/")
+        );
+        assert_eq!(got.mounts, [format!("bind {path} rbind,rprivate")]);
+    }
+    for source in [
+        ".",
+        "./",
+        "private",
+        "./private/x",
+        "alloc/logs",
+        ".containerd-driver/hosts",
+        "/a/web",
+        "/a/web/private/x",
+        "/a/other/local",
+        "/a/webb/x",
+    ] {
+        let text = volume(&strict(), &format!("{source}:/x")).unwrap_err();
+        assert!(
+            text.contains("volumes { enabled = true }") && text.contains(source),
+            "{text}"
+        );
+    }
+    // Whose directory is the shared one.
+    let named = |source: &str| {
+        given_by(&strict(), |t| {
+            t.name = "alloc".to_owned();
+            t.options.volumes = vec![format!("{source}:/x")];
+        })
+    };
+    assert!(named("logs").is_err() && named("../alloc/logs/x").is_err() && named("data").is_ok());
+}
+
+#[test]
+fn a_block_by_dockers_name_needs_no_options() {
+    let named = |at: &str| {
+        block(
+            &strict(),
+            MountOption {
+                at: at.to_owned(),
+                ..mount("bind", "local/x", &[])
+            },
+        )
+    };
+    assert_eq!(
+        named("mount[0]").unwrap().mounts,
+        ["bind /a/web/local/x rbind,rw,rprivate"]
+    );
+    let text = named("mounts[1]").unwrap_err();
+    assert!(
+        text.starts_with("option mounts[1]: \"/x\": Options cannot be empty for mount type: bind."),
+        "{text}"
+    );
+}
+
 proptest! {
     #[test]
     fn any_volume_without_consent_stays_in_the_allocation(
@@ -359,3 +492,6 @@ proptest! {
         }
     }
 }
+
+#[path = "volumes_words_test.rs"]
+mod words;

@@ -1,6 +1,7 @@
 //! `observability/CATALOGUE.md`, generated from the closed sets so that it cannot lag behind them.
 
 use super::counters::Counter;
+use super::gauges::Gauge;
 use super::names::{CATALOGUE, Kind};
 use std::fmt::Write as _;
 
@@ -17,7 +18,12 @@ pub fn render() -> String {
         let rows = CATALOGUE.iter().filter(|e| e.kind == kind).map(|e| (e.name, e.doc));
         table(&mut out, title, rows);
     }
-    table(&mut out, "Counters", Counter::ALL.iter().map(|c| (c.name(), c.doc())));
+    // Writing to a String cannot fail.
+    write!(out, "\n## Counters\n\n| name | unit | meaning |\n|---|---|---|\n").ok();
+    for counter in Counter::ALL {
+        writeln!(out, "| `{}` | {} | {} |", counter.name(), counter.unit(), counter.doc()).ok();
+    }
+    table(&mut out, "Gauges", Gauge::ALL.iter().map(|g| (g.name(), g.doc())));
     out
 }
 

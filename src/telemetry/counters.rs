@@ -1,7 +1,7 @@
 //! The closed set of process-wide counters: what would otherwise be silent.
 //!
-//! A relaxed atomic each; no label, so that nothing grows with tasks. Read by the fingerprint's debug output, the
-//! command line and tests through [`snapshot`].
+//! A relaxed atomic each; no label, so that nothing grows with tasks. Exported by [`super::meters`], and read by
+//! tests through [`snapshot`].
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -49,6 +49,16 @@ counters! {
     ContainerdFaults "containerd_driver_containerd_faults_total": "Calls to containerd that failed or got no answer.";
     ImagePulls "containerd_driver_image_pulls_total": "Images fetched from a registry.";
     ImagePullsShared "containerd_driver_image_joins_total": "Requests that joined a pull under way.";
+    ImagePullFaults "containerd_driver_image_faults_total": "Pulls that failed.";
+    ImagePullsCancelled "containerd_driver_image_cancels_total": "Pulls that were ended since nobody waited for them any more.";
+    ImagePullMillis "containerd_driver_image_pull_milliseconds_total": "Time from the turn of a pull to its end, of those that succeeded or failed.";
+    ImageQueueMillis "containerd_driver_image_queue_milliseconds_total": "Time that pulls waited for their turn.";
+    ImageBytes "containerd_driver_image_fetched_bytes_total": "Bytes of layers that came from registries.";
+    ImagesUnasked "containerd_driver_image_unasked_starts_total": "Images on disk that were taken since their registry could not be asked.";
+    ImageLoads "containerd_driver_image_loads_total": "Images loaded from the archive of a task.";
+    ImagesRemoved "containerd_driver_image_removals_total": "Images removed because nobody needed them.";
+    ImageBytesRemoved "containerd_driver_image_removal_bytes_total": "Bytes of the blobs of removed images, compressed; those that other images share are counted too.";
+    ImageRemovalFaults "containerd_driver_image_removal_faults_total": "Images that nobody needed and that could not be removed.";
     TasksStarted "containerd_driver_task_starts_total": "Tasks whose process was started.";
     TasksExited "containerd_driver_task_exits_total": "Exits told to Nomad.";
     ExecsStarted "containerd_driver_exec_starts_total": "Commands started in running tasks.";
@@ -56,11 +66,26 @@ counters! {
     LogBytes "containerd_driver_log_bytes_total": "Log bytes moved by the driver.";
     LogFaults "containerd_driver_log_faults_total": "Log streams that ended with a fault.";
     StatsDropped "containerd_driver_stats_drops_total": "Samples of a task's usage that a slow reader missed.";
+    OrphansRemoved "containerd_driver_orphan_removals_total": "Things of dead tasks that the reaper removed.";
+    OrphanFaults "containerd_driver_orphan_faults_total": "Things of dead tasks that the reaper could not remove.";
     SpanExportFaults "containerd_driver_export_faults_total": "Batches of spans that the collector did not take.";
     SpansDropped "containerd_driver_span_drops_total": "Spans that were in a batch the collector did not take.";
+    MetricExportFaults "containerd_driver_metric_faults_total": "Times that the collector did not take the counters and gauges.";
 }
 
 impl Counter {
+    /// Its unit in the code of UCUM, as its name has it; empty for what is just counted.
+    #[must_use]
+    pub fn unit(self) -> &'static str {
+        if self.name().ends_with("_bytes_total") {
+            "By"
+        } else if self.name().ends_with("_milliseconds_total") {
+            "ms"
+        } else {
+            ""
+        }
+    }
+
     /// Adds `n`.
     pub fn add(self, n: u64) {
         self.cell().fetch_add(n, Ordering::Relaxed);
@@ -98,6 +123,9 @@ mod tests {
             );
             assert!(Counter::ALL.iter().skip(i + 1).all(|d| d.name() != c.name()));
         }
+        assert_eq!(Counter::ImageBytes.unit(), "By");
+        assert_eq!(Counter::ImagePullMillis.unit(), "ms");
+        assert_eq!(Counter::TasksStarted.unit(), "");
         let before = Counter::EventGaps.get();
         Counter::EventGaps.bump();
         assert_eq!(Counter::EventGaps.get(), before + 1);

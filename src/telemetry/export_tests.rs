@@ -1,7 +1,6 @@
 //! Export switched on, off and while it cannot be had.
 
 use super::*;
-use std::time::Instant;
 use tracing::info_span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
@@ -20,7 +19,7 @@ fn quiet() -> LogLayer {
 #[test]
 fn without_a_collector_spans_are_disabled_and_events_still_logged() {
     let io = runtime();
-    let (telemetry, subscriber) = Telemetry::build(quiet(), io.handle().clone(), false);
+    let (telemetry, subscriber) = Telemetry::build(quiet(), io.handle().clone(), &Options::default());
     tracing::subscriber::with_default(subscriber, || {
         assert!(info_span!("a").is_disabled());
         assert!(tracing::enabled!(tracing::Level::INFO));
@@ -42,19 +41,50 @@ fn without_a_collector_spans_are_disabled_and_events_still_logged() {
     });
 }
 
+fn off() -> Signal {
+    Signal {
+        disabled: true,
+        ..Signal::default()
+    }
+}
+
 #[test]
 fn a_disabled_sdk_stays_off() {
     let io = runtime();
-    let (telemetry, _subscriber) = Telemetry::build(quiet(), io.handle().clone(), true);
+    let options = Options {
+        spans: off(),
+        metrics: off(),
+    };
+    let (telemetry, _subscriber) = Telemetry::build(quiet(), io.handle().clone(), &options);
     telemetry.enable("http://127.0.0.1:1").unwrap();
     assert!(!telemetry.is_exporting());
     assert!(telemetry.flush(Duration::from_secs(1)));
 }
 
 #[test]
+fn spans_and_metrics_are_disabled_one_by_one() {
+    let io = runtime();
+    for (spans, metrics) in [(true, false), (false, true)] {
+        let signal = |disabled| Signal {
+            disabled,
+            ..Signal::default()
+        };
+        let options = Options {
+            spans: signal(spans),
+            metrics: signal(metrics),
+        };
+        let (telemetry, _subscriber) = Telemetry::build(quiet(), io.handle().clone(), &options);
+        telemetry.enable("http://127.0.0.1:1").unwrap();
+        assert_eq!((telemetry.switch.is_on(), telemetry.meters.is_on()), (!spans, !metrics));
+        telemetry.shutdown(Duration::ZERO);
+        assert!(!telemetry.is_exporting());
+    }
+}
+
+#[test]
 fn a_bad_endpoint_is_an_error_that_shows_it() {
     let io = runtime();
-    let (telemetry, _subscriber) = Telemetry::build(quiet(), io.handle().clone(), false);
+    let (telemetry, _subscriber) = Telemetry::build(quiet(), io.handle().clone(), &Options::default());
     let error = telemetry.enable("http://not an address").unwrap_err().to_string();
     assert!(error.contains("not an address"), "{error}");
     assert!(!telemetry.is_exporting());
@@ -62,21 +92,21 @@ fn a_bad_endpoint_is_an_error_that_shows_it() {
 
 #[test]
 fn the_environment_is_read_by_the_standard_names() {
-    let read = |pairs: &'static [(&str, &str)]| {
-        Options::read(move |n| pairs.iter().find(|(k, _)| *k == n).map(|(_, v)| (*v).to_owned()))
-    };
+    let read =
+        |pairs: &[(&str, &str)]| Options::read(|n| pairs.iter().find(|(k, _)| *k == n).map(|(_, v)| (*v).to_owned()));
     assert_eq!(read(&[]), Options::default());
-    assert_eq!(
-        read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://a:1")])
-            .endpoint
-            .as_deref(),
-        Some("http://a:1")
-    );
-    let both = read(&[
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", "a"),
-        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "b"),
-    ]);
-    assert_eq!(both.endpoint.as_deref(), Some("b"));
-    assert!(read(&[("OTEL_SDK_DISABLED", "True")]).disabled);
-    assert!(read(&[("OTEL_TRACES_EXPORTER", "none")]).disabled);
+    let ends = |options: Options| (options.spans.endpoint, options.metrics.endpoint);
+    let some = |text: &str| Some(text.to_owned());
+    let one = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://a:1");
+    assert_eq!(ends(read(&[one])), (some("http://a:1"), some("http://a:1")));
+    let traces = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "b");
+    assert_eq!(ends(read(&[one, traces])), (some("b"), some("http://a:1")));
+    let metrics = ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "c");
+    assert_eq!(ends(read(&[one, metrics])), (some("http://a:1"), some("c")));
+    assert_eq!(ends(read(&[metrics])), (None, some("c")));
+    let disabled = |options: Options| (options.spans.disabled, options.metrics.disabled);
+    assert_eq!(disabled(read(&[("OTEL_SDK_DISABLED", "True")])), (true, true));
+    assert_eq!(disabled(read(&[("OTEL_TRACES_EXPORTER", "none")])), (true, false));
+    assert_eq!(disabled(read(&[("OTEL_METRICS_EXPORTER", "None")])), (false, true));
+    assert_eq!(disabled(read(&[("OTEL_METRICS_EXPORTER", "otlp")])), (false, false));
 }

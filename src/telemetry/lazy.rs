@@ -7,10 +7,10 @@
 use super::counters::Counter;
 use opentelemetry::Context;
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
+use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{BatchSpanProcessor, Span, SpanData, SpanExporter, SpanProcessor};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, mpsc};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tracing::{Level, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context as LayerContext, Filter};
@@ -130,6 +130,16 @@ impl<E> Counted<E> {
             failing: AtomicBool::new(false),
         }
     }
+
+    /// After a failure: true for the first of an outage.
+    pub(super) fn begins_to_fail(&self) -> bool {
+        !self.failing.swap(true, Ordering::Relaxed)
+    }
+
+    /// After a success: true for the first after an outage.
+    pub(super) fn recovers(&self) -> bool {
+        self.failing.swap(false, Ordering::Relaxed)
+    }
 }
 
 impl<E: SpanExporter> SpanExporter for Counted<E> {
@@ -138,14 +148,14 @@ impl<E: SpanExporter> SpanExporter for Counted<E> {
         let result = self.inner.export(batch).await;
         match &result {
             Ok(()) => {
-                if self.failing.swap(false, Ordering::Relaxed) {
+                if self.recovers() {
                     tracing::info!("the trace collector takes spans again");
                 }
             }
             Err(error) => {
                 Counter::SpanExportFaults.bump();
                 Counter::SpansDropped.add(spans);
-                if !self.failing.swap(true, Ordering::Relaxed) {
+                if self.begins_to_fail() {
                     tracing::warn!(%error, "the trace collector does not take spans; tasks are not affected");
                 }
             }
@@ -160,15 +170,4 @@ impl<E: SpanExporter> SpanExporter for Counted<E> {
     fn set_resource(&mut self, resource: &Resource) {
         self.inner.set_resource(resource);
     }
-}
-
-/// Flushes with a bound of the caller's; the SDK's own is 5 s.
-#[must_use]
-pub fn flush(processor: Arc<BatchSpanProcessor>, timeout: Duration) -> bool {
-    let (tx, rx) = mpsc::sync_channel::<Result<(), OTelSdkError>>(1);
-    let spawned = std::thread::Builder::new().name("span-flush".into()).spawn(move || {
-        // The waiter may have given up.
-        tx.try_send(processor.force_flush()).ok();
-    });
-    spawned.is_ok() && matches!(rx.recv_timeout(timeout), Ok(Ok(())))
 }

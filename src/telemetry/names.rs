@@ -49,7 +49,11 @@ names! {
     Span TASK_SWEEP = "task.sweep": "What a task without a supervisor left behind is removed.";
     Span IMAGE_ENSURE = "image.ensure": "An image is made present, from disk or by a pull; `joined` marks who waits for the pull of another, whose span is linked.";
     Span IMAGE_PULL = "image.pull": "An image is fetched from its registry and unpacked.";
+    Span IMAGE_LOAD = "image.load": "An image is taken from the archive of a task and unpacked.";
+    Span IMAGE_SWEEP = "image.sweep": "All images are looked at, and those that nobody needs are removed. A root span.";
+    Span IMAGE_PREFETCH = "image.prefetch": "An image that the operator wants on the node is made present. A root span.";
     Span IMAGE_RESOLVE = "image.resolve": "A reference is turned into a digest at the registry.";
+    Span IMAGE_QUEUE = "image.queue": "A pull waits for its turn; `count` is how many were before it.";
     Span IMAGE_FETCH = "image.fetch": "One layer is fetched into the content store.";
     Span IMAGE_UNPACK = "image.unpack": "One layer becomes a snapshot.";
     Span CONTAINER_CREATE = "container.create": "The steps that make a container run, with the wait for their turn.";
@@ -61,7 +65,11 @@ names! {
     Span LOG_DRAIN = "log.drain": "The streams of a container are moved to their last byte.";
     Span STATS_WATCH = "stats.watch": "A stream of statistics is opened at the sampler.";
     Span STATS_SWEEP = "stats.sweep": "The counters of `count` containers are read, those of all streams that are due. A root span.";
+    Span REAPER_SWEEP = "reaper.sweep": "All that tasks may leave behind is looked at, and orphans are removed. A root span.";
+    Span REAPER_AUDIT = "reaper.audit": "The same for `containerd-driver audit`.";
+    Span CONTAINER_REAP = "container.reap": "A container that nobody needs any more is removed, unless somebody has asked for it meanwhile.";
     Span HEALTH_PROBE = "health.probe": "containerd is asked how it is. A root span.";
+    Span HEALTH_CANARY = "health.canary": "The canary is run: pull, create, wait, remove. A root span.";
     Span EVENTS_LOOK_UP = "events.look_up": "The event stream says what containerd knows of a task.";
     Span EVENTS_RESYNC = "events.resync": "After a subscription is live, tasks are listed. A root span.";
 

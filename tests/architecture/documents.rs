@@ -2,6 +2,7 @@
 
 use crate::ROOT;
 use containerd_driver::actors::supervision::tree::CHILDREN;
+use containerd_driver::actors::task_supervisor::table;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
@@ -50,22 +51,31 @@ fn children() -> String {
     table
 }
 
-#[test]
-fn the_document_lists_the_children_that_there_are() {
+const STEPS_BEGIN: &str = "<!-- transitions: generated, do not edit by hand -->";
+const STEPS_END: &str = "<!-- transitions: end -->";
+
+/// The part of the document between two markers is what the code says.
+fn assert_generated(begin: &str, end: &str, table: &str) {
     let path = Path::new(ROOT).join("docs/architecture.md");
     let found = fs::read_to_string(&path).expect("docs/architecture.md");
-    let (head, rest) = found.split_once(BEGIN).expect("the marker where the table begins");
-    let (_, tail) = rest.split_once(END).expect("the marker where the table ends");
-    let wanted = format!("{head}{BEGIN}\n\n{}\n{END}{tail}", children());
+    let (head, rest) = found.split_once(begin).expect("the marker where the table begins");
+    let (_, tail) = rest.split_once(end).expect("the marker where the table ends");
+    let wanted = format!("{head}{begin}\n\n{table}\n{end}{tail}");
     if std::env::var_os("UPDATE_ARCHITECTURE").is_some() {
         fs::write(&path, &wanted).expect("written");
         return;
     }
     assert!(
         found == wanted,
-        "run UPDATE_ARCHITECTURE=1 cargo test --test architecture; the table should be\n{}",
-        children()
+        "run UPDATE_ARCHITECTURE=1 cargo test --test architecture; the table should be\n{table}"
     );
+}
+
+/// One test for all tables: two that write the file at once would undo each other.
+#[test]
+fn the_document_lists_the_children_and_the_transitions_that_there_are() {
+    assert_generated(BEGIN, END, &children());
+    assert_generated(STEPS_BEGIN, STEPS_END, &table::markdown());
 }
 
 /// The table at the head of each actor's file tells the same number.

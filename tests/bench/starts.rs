@@ -1,11 +1,12 @@
 //! `make bench`: what a start costs through the plugin protocol, beside `ctr run -d` on the same containerd in the
-//! same run. Prints ratios and gates nothing. Needs root, runc, docker-registry and a built driver (`CD_DRIVER_BIN`).
+//! same run. Prints ratios and gates nothing. Needs root, runc, docker-registry and a driver (`CD_DRIVER_BIN`, else the one
+//! that cargo has built for this).
 
 use anyhow::{Context as _, Result};
 use std::future::Future;
 use std::time::{Duration, Instant};
 use testhost::containerd::ContainerdKind;
-use testhost::rig::Rig;
+use testhost::rig::{Rig, RigOpts};
 use testhost::task::TaskSpec;
 
 /// Starts one after another.
@@ -33,8 +34,15 @@ fn main() -> Result<()> {
     })
 }
 
+fn opts(kind: ContainerdKind) -> RigOpts {
+    match std::env::var_os("CD_DRIVER_BIN") {
+        Some(bin) => RigOpts::of(kind, bin),
+        None => RigOpts::of(kind, env!("CARGO_BIN_EXE_containerd-driver")),
+    }
+}
+
 async fn measure(name: &str, kind: ContainerdKind) -> Result<()> {
-    let rig = Rig::new(kind).await?;
+    let rig = Rig::with(opts(kind)).await?;
     let image = rig.busybox().await?;
     let spec = || TaskSpec::new(image.clone()).command(["sleep", "1000"]);
     // The first start pulls.

@@ -1,11 +1,10 @@
 //! A rig with a chaos build, and the census before and after.
 
-use std::collections::BTreeSet;
 use std::env;
-use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::Value as Json;
 use testhost::alloc::random_hex;
 use testhost::census::{Census, Holdings};
 use testhost::containerd::ContainerdKind;
@@ -19,6 +18,9 @@ use crate::lives::PATIENCE;
 /// How long what a task had may take to be gone: containerd removes a snapshot's files behind our back.
 const SETTLE: Duration = Duration::from_secs(30);
 
+/// What the allocator may keep of memory that was used once.
+const MEMORY_SLACK_KIB: u64 = 12 * 1024;
+
 pub struct Field {
     pub rig: Rig,
     pub chaos: Chaos,
@@ -26,26 +28,7 @@ pub struct Field {
     before: Census,
     held: Holdings,
     pid: u32,
-}
-
-/// What the plugin holds, but for connections to the registry: those are pooled, and closed when idle for long.
-fn held(pid: u32) -> Holdings {
-    let tables =
-        ["tcp", "tcp6"].map(|table| fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default());
-    let inodes: BTreeSet<&str> = tables
-        .iter()
-        .flat_map(|table| table.lines().skip(1))
-        .filter_map(|line| line.split_whitespace().nth(9))
-        .collect();
-    let mut holdings = Holdings::of(pid);
-    let pooled = |target: &str| {
-        target
-            .strip_prefix("socket:[")
-            .and_then(|rest| rest.strip_suffix(']'))
-            .is_some_and(|inode| inodes.contains(inode))
-    };
-    holdings.descriptors.retain(|_, target| !pooled(target));
-    holdings
+    config: Json,
 }
 
 pub fn kind() -> ContainerdKind {
@@ -58,12 +41,18 @@ pub fn kind() -> ContainerdKind {
 
 impl Field {
     pub async fn new() -> Field {
+        Field::with(Json::Object(serde_json::Map::new())).await
+    }
+
+    /// With settings of the plugin, besides those of every rig.
+    pub async fn with(config: Json) -> Field {
         let bin = env::var_os("CD_DRIVER_CHAOS_BIN")
             .expect("CD_DRIVER_CHAOS_BIN does not name a driver built with the feature chaos");
         let dir = env::temp_dir().join(format!("cdt-{}", random_hex(4)));
         let socket = dir.join("chaos.sock");
         let mut opts = RigOpts::of(kind(), bin);
         opts.dir = Some(dir);
+        opts.config = config.clone();
         opts.launch = opts.launch.env("CONTAINERD_DRIVER_CHAOS_SOCKET", &socket);
         let rig = Rig::with(opts).await.expect("rig");
         let image = rig.busybox().await.expect("image");
@@ -78,7 +67,7 @@ impl Field {
         assert_eq!(task.exit(PATIENCE).await.exit_code, 3);
         task.destroy(false).await.expect("DestroyTask");
         let pid = rig.plugin().pid();
-        let held = held(pid);
+        let held = Holdings::unpooled(pid);
         Field {
             rig,
             chaos,
@@ -86,7 +75,45 @@ impl Field {
             before,
             held,
             pid,
+            config,
         }
+    }
+
+    /// Another one like this.
+    pub async fn anew(&self) -> Field {
+        Field::with(self.config.clone()).await
+    }
+
+    /// The first task of this plugin, as the first plugin had one before it was looked at.
+    pub async fn one_more(&self) -> Result<()> {
+        let task = self.rig.start(TaskSpec::new(&self.image).sh("exit 3")).await?;
+        ensure!(task.exit(PATIENCE).await.exit_code == 3, "its exit code");
+        Ok(task.destroy(false).await?)
+    }
+
+    /// The plugin that is there now holds no more than the first did.
+    pub async fn holds_no_more_than_the_first(&self) -> Result<()> {
+        let (pid, end) = (self.rig.plugin().pid(), Instant::now() + SETTLE);
+        loop {
+            let now = Holdings::unpooled(pid);
+            let mut more = now.diff(&self.held);
+            // Threads for blocking calls come and go with load.
+            more.retain(|line| !line.contains("thread(s)"));
+            let allowed_kib = self.held.memory_kib + self.held.memory_kib / 2 + MEMORY_SLACK_KIB;
+            if now.memory_kib > allowed_kib {
+                more.push(format!("{} KiB, {} KiB before", now.memory_kib, self.held.memory_kib));
+            }
+            if more.is_empty() {
+                return Ok(());
+            }
+            ensure!(Instant::now() < end, "the plugin holds more than the first: {more:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// What was there before the first task.
+    pub fn before(&self) -> &Census {
+        &self.before
     }
 
     /// The same process lives, and nothing is left of any task.
@@ -98,7 +125,7 @@ impl Field {
         self.nothing_left().await?;
         let end = Instant::now() + SETTLE;
         loop {
-            let mut more = held(self.pid).diff(&self.held);
+            let mut more = Holdings::unpooled(self.pid).diff(&self.held);
             // Threads for blocking calls come and go with load.
             more.retain(|line| !line.contains("thread(s)"));
             if more.is_empty() {

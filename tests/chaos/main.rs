@@ -7,12 +7,19 @@
 
 mod actors;
 mod adopted;
+mod canary;
 mod commands;
 mod control;
 mod escalation;
 mod field;
+mod killloop;
 mod lives;
 mod mix;
+mod one_task;
 mod pulls;
 mod states;
 mod stats;
+mod steps;
+mod steps_life;
+mod steps_recover;
+mod steps_start;

@@ -11,9 +11,13 @@ use crate::lives;
 const SEED: u64 = 20_260_101;
 
 /// xorshift64*: enough to choose victims, and the same on every machine.
-struct Dice(u64);
+pub struct Dice(u64);
 
 impl Dice {
+    pub fn of(seed: u64) -> Dice {
+        Dice(seed | 1)
+    }
+
     fn roll(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -21,7 +25,7 @@ impl Dice {
         self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
     }
 
-    fn below(&mut self, n: u64) -> u64 {
+    pub fn below(&mut self, n: u64) -> u64 {
         (self.roll() >> 11) % n.max(1)
     }
 
@@ -31,7 +35,7 @@ impl Dice {
     }
 }
 
-fn seed() -> u64 {
+pub fn seed() -> u64 {
     match env::var("CHAOS_SEED").as_deref() {
         Ok("now") => SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -46,7 +50,7 @@ async fn twenty_tasks_live_through_random_faults_of_all_actors() {
     let seed = seed();
     println!("CHAOS_SEED={seed}");
     let field = Field::new().await;
-    let (mut dice, mut told) = (Dice(seed | 1), Vec::new());
+    let (mut dice, mut told) = (Dice::of(seed), Vec::new());
     let faults = async {
         loop {
             tokio::time::sleep(Duration::from_millis(50 + dice.below(100))).await;

@@ -113,6 +113,7 @@ targets!(
     users,
     signals,
     references,
+    hosts_toml,
     handles,
     seccomp_profiles,
     cdi_files,

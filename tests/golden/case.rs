@@ -125,6 +125,7 @@ impl Case {
             env,
             user: text(&all["user"]),
             options: options::decode(&msgpack(&self.options))?,
+            ports: texts(&r["ports"]).into_iter().collect(),
             resources: Resources {
                 cpu_shares: number("cpu"),
                 memory_mb: number("memory_mb"),

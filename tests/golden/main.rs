@@ -124,8 +124,11 @@ fn each_option_of_a_task_is_in_a_case() {
         used.extend(case.options.as_object().unwrap().keys().cloned());
     }
     for option in containerd_driver::spec::options::table() {
-        // What decides which runtime or root file system there is has no place in a specification.
-        if option.name.contains('.') || ["runtime", "snapshotter"].contains(&option.name.as_str()) {
+        // What decides which runtime or root file system there is, or where the image comes from, has no place in a
+        // specification. Those of type `none` are refused.
+        let elsewhere = ["runtime", "snapshotter", "image_pull_policy", "load", "auth_soft_fail"];
+        let elsewhere = elsewhere.contains(&option.name.as_str()) || option.ty == "none";
+        if option.name.contains('.') || elsewhere {
             continue;
         }
         let named = used.contains(&option.name) || option.aliases.iter().any(|a| used.contains(*a));

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	_ "crypto/sha256"
 	"encoding/json"
@@ -140,7 +141,7 @@ func (t *task) specOpts() ([]oci.SpecOpts, error) {
 		add(oci.WithTTY)
 	}
 	if o.Init {
-		add(initProgram(t.Node.InitProgram))
+		add(initProgram(cmp.Or(o.InitPath, t.Node.InitProgram)))
 	}
 	if len(o.Annotations) > 0 {
 		add(oci.WithAnnotations(o.Annotations))

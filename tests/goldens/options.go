@@ -24,6 +24,7 @@ type Options struct {
 	Hostname    string
 	GroupAdd    []string `json:"group_add"`
 	Init        bool
+	InitPath    string `json:"init_path"`
 	TTY         bool
 	Interactive bool
 	Ulimit      map[string]string

@@ -11,6 +11,8 @@ use std::pin::Pin;
 use std::time::{Duration, Instant};
 use testhost::census::{Holdings, cgroups_below};
 use testhost::containerd::ContainerdKind;
+use testhost::ledger::{Combination, Outcome, note};
+use testhost::other_driver::{OtherDriver, container_by_shim};
 use testhost::procfs;
 use testhost::rig::{Rig, RigOpts, RunningTask};
 use testhost::task::TaskSpec;
@@ -51,6 +53,9 @@ pub fn secs(seconds: u64) -> Duration {
 pub fn patience() -> Duration {
     secs(40)
 }
+
+/// The suite that this is compiled into.
+const SUITE: &str = env!("CARGO_CRATE_NAME");
 
 /// A boxed case.
 pub type Case<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
@@ -155,11 +160,23 @@ impl Bench {
         faults.extend(self.left(&before, (pid, &held)).await);
         let verdict = if faults.is_empty() { "ok" } else { "FAILED" };
         println!("  {promise} … {verdict} ({:.1} s)", begin.elapsed().as_secs_f64());
+        let outcome = match faults.is_empty() {
+            true => Outcome::Shown,
+            false => Outcome::Failed(faults.join("; ")),
+        };
+        note(SUITE, promise, &self.combination(), &outcome).expect("the ledger");
         self.failed
             .extend(faults.into_iter().map(|fault| format!("{promise}: {fault}")));
     }
 
-    async fn left(&self, before: &testhost::census::Census, (pid, held): (u32, &Holdings)) -> Vec<String> {
+    /// What this bench runs with.
+    pub fn combination(&self) -> Combination {
+        let runtime = self.rig.config()["containerd_runtime"].as_str();
+        Combination::here(&kind(), runtime.unwrap_or_default())
+    }
+
+    /// What is left of a case in containerd, the kernel and the plugin, each as a sentence.
+    pub async fn left(&self, before: &testhost::census::Census, (pid, held): (u32, &Holdings)) -> Vec<String> {
         let mut left = self.rig.scope().leaks(before, secs(10)).await.expect("census");
         if self.rig.plugin().wait_exit(Duration::ZERO).await.is_some() {
             left.push("the plugin is gone".to_owned());
@@ -214,7 +231,7 @@ fn thread_names(pid: u32) -> Vec<String> {
 }
 
 /// What the plugin holds, without threads and without its connections to registries: the client keeps idle ones for 90 s.
-fn holdings(pid: u32) -> Holdings {
+pub fn holdings(pid: u32) -> Holdings {
     let mut held = Holdings::of(pid);
     let tcp = tcp_sockets(pid);
     held.descriptors.retain(|_, target| !tcp.contains(target));
@@ -242,7 +259,7 @@ pub async fn settle(deadline: Duration, mut probe: impl FnMut() -> Vec<String>) 
 }
 
 /// What a panic says.
-fn words(panic: &(dyn Any + Send)) -> String {
+pub fn words(panic: &(dyn Any + Send)) -> String {
     let text = panic
         .downcast_ref::<String>()
         .cloned()
@@ -250,8 +267,11 @@ fn words(panic: &(dyn Any + Send)) -> String {
     text.unwrap_or_else(|| "a panic".to_owned())
 }
 
-/// The container of a task and the process id of its init, as `InspectTask` tells.
+/// The container of a task and the process id of its init, as `InspectTask` tells; with another driver, as its shim shows.
 pub async fn container_of(task: &RunningTask) -> (String, u32) {
+    if OtherDriver::from_env().expect("the other driver").is_some() {
+        return container_by_shim(&task.config.alloc_id, &task.config.name).expect("no container runs for the task");
+    }
     let found = task.inspect().await.expect("InspectTask");
     let attributes = found.driver.expect("driver status").attributes;
     let pid = attributes

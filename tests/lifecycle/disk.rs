@@ -14,10 +14,10 @@ group!(disk, Bench::new(), {
 });
 
 /// A tmpfs that is gone when the test is.
-struct Small(PathBuf);
+pub struct Small(PathBuf);
 
 impl Small {
-    fn at(path: PathBuf, mebibytes: usize) -> Small {
+    pub fn at(path: PathBuf, mebibytes: usize) -> Small {
         let size = std::ffi::CString::new(format!("size={mebibytes}m,mode=711")).expect("no zero byte");
         mount("tmpfs", &path, "tmpfs", MountFlags::empty(), Some(size.as_c_str())).expect("mount a tmpfs");
         Small(path)

@@ -134,7 +134,7 @@ async fn fifty_mib_to_a_slow_reader_are_whole(b: &mut Bench) {
     const BYTES: usize = 50 << 20;
     let task = sleeper(b, "exec-bulk").await;
     let pid = b.rig.plugin().pid();
-    let before = procfs::pss_kib(pid).unwrap_or_default();
+    let before = procfs::anonymous_kib(pid).unwrap_or_default();
     let mut session = sh(
         &task,
         &format!("head -c {BYTES} /dev/zero | tr '\\0' x; echo end >&2"),
@@ -149,7 +149,7 @@ async fn fifty_mib_to_a_slow_reader_are_whole(b: &mut Bench) {
             if got > 1 << 20 && !paused {
                 paused = true;
                 tokio::time::sleep(secs(2)).await;
-                most = procfs::pss_kib(pid).unwrap_or_default();
+                most = procfs::anonymous_kib(pid).unwrap_or_default();
             }
             if message.exited {
                 assert_eq!(message.result.expect("a result").exit_code, 0);

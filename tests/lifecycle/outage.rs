@@ -1,6 +1,6 @@
 //! containerd goes away and comes back while tasks run.
 
-use crate::bench::{Bench, assert_running, group, patience, secs};
+use crate::bench::{Bench, assert_running, group, patience, secs, slowness};
 use futures_util::future::join_all;
 use std::time::Duration;
 use testhost::rig::RunningTask;
@@ -13,6 +13,8 @@ group!(outage, Bench::new(), {
     tasks_outlive_a_containerd_that_stops_and_starts,
     tasks_outlive_a_containerd_that_hangs_for_twenty_seconds,
     what_cannot_be_removed_meanwhile_is_removed_afterwards,
+    a_start_waits_for_a_containerd_that_restarts,
+    a_start_does_not_wait_for_ever,
 });
 
 async fn tasks(b: &Bench) -> Vec<RunningTask> {
@@ -98,13 +100,6 @@ async fn tasks_outlive_a_containerd_that_stops_and_starts(b: &mut Bench) {
         .expect("healthy");
     b.rig.containerd.stop().await;
     endure(b, &tasks, Duration::ZERO).await;
-    // No signal was sent, so no grace runs out: who asks again finds the task running and stops it by its signal.
-    let grace = Duration::from_millis(100);
-    let error = within(patience(), "StopTask without containerd", tasks[2].stop(grace, ""))
-        .await
-        .expect_err("no containerd");
-    assert!(error.message().contains("containerd"), "{error:?}");
-    tokio::time::sleep(grace * 3).await;
     b.rig.containerd.start_again().await.expect("containerd");
     afterwards(b, &tasks).await;
 }
@@ -134,6 +129,61 @@ async fn what_cannot_be_removed_meanwhile_is_removed_afterwards(b: &mut Bench) {
         assert!(error.message().contains("removing container"), "{error:?}");
     }
     b.rig.containerd.start_again().await.expect("containerd");
+    b.rig
+        .wait_health(HealthState::Healthy, secs(35))
+        .await
+        .expect("healthy");
+}
+
+/// At moments before a start and all over it, whether containerd is stopped or killed. Whoever is started runs once, and its
+/// collector, which reads until the first end of the pipe, has all of its output.
+async fn a_start_waits_for_a_containerd_that_restarts(b: &mut Bench) {
+    let script = "trap 'exit 61' TERM; echo up; while :; do sleep 0.1; done";
+    for (n, after) in [0_u64, 15, 40, 70, 110, 160, 220, 300].into_iter().enumerate() {
+        for killed in [true, false] {
+            let starts = (0..3).map(|k| {
+                let spec = b.sh(script).name(format!("moment-{n}-{k}"));
+                within(patience(), "StartTask", b.rig.start(spec))
+            });
+            let restart = async {
+                tokio::time::sleep(Duration::from_millis(after) * slowness()).await;
+                match killed {
+                    true => b.rig.containerd.kill().await,
+                    false => b.rig.containerd.stop().await,
+                }
+                tokio::time::sleep(Duration::from_millis(1500)).await;
+                b.rig.containerd.start_again().await.expect("containerd");
+            };
+            let (started, ()) = tokio::join!(join_all(starts), restart);
+            for outcome in started {
+                let task = outcome.unwrap_or_else(|error| panic!("{after} ms, killed {killed}: {error:?}"));
+                task.wait_line(patience(), "up").await;
+                within(patience(), "StopTask", task.stop(Duration::from_secs(3600), ""))
+                    .await
+                    .expect("StopTask");
+                assert_eq!(task.exit(patience()).await.exit_code, 61, "{after} ms, killed {killed}");
+                task.logs_end(patience()).await;
+                assert_eq!(task.lines(), ["up"], "{after} ms, killed {killed}");
+                task.destroy(false).await.expect("DestroyTask");
+            }
+        }
+    }
+    b.rig
+        .wait_health(HealthState::Healthy, secs(35))
+        .await
+        .expect("healthy");
+}
+
+async fn a_start_does_not_wait_for_ever(b: &mut Bench) {
+    b.rig.containerd.stop().await;
+    let begun = tokio::time::Instant::now();
+    let start = within(secs(30), "StartTask", b.rig.start(b.sh("true"))).await;
+    let took = begun.elapsed();
+    b.rig.containerd.start_again().await.expect("containerd");
+    let error = start.err().expect("no containerd");
+    assert_eq!(recoverable(&error), Some(true), "{error:?}");
+    assert!(error.message().contains("containerd cannot be reached"), "{error:?}");
+    assert!(took >= Duration::from_secs(9), "{took:?}");
     b.rig
         .wait_health(HealthState::Healthy, secs(35))
         .await

@@ -12,6 +12,7 @@ group!(recovery, Bench::new(), {
     ten_tasks_survive_sigkill_with_every_line_and_every_code,
     a_recovered_task_is_as_good_as_a_new_one,
     what_cannot_be_recovered_is_an_error_and_harms_nothing,
+    an_earlier_life_that_nobody_recovered_ends_before_the_next_one_begins,
 });
 
 /// Prints numbered lines until its host says `end`, then their number, and exits with a code of its own.
@@ -193,4 +194,37 @@ async fn what_cannot_be_recovered_is_an_error_and_harms_nothing(b: &mut Bench) {
     b.rig.driver().recover_task(request).await.expect("RecoverTask");
     assert_running(&task).await;
     task.destroy(true).await.expect("DestroyTask");
+}
+
+/// A plugin that dies again before it has answered: the host takes the task for lost, cannot destroy it either, and starts it
+/// anew under another id, with the collectors that it has.
+async fn an_earlier_life_that_nobody_recovered_ends_before_the_next_one_begins(b: &mut Bench) {
+    let life = |word: &str| b.sh(&format!("echo {word}; exec sleep 1000")).name("again");
+    let first = b.start(life("first")).await;
+    first.wait_line(patience(), "first").await;
+    // Another task of the same allocation, and one of the same name elsewhere, which are nobody's earlier life.
+    let beside = life("beside").name("beside");
+    let beside = b.rig.start_in(first.alloc.clone(), &beside).await.expect("StartTask");
+    let elsewhere = b.start(life("elsewhere")).await;
+    let next = life("second").compose(&first.alloc, b.rig.schema()).expect("a task");
+    b.rig.relaunch_only().await.expect("relaunch");
+    let second = b
+        .rig
+        .start_raw(next, first.alloc.clone(), None)
+        .await
+        .expect("StartTask");
+    first.wait_line(patience(), "second").await;
+    let census = b.rig.scope().take().await.expect("census");
+    let of = |task: &RunningTask| {
+        let life = task.id().rsplit('/').next().unwrap_or_default().to_owned();
+        census.containers.iter().filter(|id| id.ends_with(&life)).count()
+    };
+    assert_eq!(
+        [&first, &second, &beside, &elsewhere].map(of),
+        [0, 1, 1, 1],
+        "{census:?}"
+    );
+    for task in [&second, &beside, &elsewhere] {
+        task.destroy(true).await.expect("DestroyTask");
+    }
 }

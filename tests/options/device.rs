@@ -97,6 +97,14 @@ async fn cdi_names_bring_devices_mounts_and_variables(b: &mut Bench) {
         ("one", ""),
         ("mount", host.trim()),
     ]);
+    // A variable of the job gives way, as NVIDIA's files need it.
+    let spec = b
+        .with_options(json!({ "devices": ["example.com/thing=0"] }), "echo zero=$ZERO")
+        .env("ZERO", "no");
+    b.seen(spec).await.are([("zero", "yes")]);
+    // What the job mounts itself is not replaced, and neither is it said to be there when it is not.
+    let own = json!({ "devices": ["example.com/thing=0"], "tmpfs": ["/opt/thing"] });
+    says(&b.refused(own).await, &["devices[0]", "/opt/thing", "tmpfs"]);
     let missing = b.refused(json!({ "devices": ["example.com/thing=7"] })).await;
     says(&missing, &["devices", "example.com/thing=7"]);
 }

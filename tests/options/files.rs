@@ -9,10 +9,12 @@ group!(files, bench(consent()), if wants("runc"), {
     names_and_addresses_are_those_of_the_task,
     name_servers_are_the_groups_then_the_tasks_then_the_hosts,
     the_task_cannot_replace_what_was_generated,
+    what_the_task_writes_is_on_the_disk_of_its_allocation,
     what_cannot_be_in_these_files_is_refused,
 });
-group!(files_with_servers, bench(json!({ "dns_servers": ["9.9.9.9"] })), if wants("runc"), {
+group!(files_with_servers, bench(json!({ "dns_servers": ["9.9.9.9"], "volumes": { "enabled": true } })), if wants("runc"), {
     the_operators_name_servers_are_used,
+    the_jobs_own_files_count_before_all_others,
 });
 
 async fn names_and_addresses_are_those_of_the_task(b: &mut Bench) {
@@ -51,8 +53,53 @@ async fn the_operators_name_servers_are_used(b: &mut Bench) {
     b.look(json!({}), script).await.are([("ns", "9.9.9.9")]);
 }
 
+async fn the_jobs_own_files_count_before_all_others(b: &mut Bench) {
+    let own = b.rig.dir().join("own");
+    std::fs::write(&own, "of the job\n").expect("a file");
+    let own = own.display();
+    let options = json!({
+        "dns_servers": ["1.2.3.4"],
+        "extra_hosts": ["a:1.1.1.1"],
+        "volumes": [format!("{own}:/etc/resolv.conf:ro")],
+        "mounts": [{ "type": "bind", "source": own.to_string(), "target": "/etc/hosts", "options": ["rbind", "ro"] }],
+        "mount": [{ "type": "bind", "source": own.to_string(), "target": "/etc/hostname", "readonly": true }],
+    });
+    let script = "for f in resolv.conf hosts hostname; do echo $f=$(cat /etc/$f); done";
+    let mut spec = b.with_options(options, script);
+    for dns in [
+        None,
+        Some(DnsConfig {
+            servers: vec!["5.6.7.8".to_owned()],
+            ..DnsConfig::default()
+        }),
+    ] {
+        spec.dns = dns;
+        let seen = b.seen(spec.clone()).await;
+        seen.are([
+            ("resolv.conf", "of the job"),
+            ("hosts", "of the job"),
+            ("hostname", "of the job"),
+        ]);
+    }
+}
+
+/// In memory it would be the node's.
+async fn what_the_task_writes_is_on_the_disk_of_its_allocation(b: &mut Bench) {
+    let script =
+        "echo 10.9.8.7 written >>/etc/hosts && echo written >/etc/hostname; echo write=$?; echo ready; sleep 3600";
+    let task = b.start(b.sh(script)).await;
+    task.wait_line(crate::bench::patience(), "ready").await;
+    let seen = crate::look::pairs(&task.logs().stdout.text());
+    seen.are([("write", "0")]);
+    let dir = task.alloc.task_dir(&task.config.name).join(".containerd-driver");
+    let on_host = |name: &str| std::fs::read_to_string(dir.join(name)).expect("a file of the task");
+    assert!(on_host("hosts").ends_with("10.9.8.7 written\n"), "{}", on_host("hosts"));
+    assert_eq!(on_host("hostname"), "written\n");
+    crate::look::end(task).await;
+}
+
 async fn the_task_cannot_replace_what_was_generated(b: &mut Bench) {
-    let script = "find /local /alloc /secrets -name hosts -o -name resolv.conf -o -name hostname | wc -l >/tmp/n; echo found=$(cat /tmp/n)";
+    let script = "find /local /alloc /secrets -name hosts -o -name resolv.conf -o -name hostname -o -name .containerd-driver | wc -l >/tmp/n; echo found=$(cat /tmp/n)";
     b.look(json!({ "extra_hosts": ["a:1.1.1.1"] }), script)
         .await
         .are([("found", "0")]);

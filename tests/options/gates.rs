@@ -1,9 +1,10 @@
 //! What a job gets without the operator's consent: nothing of the host. Each refusal names the option, its value and the
 //! setting that would allow it; with that setting alone, the same task starts.
 
-use crate::bench::{Bench, group};
-use crate::look::{bench, says, wants, with};
+use crate::bench::{Bench, group, patience};
+use crate::look::{bench, end, says, wants, with};
 use serde_json::{Value as Json, json};
+use testhost::wire::driver::Mount;
 
 group!(gates_strict, bench(json!({})), if wants("runc"), {
     nothing_of_the_host_without_consent,
@@ -174,6 +175,31 @@ async fn what_needs_no_consent_starts(b: &mut Bench) {
     });
     let (code, _) = b.run(b.with_options(options, "true")).await;
     assert_eq!(code, 0);
+    // A directory that Nomad has made for an artifact or a template.
+    let spec = b.with_options(json!({ "volumes": ["custom:/etc/custom:ro"] }), "test -e /etc/custom/x");
+    let alloc = b.rig.alloc();
+    let dir = alloc.add_task(&spec.name).expect("task directory").join("custom");
+    std::fs::create_dir(&dir).expect("a directory");
+    std::fs::write(dir.join("x"), "").expect("a file");
+    let task = b.rig.start_in(alloc, &spec).await.expect("StartTask");
+    assert_eq!(task.exit(patience()).await.exit_code, 0);
+    end(task).await;
+    // Nomad's mount for every CSI plugin, privileged or not; what runs in there has no right to the disks all the same.
+    let dev = |host_path: &str, task_path: &str| Mount {
+        task_path: task_path.to_owned(),
+        host_path: host_path.to_owned(),
+        ..Mount::default()
+    };
+    let script = "test -c /dev/full && ! (exec 3</dev/kmsg) 2>/dev/null";
+    assert_eq!(b.run(b.sh(script).mount(dev("/dev", "/dev"))).await.0, 0);
+    let other = b.refused_spec(b.sh("true").mount(dev("/tmp", "/dev"))).await;
+    says(&other, &["volume_mount", "/dev", "volumes { enabled = true }"]);
+    let init = with(b.sh("true").mount(dev("/dev", "/dev")), json!({ "init": true }));
+    says(
+        &b.refused_spec(init).await,
+        &["option init: true", "volume_mount", "/dev"],
+    );
+    assert!(!std::path::Path::new("/dev/init").exists());
 }
 
 async fn the_default_protections_are_on(b: &mut Bench) {

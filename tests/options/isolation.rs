@@ -278,6 +278,13 @@ async fn a_user_namespace_has_ids_of_its_own_where_snapshots_can_be_mapped(b: &m
         ("root", "ok"),
         ("local", "ok"),
     ]);
+    // What of the host goes with it: the name, the cgroup tree, and devices at their own paths.
+    let shared = json!({ "userns": "private", "uts_mode": "host", "cgroupns": "host", "devices": ["/dev/kmsg"] });
+    let script = "echo dev=$(stat -c %t:%T /dev/kmsg); echo name=$(hostname)";
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").expect("the host's name");
+    b.look(shared, script)
+        .await
+        .are([("dev", "1:b"), ("name", host.trim())]);
     let task = b.start(with(b.sleeper(), options)).await;
     let (_, pid) = container_of(&task).await;
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status");

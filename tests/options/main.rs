@@ -21,4 +21,5 @@ mod limits;
 mod look;
 mod mounts;
 mod process;
+mod refusals;
 mod security;

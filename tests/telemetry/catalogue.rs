@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::scene::{By, PATIENCE, Scene};
 
 /// First column of the table under a heading.
-fn table(title: &str) -> BTreeSet<String> {
+pub fn table(title: &str) -> BTreeSet<String> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/observability/CATALOGUE.md");
     let text = std::fs::read_to_string(path).expect("catalogue");
     let part = text.split_once(&format!("## {title}\n")).expect("heading").1;

@@ -30,18 +30,27 @@ pub fn opts() -> RigOpts {
         Ok(other) => panic!("CD_KIND is {other:?}: 1.6 or 2.4 is expected"),
     };
     let mut opts = RigOpts::new(kind).expect("CD_DRIVER_BIN");
-    // Batches leave soon; the default is 5 s.
+    // Batches leave soon; the defaults are 5 s for spans and 60 s for metrics.
     opts.launch = opts
         .launch
         .env("OTEL_BSP_SCHEDULE_DELAY", "100")
+        .env("OTEL_METRIC_EXPORT_INTERVAL", "100")
         .without_env("OTEL_EXPORTER_OTLP_ENDPOINT");
     opts
 }
 
 impl Scene {
     pub async fn new(by: By) -> Scene {
+        Scene::with(by, &[]).await
+    }
+
+    /// With further variables in the plugin's environment.
+    pub async fn with(by: By, env: &[(&str, &str)]) -> Scene {
         let collector = Collector::start().await.expect("collector");
         let mut opts = opts();
+        for (name, value) in env {
+            opts.launch = opts.launch.env(name, value);
+        }
         match by {
             By::Environment => opts.launch = opts.launch.env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint()),
             By::PluginConfig => opts.config = serde_json::json!({ "otlp_endpoint": collector.endpoint() }),

@@ -1,4 +1,4 @@
-//! Without a collector there are no spans: no thread, no connection, no attempt at one.
+//! Without a collector there are no spans and no metrics: no thread, no connection, no attempt at one.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -38,7 +38,8 @@ fn remote_ports(pid: u32) -> BTreeSet<u16> {
     ports
 }
 
-fn threads(pid: u32) -> Vec<String> {
+/// Names of the threads of a process, as the kernel has them: 15 bytes at most.
+pub fn threads(pid: u32) -> Vec<String> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("threads");
     tasks
         .flatten()

@@ -5,25 +5,34 @@
 //! interrupted start left behind hangs on a record that carries our labels. A second run finds the record, and adopts
 //! what fits the spec hash or removes it.
 
+use super::claim::claim;
+use super::earlier;
+use super::fault::{runtime_fault, task_fault};
+use super::on_host::{self, Held, Logs, end_unused_log, host_side, place, stdin};
+use super::remap::remap;
 use super::remove::{at, remove};
+use super::stray;
+use crate::actors::absence::Absence;
 use crate::actors::shared::{Links, Shared, unix_nanos};
 use crate::actors::supervision::book::ask_until;
 use crate::containerd::{ContainerRecord, Gateway, NewContainer, NewTask, RuntimeOptions};
-use crate::host::{HostError, cgroup, fifo, paths, selinux};
+use crate::host::survey;
 use crate::messages::Cx;
 use crate::messages::container::{ContainerError, CreateContainer, Created};
 use crate::messages::logs::CheckLogPaths;
-use crate::messages::runtime::{ContainerdFault, FaultKind, TaskView};
+use crate::messages::runtime::{FaultKind, TaskView};
 use crate::spec::SpecError;
 use crate::spec::identity::ContainerId;
 use crate::spec::labels::{self, Marks};
-use crate::spec::oci::{self, Beneath, ContainerPlan};
+use crate::spec::oci::{self, ContainerPlan};
+use crate::spec::owner::Owner;
 use crate::spec::settings::Settings;
 use crate::spec::signal;
+use crate::spec::task::TaskSpec;
 use crate::telemetry::names;
+use crate::telemetry::steps::step;
 use std::collections::{BTreeMap, HashMap};
-use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing::Instrument as _;
@@ -61,12 +70,15 @@ pub(super) async fn create(
     let configured = shared.configured().map_err(at("creating container"))?;
     let gateway = &configured.gateway;
     let id = ContainerId::of(&req.task.id);
+    let containerd = survey::listener(Path::new(gateway.socket())).await;
     // Small files, but a disk may be slow: not on a thread that others wait for.
-    let node = tokio::task::block_in_place(|| super::node::facts(shared, &configured.settings, &req.task));
+    let node = tokio::task::block_in_place(|| super::node::facts(shared, &configured.settings, &req.task, containerd));
     let plan = oci::build(&req.task, &req.image.facts, &node, &configured.settings)?;
     let stop_signal = stop_signal(&req)?;
     let logs = check_logs(links, &req).await?;
+    let owner = tokio::task::block_in_place(|| shared.owner_of(&req.task.alloc_dir));
     let start = Beginning {
+        owner: &owner,
         shared,
         gateway,
         settings: &configured.settings,
@@ -77,23 +89,60 @@ pub(super) async fn create(
         logs: &logs,
     };
     let (begun, mut rest, mut purges) = (Instant::now(), REST.0, 0);
+    let mut held = tokio::task::block_in_place(|| Held::none_of(&req.task.alloc_dir, &logs, plan.terminal));
+    let mut absence = Absence::default();
+    let earlier = loop {
+        match earlier::find(shared, gateway, &req.task, &id).await {
+            Err(fault) if absence.outlast(&fault).await => {}
+            found => break found.map_err(at("looking for earlier lives of the task"))?,
+        }
+    };
+    if !earlier.is_empty() {
+        let ended = async {
+            held.take().await?;
+            earlier::end(links, earlier).await
+        };
+        if let Err(e) = ended.await {
+            return Err(undo(shared, &id, e).await);
+        }
+    }
     while purges < ATTEMPTS {
-        match start.attempt(purges > 0).await {
+        match start.attempt(purges > 0, &mut held).await {
             Ok(Attempt::Started(created)) => return Ok(created),
             Ok(Attempt::InTheWay) => {
+                if let Err(e) = held.take().await {
+                    return Err(undo(shared, &id, e).await);
+                }
                 tracing::info!(container.id = %id, "removing what an earlier start left behind");
-                remove(shared, &id, None)
-                    .instrument(tracing::info_span!(names::CONTAINER_STEP, { names::STEP } = "purge"))
-                    .await?;
+                // To its end: a task that was killed before it ran would look like one that has run.
+                loop {
+                    let purge = remove(shared, &id, None)
+                        .instrument(tracing::info_span!(names::CONTAINER_STEP, { names::STEP } = "purge"));
+                    match purge.await {
+                        Ok(()) => break,
+                        Err(ContainerError::Containerd { source, .. }) if absence.outlast(&source).await => {}
+                        Err(e) => return Err(owed(&"an earlier start is in the way", &e)),
+                    }
+                }
                 purges += 1;
             }
-            Ok(Attempt::Unsettled(_)) if begun.elapsed() < AFTERMATH => {
+            Ok(Attempt::Unsettled(e)) if begun.elapsed() < AFTERMATH => {
+                stray::clear_orphan(shared, gateway, &id, &e).await;
                 tokio::time::sleep(rest).await;
                 rest = (rest * 2).min(REST.1);
             }
             Ok(Attempt::Unsettled(e)) | Err(e) => {
-                undo(shared, &id, &e).await;
-                return Err(e);
+                // What this attempt has begun goes down with the containerd that began it, and then the next one needs the pipes.
+                if is_away(&e)
+                    && tokio::task::block_in_place(|| gateway.has_shim(id.as_str()))
+                    && let Err(e) = held.take().await
+                {
+                    return Err(undo(shared, &id, e).await);
+                }
+                match e {
+                    ContainerError::Containerd { ref source, .. } if absence.outlast(source).await => {}
+                    e => return Err(undo(shared, &id, e).await),
+                }
             }
         }
     }
@@ -102,26 +151,35 @@ pub(super) async fn create(
     )))
 }
 
-/// Removes what a failed start made. A failure here is logged: the reason that the user needs is the first one.
-async fn undo(shared: &Shared, id: &ContainerId, why: &ContainerError) {
-    // Without containerd nothing can be undone now, and the next start under this id finds the record.
-    let unreachable =
-        matches!(why, ContainerError::Containerd { source, .. } if matches!(source.kind, FaultKind::Unreachable));
-    if unreachable {
-        return;
+fn is_away(error: &ContainerError) -> bool {
+    matches!(error, ContainerError::Containerd { source, .. } if source.kind == FaultKind::Unreachable)
+}
+
+/// Removes what a failed start made. The answer is the reason of the failure, as the user is to see it.
+async fn undo(shared: &Shared, id: &ContainerId, why: ContainerError) -> ContainerError {
+    // Without containerd nothing can be undone now: whoever asked for the start owes the removal.
+    if is_away(&why) {
+        return why;
     }
-    if let Err(e) = remove(shared, id, None)
+    let undone = remove(shared, id, None)
         .instrument(tracing::info_span!(names::CONTAINER_STEP, { names::STEP } = "undo"))
-        .await
-    {
-        tracing::warn!(container.id = %id, error = %e, "could not undo a failed start");
+        .await;
+    match undone {
+        Ok(()) => why,
+        Err(e) => {
+            tracing::warn!(container.id = %id, error = %e, "could not undo a failed start");
+            owed(&why, &e)
+        }
     }
 }
 
-async fn check_logs(
-    links: &Arc<Links>,
-    req: &CreateContainer,
-) -> Result<(Option<PathBuf>, Option<PathBuf>), ContainerError> {
+/// A start that failed and left something behind. By itself the reason may be final, and then nobody would come back to
+/// what is left; this one is worth a retry, so the removal is owed by whoever asked.
+fn owed(why: &dyn std::fmt::Display, left: &ContainerError) -> ContainerError {
+    ContainerError::Interrupted(format!("{why}; what it has made is not removed yet: {left}"))
+}
+
+async fn check_logs(links: &Arc<Links>, req: &CreateContainer) -> Result<Logs, ContainerError> {
     let check = CheckLogPaths {
         alloc_dir: req.task.alloc_dir.clone(),
         stdout: req.task.stdout_path.clone(),
@@ -143,6 +201,7 @@ async fn check_logs(
 
 /// What every attempt of one creation begins with.
 struct Beginning<'a> {
+    owner: &'a Owner,
     shared: &'a Shared,
     gateway: &'a Gateway,
     settings: &'a Settings,
@@ -150,13 +209,14 @@ struct Beginning<'a> {
     req: &'a CreateContainer,
     plan: &'a ContainerPlan,
     stop_signal: i32,
-    logs: &'a (Option<PathBuf>, Option<PathBuf>),
+    logs: &'a Logs,
 }
 
 impl Beginning<'_> {
-    /// `purged`: leftovers of an earlier start were removed by an attempt before this one.
-    async fn attempt(&self, purged: bool) -> Result<Attempt, ContainerError> {
+    /// `purged`: leftovers of an earlier start were removed by an attempt before this one. `held`: the log pipes.
+    async fn attempt(&self, purged: bool, held: &mut Held<'_>) -> Result<Attempt, ContainerError> {
         let Self {
+            owner,
             shared,
             gateway,
             settings,
@@ -178,8 +238,8 @@ impl Beginning<'_> {
                 systemd_cgroup: plan.runtime.systemd_cgroup,
                 ..RuntimeOptions::default()
             }),
-            spec_json: plan.spec_json.clone(),
-            labels: labels_of(req, settings, plan, stop_signal, now),
+            spec_json: on_host::spec_of(shared, id, plan)?,
+            labels: labels_of(req, settings, plan, stop_signal, now, owner),
         };
         let adopted = match gateway.create_container(container).await {
             Ok(()) => None,
@@ -197,6 +257,7 @@ impl Beginning<'_> {
             }
             Err(fault) => return Err(at("creating container")(fault)),
         };
+        step!(StartRecord);
         let created = |view, started_at| {
             Attempt::Started(Created {
                 container: id.clone(),
@@ -208,18 +269,32 @@ impl Beginning<'_> {
         };
         if let Some((started_at, has_ended)) = adopted {
             match gateway.task(id.as_str()).await.map_err(at("reading task"))? {
-                Some(view @ (TaskView::Running { .. } | TaskView::Stopped(_))) => return Ok(created(view, started_at)),
+                Some(view @ (TaskView::Running { .. } | TaskView::Stopped(_))) => {
+                    tokio::task::block_in_place(|| end_unused_log(id, plan, &req.task.alloc_dir, logs));
+                    return Ok(created(view, started_at));
+                }
                 // Not begun: containerd may be about to take it down, with the call of a plugin process that died.
                 Some(TaskView::Created { .. }) => return Ok(Attempt::InTheWay),
                 // Its process has run and its task is gone: nothing to go on from.
                 None if has_ended => return Ok(Attempt::InTheWay),
-                None => {}
+                None => held.take().await?,
             }
         }
-        let checked = tokio::task::block_in_place(|| host_side(plan))?;
+        // One that containerd has forgotten holds the log pipes, and looks like their reader.
+        if !purged && tokio::task::block_in_place(|| gateway.has_shim(id.as_str())) {
+            return Ok(Attempt::InTheWay);
+        }
+        let checked = tokio::task::block_in_place(|| {
+            let checked = host_side(plan)?;
+            on_host::hold(shared, id, plan, &checked)?;
+            Ok::<_, ContainerError>(checked)
+        })?;
+        step!(StartFiles);
         let parent = req.image.facts.chain_id.as_ref().map_or("", |d| d.as_str());
+        let mut snapshot_labels = remap(gateway, &req.task, plan).await?;
+        snapshot_labels.extend(owner.labels());
         let rootfs = match gateway
-            .prepare_snapshot(snapshotter, id.as_str(), parent, &remap(gateway, plan).await?)
+            .prepare_snapshot(snapshotter, id.as_str(), parent, &snapshot_labels)
             .await
         {
             Ok(mounts) => mounts,
@@ -231,7 +306,10 @@ impl Beginning<'_> {
             Err(fault) if fault.kind == FaultKind::AlreadyExists => return Ok(Attempt::InTheWay),
             Err(fault) => return Err(at("preparing snapshot")(fault)),
         };
+        step!(StartSnapshot);
         let stdin = tokio::task::block_in_place(|| stdin(shared, id, plan))?;
+        step!(StartStdin);
+        tokio::task::block_in_place(|| claim(shared, gateway, id, owner))?;
         let task = NewTask {
             container: id.as_str().to_owned(),
             rootfs,
@@ -241,61 +319,30 @@ impl Beginning<'_> {
             stderr: logs.1.clone().filter(|_| !plan.terminal),
             terminal: plan.terminal,
         };
+        tokio::task::block_in_place(|| {
+            held.take_read()?;
+            held.still_read()
+        })?;
         match gateway.create_task(task).await {
             Ok(pid) => {
-                tokio::task::block_in_place(|| mounted(plan, pid, &checked))?;
-                if let Some(cpuset) = &plan.join_cpuset {
-                    cgroup::join(cpuset, pid).map_err(|e| ContainerError::Host {
-                        what: "the cores that Nomad gives to tasks",
-                        path: cpuset.display().to_string(),
-                        reason: e.reason,
-                    })?;
-                }
+                step!(StartTask);
+                tokio::task::block_in_place(|| place(shared, id, plan, pid, &checked))?;
+                step!(StartPlaced);
             }
             // A shim of an interrupted start that containerd is still taking down, or its bundle.
             Err(fault) if fault.kind == FaultKind::AlreadyExists && !purged => return Ok(Attempt::InTheWay),
             Err(fault) => {
-                let error = task_fault(plan, fault);
-                return if adopted.is_some() || purged {
-                    unsettled(error)
-                } else {
-                    Err(error)
-                };
+                let settled = adopted.is_none() && !purged;
+                let error = task_fault(&req.task, plan, fault, settled);
+                return if settled { Err(error) } else { unsettled(error) };
             }
         }
-        let pid = start(gateway, id, plan).await?;
-        if let Some(stderr) = logs.1.as_ref().filter(|_| plan.terminal) {
-            // The shim leaves this pipe alone, and its reader would wait for ever.
-            if let Err(e) = tokio::task::block_in_place(|| fifo::end(&req.task.alloc_dir, stderr)) {
-                tracing::warn!(container.id = %id, error = %e, "could not end the log pipe that a terminal leaves unused");
-            }
-        }
+        let pid = start(gateway, id, &req.task, plan).await?;
+        step!(StartRuns);
+        tokio::task::block_in_place(|| end_unused_log(id, plan, &req.task.alloc_dir, logs));
+        step!(StartLogs);
         Ok(created(TaskView::Running { pid }, unix_nanos()))
     }
-}
-
-/// Labels by which containerd's snapshotter shows a container's files under the ids of its user namespace (containerd
-/// `core/snapshots`: `LabelSnapshotUIDMapping`). Asked of introspection first: one that cannot would ignore them, and
-/// the container would see files of nobody.
-async fn remap(gateway: &Gateway, plan: &ContainerPlan) -> Result<BTreeMap<String, String>, ContainerError> {
-    let Some(ids) = plan.userns else {
-        return Ok(BTreeMap::new());
-    };
-    let abilities = gateway.abilities().await.map_err(at("asking for abilities"))?;
-    if !abilities.remap_ids.contains(&plan.snapshotter) {
-        return Err(SpecError::option(
-            "userns",
-            "private",
-            format!(
-                "this node's containerd cannot map ids in snapshots of {}: containerd 2 and a kernel from 5.19 on are needed",
-                plan.snapshotter
-            ),
-        )
-        .into());
-    }
-    let mapping = format!("0:{}:{}", ids.first, ids.count);
-    let labels = ["uidmapping", "gidmapping"].map(|name| (format!("containerd.io/snapshot/{name}"), mapping.clone()));
-    Ok(labels.into())
 }
 
 /// What a failure after an interrupted start means: it is not the last word while containerd may still be at work on the
@@ -314,124 +361,16 @@ fn unsettled(error: ContainerError) -> Result<Attempt, ContainerError> {
     }
 }
 
-/// What must be so on the host before the mounts are made. A task can plant a link in its own directories, and the
-/// runtime, which is root, would follow it: sources there must resolve beneath them.
-///
-/// Returns what was checked, in the order of [`ContainerPlan::beneath`].
-fn host_side(plan: &ContainerPlan) -> Result<Vec<OwnedFd>, ContainerError> {
-    let fault = |source: &Path, e: HostError| ContainerError::Host {
-        what: match plan.sources.iter().find(|(_, path)| path == source) {
-            Some((option, _)) if *option == "volumes" => "option volumes: source",
-            Some(_) => "option mounts: source",
-            None => "mount source",
-        },
-        path: source.display().to_string(),
-        reason: e.reason,
-    };
-    let mut checked = Vec::new();
-    for Beneath { dir, source, .. } in &plan.beneath {
-        checked.push(paths::check_beneath(dir, source).map_err(|e| fault(source, e))?);
-    }
-    for (_, source) in &plan.sources {
-        paths::check_exists(source).map_err(|e| fault(source, e))?;
-    }
-    for (source, label) in &plan.relabel {
-        let dir = plan
-            .beneath
-            .iter()
-            .find(|mount| mount.source == *source)
-            .map(|mount| mount.dir.as_path());
-        selinux::relabel(dir, source, label).map_err(|e| ContainerError::Host {
-            what: e.what,
-            path: e.path.display().to_string(),
-            reason: e.reason,
-        })?;
-    }
-    for file in &plan.files {
-        let fault = |e: HostError| ContainerError::Host {
-            what: "generated file",
-            path: file.path_on_host.display().to_string(),
-            reason: e.reason,
-        };
-        if let Some(dir) = file.path_on_host.parent()
-            && !dir.exists()
-        {
-            paths::create_run_dir(dir).map_err(fault)?;
-        }
-        paths::write_generated_file(&file.path_on_host, file.content.as_bytes(), file.mode).map_err(fault)?;
-    }
-    Ok(checked)
-}
-
-/// Between creation and start: a source that was checked is mounted, not one that a task has put in its place since then.
-/// Other shims than runc's keep their mounts where they cannot be looked at.
-fn mounted(plan: &ContainerPlan, pid: u32, checked: &[OwnedFd]) -> Result<(), ContainerError> {
-    if !plan.runtime.shows_its_root() {
-        return Ok(());
-    }
-    for (mount, opened) in plan.beneath.iter().zip(checked) {
-        paths::check_mounted(pid, &mount.target, opened).map_err(|e| ContainerError::Host {
-            what: "mount source",
-            path: mount.source.display().to_string(),
-            reason: format!("at {}: {}", mount.target.display(), e.reason),
-        })?;
-    }
-    Ok(())
-}
-
-/// A pipe that nobody writes to, if standard input is to stay open: the shim waits for a writer for as long as the task
-/// runs. It lies with the container's other files and goes with them.
-fn stdin(shared: &Shared, id: &ContainerId, plan: &ContainerPlan) -> Result<Option<PathBuf>, ContainerError> {
-    // A terminal is its own input.
-    if !plan.stdin || plan.terminal {
-        return Ok(None);
-    }
-    let dir = shared.run_dir.join(id.as_str());
-    let path = dir.join("stdin");
-    paths::create_run_dir(&dir)
-        .and_then(|()| fifo::make_fifo(&path))
-        .map_err(|e| ContainerError::Host {
-            what: "option interactive: standard input",
-            path: path.display().to_string(),
-            reason: e.reason,
-        })?;
-    Ok(Some(path))
-}
-
-async fn start(gateway: &Gateway, id: &ContainerId, plan: &ContainerPlan) -> Result<u32, ContainerError> {
+async fn start(
+    gateway: &Gateway,
+    id: &ContainerId,
+    task: &TaskSpec,
+    plan: &ContainerPlan,
+) -> Result<u32, ContainerError> {
     gateway
         .start_task(id.as_str())
         .await
-        .map_err(|fault| command_fault(plan, fault, "starting task"))
-}
-
-/// Whether a file system can show files under other ids is known to the kernel only: containerd's introspection speaks
-/// of the snapshotter in general, and the failure is told in words.
-fn task_fault(plan: &ContainerPlan, fault: ContainerdFault) -> ContainerError {
-    if plan.userns.is_some() && fault.kind == FaultKind::Failed && fault.text.contains("idmapped mount") {
-        let why = format!(
-            "the file system with containerd's snapshots of {} cannot map ids on this kernel: {}",
-            plan.snapshotter, fault.text
-        );
-        return SpecError::option("userns", "private", why).into();
-    }
-    command_fault(plan, fault, "creating task")
-}
-
-/// The runtime reports a program that cannot be run only in words. They decide nothing but which words we use.
-fn command_fault(plan: &ContainerPlan, fault: ContainerdFault, step: &'static str) -> ContainerError {
-    let about_program = ["executable file not found", "exec: \"", "exec format error"]
-        .iter()
-        .any(|w| fault.text.contains(w));
-    if fault.kind == FaultKind::Failed && about_program {
-        ContainerError::Command {
-            option: plan.program.0,
-            command: plan.program.1.clone(),
-            reason: fault.text,
-        }
-    } else {
-        at(step)(fault)
-    }
+        .map_err(|fault| runtime_fault(task, plan, fault, "starting task"))
 }
 
 /// What the labels of a container of ours say.
@@ -446,9 +385,11 @@ fn labels_of(
     plan: &ContainerPlan,
     stop_signal: i32,
     now: i64,
+    owner: &Owner,
 ) -> BTreeMap<String, String> {
     let mut labels = labels::labels(&req.task, settings, plan, &req.image.manifest, stop_signal);
     labels.extend([labels::started_label(now)]);
+    labels.extend(owner.labels());
     labels
 }
 

@@ -1,21 +1,29 @@
 //! | `ContainerFactory` | |
 //! |---|---|
 //! | owns | who waits for which creation or removal |
-//! | asked | `CreateContainer`, `RemoveContainer` |
+//! | asked | `CreateContainer`, `RemoveContainer`, `ReapContainer` |
 //! | told | nothing |
-//! | tells | nothing |
+//! | tells | itself `ReapContainer`, for earlier lives of a task; `ForgetTask` |
 //! | mailbox | 256 |
 //! | restart | in place; work that has begun goes on (see `workshop`), askers ask again, wait for it and adopt its outcome |
 
+mod claim;
 mod create;
+mod earlier;
+mod fault;
 pub mod node;
+mod on_host;
+mod reap;
+mod refusal;
+mod remap;
 mod remove;
+mod stray;
 mod workshop;
 
 pub use workshop::Workshop;
 
 use crate::actors::shared::{Links, Shared};
-use crate::messages::container::{ContainerError, CreateContainer, Created, RemoveContainer};
+use crate::messages::container::{ContainerError, CreateContainer, Created, ReapContainer, Reaped, RemoveContainer};
 use crate::messages::{Ask, Cx, Owed, Request as _};
 use crate::spec::identity::ContainerId;
 use crate::telemetry::names;
@@ -23,6 +31,7 @@ use crate::telemetry::propagate::{self, handling};
 use actix::{Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, Supervised, WrapFuture as _};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::task::{JoinError, JoinHandle};
 use tracing::{Instrument as _, field};
 
@@ -33,6 +42,7 @@ pub const MAILBOX: usize = 256;
 enum Job {
     Create(Box<CreateContainer>, Owed<Result<Created, ContainerError>>),
     Remove(RemoveContainer, Owed<Result<(), ContainerError>>),
+    Reap(ReapContainer, Owed<Result<Reaped, ContainerError>>),
 }
 
 /// The work of one container: never two pieces at a time.
@@ -42,6 +52,7 @@ struct Bench {
     queue: VecDeque<Job>,
     creating: Vec<Owed<Result<Created, ContainerError>>>,
     removing: Vec<Owed<Result<(), ContainerError>>>,
+    reaping: Vec<Owed<Result<Reaped, ContainerError>>>,
     /// The piece in hand; when the actor dies, aborted if its turn has not come.
     work: Option<Abort>,
     kind: Option<Kind>,
@@ -51,19 +62,31 @@ struct Bench {
 enum Kind {
     Create,
     Remove,
+    Reap,
 }
 
 fn admission() -> tracing::Span {
     tracing::info_span!(names::CONTAINER_STEP, { names::STEP } = "admission")
 }
 
+/// How long work counts against the budget, which is for the cores. What takes longer waits for something: a runtime can be
+/// kept waiting by its image or its task, and must not keep all others waiting with it.
+const COUNTS: Duration = Duration::from_secs(10);
+
 /// Carries out work whose turn has come: to its end, whoever waits for it.
 async fn whole<T: Send + 'static>(
-    turn: workshop::Turn,
+    mut turn: workshop::Turn,
     work: impl Future<Output = T> + Send + 'static,
 ) -> Result<T, JoinError> {
     let work = async move {
-        let done = work.await;
+        tokio::pin!(work);
+        let done = match tokio::time::timeout(COUNTS, &mut work).await {
+            Ok(done) => done,
+            Err(_elapsed) => {
+                turn.leave_budget();
+                work.await
+            }
+        };
         drop(turn);
         done
     };
@@ -149,6 +172,26 @@ impl ContainerFactory {
                     }
                 });
             }
+            Some(Job::Reap(req, owed)) => {
+                bench.kind = Some(Kind::Reap);
+                let span = owed.span().clone();
+                bench.reaping = vec![owed];
+                let (shared, links, workshop) = (
+                    Arc::clone(&self.shared),
+                    Arc::clone(&self.links),
+                    Arc::clone(&self.workshop),
+                );
+                let work = async move {
+                    let turn = workshop.remove(&req.container).instrument(admission()).await;
+                    whole(turn, async move { reap::reap(&shared, &links, &req).await }).await
+                };
+                let work = self.shared.io.spawn(work.instrument(span));
+                self.finish(id.clone(), work, ctx, |bench, done| {
+                    for reply in bench.reaping.drain(..) {
+                        reply.send(done.clone());
+                    }
+                });
+            }
             Some(Job::Remove(req, owed)) => {
                 bench.kind = Some(Kind::Remove);
                 let span = owed.span().clone();
@@ -192,6 +235,7 @@ impl ContainerFactory {
                         tracing::error!(container.id = %id, error = %panic, "work on a container panicked");
                         bench.creating.clear();
                         bench.removing.clear();
+                        bench.reaping.clear();
                     }
                 }
             }
@@ -232,5 +276,15 @@ impl Handler<Ask<RemoveContainer>> for ContainerFactory {
         let Ask { req, cx, reply, .. } = ask;
         let span = handling!(cx, names::CONTAINER_REMOVE, "container_factory", RemoveContainer::NAME, { names::CONTAINER_ID } = %req.container, { names::JOINED } = field::Empty);
         self.take(req.container.clone(), Job::Remove(req, Owed::new(reply, span)), ctx);
+    }
+}
+
+impl Handler<Ask<ReapContainer>> for ContainerFactory {
+    type Result = ();
+
+    fn handle(&mut self, ask: Ask<ReapContainer>, ctx: &mut Self::Context) {
+        let Ask { req, cx, reply, .. } = ask;
+        let span = handling!(cx, names::CONTAINER_REAP, "container_factory", ReapContainer::NAME, { names::CONTAINER_ID } = %req.container);
+        self.take(req.container.clone(), Job::Reap(req, Owed::new(reply, span)), ctx);
     }
 }

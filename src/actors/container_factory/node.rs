@@ -1,7 +1,7 @@
 //! The facts of this node that one task's description needs.
 
 use crate::actors::shared::Shared;
-use crate::host::node::{CGROUP_ROOT, CgroupVersion};
+use crate::host::node::{CGROUP_ROOT, CgroupVersion, Node};
 use crate::host::{self, devices, limits, paths, security};
 use crate::spec::node::{
     CgroupMode, Cpuset, DeviceKind, DeviceNode, NodeFacts, SecurityFacts, wanted_devices, wanted_gateway,
@@ -14,8 +14,8 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 
-/// Reads them. Blocking: small files of /proc, /sys and /etc.
-pub(super) fn facts(shared: &Shared, settings: &Settings, task: &TaskSpec) -> NodeFacts {
+/// Reads them. Blocking: small files of /proc, /sys and /etc. `containerd` is its process, if it is known.
+pub(super) fn facts(shared: &Shared, settings: &Settings, task: &TaskSpec, containerd: Option<u32>) -> NodeFacts {
     let node = &shared.node;
     let cdi_files = if cdi::is_asked(task) {
         host::cdi::spec_files(&settings.cdi_spec_dirs)
@@ -29,7 +29,7 @@ pub(super) fn facts(shared: &Shared, settings: &Settings, task: &TaskSpec) -> No
         swap_accounting: node.swap_accounting,
         cpuset_cgroup_exists: !cpuset_cgroup.is_empty() && Path::new(cpuset_cgroup).is_dir(),
         capabilities: node.capabilities.iter().map(|c| (*c).to_owned()).collect(),
-        nofile_limit: node.nofile_hard.unwrap_or(node.nr_open).min(node.nr_open),
+        nofile_limit: nofile_limit(node, containerd),
         total_compute_mhz: shared.total_compute_mhz.load(std::sync::atomic::Ordering::Relaxed),
         oom_score_adj: 0,
         resolv_upstream: resolv_conf.as_deref().and_then(host::node::resolv_upstream),
@@ -78,12 +78,20 @@ pub(super) fn facts(shared: &Shared, settings: &Settings, task: &TaskSpec) -> No
     }
 }
 
+/// Most open files that a task can be given. Its limit is set by the runtime, which has containerd's rights and limits and
+/// not the agent's. Where containerd's process cannot be looked at, what the agent could give is the cautious answer.
+fn nofile_limit(node: &Node, containerd: Option<u32>) -> u64 {
+    containerd
+        .and_then(|pid| limits::open_files(pid, node.nr_open))
+        .unwrap_or_else(|| node.nofile_hard.unwrap_or(node.nr_open).min(node.nr_open))
+}
+
 /// The init program for a task that wants one.
 fn init_program(settings: &Settings, task: &TaskSpec) -> Option<PathBuf> {
     if !task.options.init {
         return None;
     }
-    let candidates = init::candidates(settings.init_path.as_deref());
+    let candidates = init::candidates(task, settings);
     candidates.into_iter().find(|path| paths::is_program(path))
 }
 

@@ -1,7 +1,9 @@
 //! Remove a container and all that is its own. Idempotent: what is gone already is no error.
 //!
-//! The container record goes last: while it is there, an interrupted removal can be found and finished.
+//! The container record goes last, also after the files: while it is there, an interrupted removal can be found and
+//! finished.
 
+use super::{on_host, stray};
 use crate::actors::shared::Shared;
 use crate::containerd::{Gateway, Stdio};
 use crate::host::fifo::remove_client_pipe;
@@ -10,6 +12,7 @@ use crate::messages::container::ContainerError;
 use crate::messages::runtime::{ContainerdFault, FaultKind, TaskView};
 use crate::spec::identity::ContainerId;
 use crate::spec::labels::KEY_PIPES;
+use crate::telemetry::steps::step;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -29,6 +32,7 @@ pub(super) async fn remove(
     let configured = shared.configured_in(go_namespace).map_err(at("removing container"))?;
     let gateway = &configured.gateway;
     let record = gateway.container(id.as_str()).await.map_err(at("reading container"))?;
+    step!(RemoveBegun);
     if go_namespace.is_some() {
         let dir = record.as_ref().and_then(|r| r.labels.get(KEY_PIPES)).map(PathBuf::from);
         remove_pipes(shared, gateway, id, dir).await?;
@@ -37,7 +41,8 @@ pub(super) async fn remove(
         .as_ref()
         .map(|r| serde_json::from_slice(&r.spec_json).unwrap_or_default());
     let survivors = spec.as_ref().is_some_and(|spec| !has_own_pids(spec));
-    remove_task(gateway, id, survivors).await?;
+    remove_task(shared, gateway, id, survivors).await?;
+    step!(RemoveTask);
     let snapshotter = record
         .as_ref()
         .map_or_else(|| configured.settings.snapshotter.clone(), |r| r.snapshotter.clone());
@@ -51,14 +56,22 @@ pub(super) async fn remove(
         .remove_snapshot(&snapshotter, snapshot)
         .await
         .map_err(at("removing snapshot"))?;
+    step!(RemoveSnapshot);
     if let Some(spec) = &spec {
         remove_cgroup(shared, id, spec);
+    }
+    remove_files(shared, id).await?;
+    step!(RemoveFiles);
+    if record.is_some() {
         gateway
             .delete_container(id.as_str())
             .await
             .map_err(at("deleting container"))?;
     }
-    remove_files(shared, id).await
+    shared.lives.forget(id.as_str());
+    shared.images.container_gone();
+    step!(RemoveRecord);
+    Ok(())
 }
 
 /// The runtime removes the cgroup with the task; a shim that was killed does not. Only a directory of its own and without
@@ -83,9 +96,16 @@ fn has_own_pids(spec: &serde_json::Value) -> bool {
 }
 
 /// Kills what runs and deletes the task, so that its shim ends.
-async fn remove_task(gateway: &Gateway, id: &ContainerId, survivors: bool) -> Result<(), ContainerError> {
+async fn remove_task(
+    shared: &Shared,
+    gateway: &Gateway,
+    id: &ContainerId,
+    survivors: bool,
+) -> Result<(), ContainerError> {
     match gateway.task(id.as_str()).await.map_err(at("reading task"))? {
-        None => return Ok(()),
+        None => {
+            return stray::end(shared, gateway, id).await;
+        }
         // Without a process namespace of its own, the kernel does not end the rest with the first process, and the shim
         // waits for whoever still holds the log pipes.
         Some(TaskView::Stopped(_)) if survivors => match gateway.kill_task(id.as_str(), 9, true).await {
@@ -121,8 +141,9 @@ async fn remove_task(gateway: &Gateway, id: &ContainerId, survivors: bool) -> Re
             }
         }
     }
+    step!(RemoveKilled);
     match gateway.delete_task(id.as_str()).await {
-        Err(fault) if fault.kind == FaultKind::NotFound => Ok(()),
+        Err(fault) if fault.kind == FaultKind::NotFound => stray::end(shared, gateway, id).await,
         other => other.map(|_| ()).map_err(at("deleting task")),
     }
 }
@@ -156,8 +177,10 @@ async fn remove_pipes(
         .unwrap_or_else(|e| Err(ContainerError::Interrupted(e.to_string())))
 }
 
-/// Removes the directory of generated files, if the container has one.
+/// Lets go of mount sources that an interrupted start held, and removes the directory of generated files, if the container
+/// has one.
 async fn remove_files(shared: &Shared, id: &ContainerId) -> Result<(), ContainerError> {
+    tokio::task::block_in_place(|| on_host::let_go(shared, id))?;
     let dir = shared.run_dir.join(id.as_str());
     match tokio::fs::remove_dir_all(&dir).await {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(ContainerError::Host {

@@ -26,7 +26,14 @@ pub struct Workshop {
 /// The right to work on one container, within the budget. Given back by its drop.
 pub struct Turn {
     _turn: OwnedMutexGuard<()>,
-    _permit: Result<OwnedSemaphorePermit, AcquireError>,
+    permit: Option<Result<OwnedSemaphorePermit, AcquireError>>,
+}
+
+impl Turn {
+    /// Gives back the place in the budget, and keeps the container.
+    pub fn leave_budget(&mut self) {
+        self.permit = None;
+    }
 }
 
 impl Workshop {
@@ -62,7 +69,7 @@ impl Workshop {
         // Never closed; an error would mean no bound, not no work.
         Turn {
             _turn: turn,
-            _permit: Arc::clone(budget).acquire_owned().await,
+            permit: Some(Arc::clone(budget).acquire_owned().await),
         }
     }
 }

@@ -1,5 +1,13 @@
 //! From what a probe found to what the fingerprint says. Pure.
+//!
+//! | found | before the first success | after it |
+//! |---|---|---|
+//! | no socket, or nobody answers and no socket | undetected at once | unhealthy at once |
+//! | a socket where the connection is refused or breaks | unhealthy at once | unhealthy at once |
+//! | no answer within the deadline, an answer that is an error | unhealthy at the second time in a row | the same |
+//! | it serves | healthy at once | healthy at once |
 
+use super::attributes;
 use crate::host::node::CgroupVersion;
 use crate::messages::health::{Attribute, Health, Verdict};
 use crate::messages::runtime::{ContainerdFault, FaultKind};
@@ -24,151 +32,130 @@ pub enum Finding {
         present: bool,
     },
     /// containerd serves.
-    Serving {
-        /// Its version, as it says.
-        version: String,
-        /// Its revision.
-        revision: String,
-        /// Snapshotters that it has.
-        snapshotters: Vec<String>,
-        /// The snapshotter in force.
-        snapshotter: String,
-        /// The runtime in force.
-        runtime: String,
-        /// cgroup mode of the node.
-        cgroup: CgroupVersion,
-        /// What the operator allows.
-        gates: Box<Gates>,
-    },
+    Serving(Box<Serving>),
+}
+
+/// What is known of a containerd that serves, and of the node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Serving {
+    /// Its version, as it says.
+    pub version: String,
+    /// Its revision.
+    pub revision: String,
+    /// Snapshotters that it has.
+    pub snapshotters: Vec<String>,
+    /// The snapshotter in force.
+    pub snapshotter: String,
+    /// The runtime in force.
+    pub runtime: String,
+    /// Programs such as runc that containerd finds, and the versions they tell.
+    pub programs: Vec<(String, String)>,
+    /// Whether it has the transfer service.
+    pub transfer: bool,
+    /// cgroup mode of the node.
+    pub cgroup: CgroupVersion,
+    /// What the operator allows.
+    pub gates: Gates,
 }
 
 /// What must be remembered from probe to probe.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Memory {
     seen: bool,
-    deadlines: u8,
+    /// Probes in a row that failed in a way that may be a hiccup.
+    doubts: u8,
+    /// As last told: they stay while containerd is away.
+    attributes: Vec<(String, Attribute)>,
 }
 
-/// Deadlines in a row before a containerd that does not answer is called unhealthy: one may be a hiccup.
+/// Such probes in a row before containerd is called unhealthy.
 const PATIENCE: u8 = 2;
 
 impl Memory {
     /// What a restarted probe knows from the last verdict.
     #[must_use]
-    pub fn resume(last: Health) -> Self {
+    pub fn resume(last: &Verdict) -> Self {
         Self {
-            seen: last != Health::Undetected,
-            deadlines: 0,
+            seen: last.health != Health::Undetected,
+            doubts: 0,
+            attributes: last.attributes.clone(),
         }
     }
 
-    /// The verdict, or `None` if another look is needed first.
-    pub fn judge(&mut self, finding: &Finding) -> Option<Verdict> {
-        let bad = |health, description: String| {
-            Some(Verdict {
-                health,
-                description,
-                attributes: Vec::new(),
-            })
-        };
+    /// The verdict, or `None` if another look is needed first. `complaint`: what the canary says against a containerd
+    /// that serves.
+    pub fn judge(&mut self, finding: &Finding, complaint: Option<String>) -> Option<Verdict> {
         match finding {
-            Finding::Disabled => bad(
-                Health::Undetected,
-                "disabled by plugin configuration (enabled = false)".to_owned(),
-            ),
-            Finding::BadSettings(text) => bad(Health::Unhealthy, text.clone()),
-            Finding::NotRoot => bad(Health::Unhealthy, "Driver must run as root".to_owned()),
-            Finding::Fault { fault, socket, present } => {
-                if fault.kind == FaultKind::Deadline {
-                    self.deadlines = self.deadlines.saturating_add(1);
-                    if self.deadlines < PATIENCE {
-                        return None;
-                    }
-                }
-                let gone = if self.seen || *present {
-                    Health::Unhealthy
-                } else {
-                    Health::Undetected
-                };
-                match fault.kind {
-                    FaultKind::Deadline => bad(Health::Unhealthy, format!("containerd does not answer at {socket}")),
-                    FaultKind::Unreachable if *present => {
-                        bad(gone, format!("containerd cannot be reached at {socket}"))
-                    }
-                    FaultKind::Unreachable => bad(gone, format!("containerd is not running: no socket at {socket}")),
-                    FaultKind::NotFound
-                    | FaultKind::AlreadyExists
-                    | FaultKind::FailedPrecondition
-                    | FaultKind::Exhausted
-                    | FaultKind::Failed => bad(gone, format!("containerd at {socket} cannot serve: {}", fault.text)),
-                }
+            Finding::Disabled => {
+                // The driver is not there for the node, and neither is what it has.
+                self.attributes.clear();
+                Some(self.say(
+                    Health::Undetected,
+                    "disabled by plugin configuration (enabled = false)".to_owned(),
+                ))
             }
-            Finding::Serving {
-                version,
-                revision,
-                snapshotters,
-                snapshotter,
-                runtime,
-                cgroup,
-                gates,
-            } => {
-                self.seen = true;
-                self.deadlines = 0;
-                if !snapshotters.iter().any(|s| s == snapshotter) {
-                    return bad(
-                        Health::Unhealthy,
-                        format!(
-                            "option snapshotter: {snapshotter:?} is not among containerd's: {}",
-                            snapshotters.join(", ")
-                        ),
-                    );
-                }
-                let version = version.trim_start_matches('v').to_owned();
-                let text = |key: &str, value: &str| (key.to_owned(), Attribute::Text(value.to_owned()));
-                let mut attributes = allowed(gates);
-                attributes.extend([
-                    text("driver.containerd-driver.version", &version),
-                    text("driver.containerd-driver.driver_version", env!("CARGO_PKG_VERSION")),
-                    text("driver.containerd-driver.runtime", runtime),
-                    text("driver.containerd-driver.snapshotter", snapshotter),
-                    text(
-                        "driver.containerd-driver.cgroup",
-                        match cgroup {
-                            CgroupVersion::V1 => "v1",
-                            CgroupVersion::V2 => "v2",
-                        },
-                    ),
-                    // Names that the Go driver used: constraints in existing jobs name them.
-                    text("driver.containerd.containerd_version", &version),
-                    text("driver.containerd.containerd_revision", revision),
-                ]);
-                attributes.sort_by(|a, b| a.0.cmp(&b.0));
-                Some(Verdict {
-                    health: Health::Healthy,
-                    description: "Healthy".to_owned(),
-                    attributes,
-                })
-            }
+            Finding::BadSettings(text) => Some(self.say(Health::Unhealthy, text.clone())),
+            Finding::NotRoot => Some(self.say(Health::Unhealthy, "Driver must run as root".to_owned())),
+            Finding::Fault { fault, socket, present } => self.fault(fault, socket, *present),
+            Finding::Serving(serving) => Some(self.serving(serving, complaint)),
         }
     }
-}
 
-/// What constraints of jobs can ask for, under names like those of Nomad's Docker driver.
-fn allowed(gates: &Gates) -> Vec<(String, Attribute)> {
-    let key = |name: &str| format!("driver.containerd-driver.{name}");
-    vec![
-        (
-            key("security_profile"),
-            Attribute::Text(gates.profile.name().to_owned()),
-        ),
-        (key("privileged.enabled"), Attribute::Bool(gates.privileged().is_ok())),
-        (key("volumes.enabled"), Attribute::Bool(gates.volumes())),
-        (key("runtimes"), Attribute::Text(gates.runtimes().join(","))),
-    ]
+    fn say(&self, health: Health, description: String) -> Verdict {
+        Verdict {
+            health,
+            description,
+            attributes: attributes::with_health(self.attributes.clone(), health),
+        }
+    }
+
+    fn fault(&mut self, fault: &ContainerdFault, socket: &str, present: bool) -> Option<Verdict> {
+        let gone = if self.seen || present {
+            Health::Unhealthy
+        } else {
+            Health::Undetected
+        };
+        let (certain, description) = match fault.kind {
+            FaultKind::Deadline => (false, format!("containerd does not answer at {socket}")),
+            FaultKind::Unreachable if present => (true, format!("containerd cannot be reached at {socket}")),
+            FaultKind::Unreachable => (true, format!("containerd is not running: no socket at {socket}")),
+            FaultKind::NotFound
+            | FaultKind::AlreadyExists
+            | FaultKind::FailedPrecondition
+            | FaultKind::Exhausted
+            | FaultKind::Failed => (false, format!("containerd at {socket} cannot serve: {}", fault.text)),
+        };
+        self.doubts = self.doubts.saturating_add(1);
+        if !certain && self.doubts < PATIENCE {
+            return None;
+        }
+        Some(self.say(gone, description))
+    }
+
+    fn serving(&mut self, serving: &Serving, complaint: Option<String>) -> Verdict {
+        (self.seen, self.doubts) = (true, 0);
+        let Serving {
+            snapshotters,
+            snapshotter,
+            ..
+        } = serving;
+        self.attributes = attributes::of(serving);
+        if !snapshotters.contains(snapshotter) {
+            let there = snapshotters.join(", ");
+            return self.say(
+                Health::Unhealthy,
+                format!("option snapshotter: {snapshotter:?} is not among containerd's: {there}"),
+            );
+        }
+        match complaint {
+            Some(complaint) => self.say(Health::Unhealthy, complaint),
+            None => self.say(Health::Healthy, "Healthy".to_owned()),
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::spec::settings::Settings;
 
@@ -184,64 +171,132 @@ mod tests {
         }
     }
 
-    fn serving() -> Finding {
-        Finding::Serving {
+    pub(in super::super) fn serving() -> Serving {
+        Serving {
             version: "v1.6.20".into(),
             revision: "r".into(),
-            snapshotters: vec!["overlayfs".into()],
+            snapshotters: vec!["native".into(), "overlayfs".into()],
             snapshotter: "overlayfs".into(),
             runtime: "io.containerd.runc.v2".into(),
+            programs: vec![("runc".into(), "1.1.5".into())],
+            transfer: true,
             cgroup: CgroupVersion::V1,
-            gates: Box::new(Gates::of(&Settings::go_driver()).unwrap()),
+            gates: Gates::of(&Settings::go_driver()).unwrap(),
         }
     }
 
-    #[test]
-    fn what_the_operator_allows_can_be_asked_for_by_constraints() {
-        let v = Memory::resume(Health::Undetected).judge(&serving()).unwrap();
-        let get = |name: &str| {
-            let key = format!("driver.containerd-driver.{name}");
-            v.attributes.iter().find(|(k, _)| *k == key).map(|(_, a)| a.clone())
-        };
-        assert_eq!(get("security_profile"), Some(Attribute::Text("go-driver".into())));
-        assert_eq!(get("volumes.enabled"), Some(Attribute::Bool(true)));
-        assert_eq!(get("privileged.enabled"), Some(Attribute::Bool(true)));
-        assert_eq!(
-            get("runtimes"),
-            Some(Attribute::Text("io.containerd.runc.v2,runc".into()))
-        );
+    fn serves() -> Finding {
+        Finding::Serving(Box::new(serving()))
+    }
+
+    fn fresh() -> Memory {
+        Memory::resume(&Verdict {
+            health: Health::Undetected,
+            description: String::new(),
+            attributes: Vec::new(),
+        })
+    }
+
+    fn health(m: &mut Memory, finding: &Finding) -> Option<Health> {
+        m.judge(finding, None).map(|v| v.health)
     }
 
     #[test]
     fn never_seen_is_undetected_and_lost_is_unhealthy() {
-        let mut m = Memory::resume(Health::Undetected);
+        let mut m = fresh();
+        let absent = fault(FaultKind::Unreachable, false);
+        assert_eq!(health(&mut m, &absent), Some(Health::Undetected));
+        assert_eq!(health(&mut m, &serves()), Some(Health::Healthy));
+        assert_eq!(health(&mut m, &absent), Some(Health::Unhealthy));
         assert_eq!(
-            m.judge(&fault(FaultKind::Unreachable, false)).map(|v| v.health),
-            Some(Health::Undetected)
-        );
-        assert_eq!(m.judge(&serving()).map(|v| v.health), Some(Health::Healthy));
-        assert_eq!(
-            m.judge(&fault(FaultKind::Unreachable, false)).map(|v| v.health),
+            health(&mut fresh(), &fault(FaultKind::Unreachable, true)),
             Some(Health::Unhealthy)
         );
     }
 
     #[test]
-    fn one_missed_deadline_is_looked_at_again_two_are_unhealthy() {
-        let mut m = Memory::resume(Health::Healthy);
-        assert_eq!(m.judge(&fault(FaultKind::Deadline, true)), None);
+    fn one_hiccup_is_looked_at_again_two_are_unhealthy_and_success_heals_at_once() {
+        for kind in [FaultKind::Deadline, FaultKind::Failed, FaultKind::Exhausted] {
+            let mut m = fresh();
+            for _ in 0..2 {
+                assert_eq!(health(&mut m, &serves()), Some(Health::Healthy));
+                assert_eq!(health(&mut m, &fault(kind, true)), None, "{kind:?}");
+                assert_eq!(health(&mut m, &fault(kind, true)), Some(Health::Unhealthy), "{kind:?}");
+                assert_eq!(health(&mut m, &fault(kind, true)), Some(Health::Unhealthy), "{kind:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_refused_connection_is_no_hiccup() {
+        let mut m = fresh();
+        assert_eq!(health(&mut m, &serves()), Some(Health::Healthy));
         assert_eq!(
-            m.judge(&fault(FaultKind::Deadline, true)).map(|v| v.health),
+            health(&mut m, &fault(FaultKind::Unreachable, true)),
             Some(Health::Unhealthy)
         );
     }
 
     #[test]
-    fn versions_can_be_compared_by_constraints() {
-        let v = Memory::resume(Health::Undetected).judge(&serving());
-        assert!(v.is_some_and(|v| v.attributes.contains(&(
-            "driver.containerd-driver.version".into(),
-            Attribute::Text("1.6.20".into())
-        ))));
+    fn attributes_stay_while_containerd_is_away_and_go_when_the_driver_is_switched_off() {
+        let mut m = fresh();
+        let healthy = m.judge(&serves(), None).unwrap();
+        let away = m.judge(&fault(FaultKind::Unreachable, false), None).unwrap();
+        let lasting = |verdict: &Verdict| attributes::with_health(verdict.attributes.clone(), Health::Undetected);
+        assert_eq!(lasting(&away), lasting(&healthy));
+        assert!(!lasting(&away).is_empty());
+        let mut resumed = Memory::resume(&away);
+        let still = resumed.judge(&fault(FaultKind::Unreachable, false), None).unwrap();
+        assert_eq!(still.attributes, away.attributes);
+        assert!(resumed.judge(&Finding::Disabled, None).unwrap().attributes.is_empty());
+    }
+
+    #[test]
+    fn the_class_of_the_node_changes_with_its_health_so_that_jobs_do_not_wait_for_good() {
+        let told = |verdict: Verdict| {
+            let key = "driver.containerd-driver.healthy";
+            let found = verdict.attributes.into_iter().find(|(name, _)| name == key);
+            found.map(|(_, value)| value)
+        };
+        let mut m = fresh();
+        let absent = fault(FaultKind::Unreachable, false);
+        assert_eq!(told(m.judge(&absent, None).unwrap()), None, "not detected");
+        assert_eq!(told(m.judge(&serves(), None).unwrap()), Some(Attribute::Bool(true)));
+        assert_eq!(told(m.judge(&absent, None).unwrap()), Some(Attribute::Bool(false)));
+        let canary = m.judge(&serves(), Some("canary: x".into())).unwrap();
+        assert_eq!(told(canary), Some(Attribute::Bool(false)));
+        assert_eq!(told(m.judge(&serves(), None).unwrap()), Some(Attribute::Bool(true)));
+        // A process that has never seen containerd says so too, or the node would keep what the one before it said.
+        let refused = fault(FaultKind::Unreachable, true);
+        assert_eq!(
+            told(fresh().judge(&refused, None).unwrap()),
+            Some(Attribute::Bool(false))
+        );
+    }
+
+    #[test]
+    fn the_canary_speaks_for_a_containerd_that_serves_only() {
+        let mut m = fresh();
+        let complaint = || Some("canary: x".to_owned());
+        let verdict = m.judge(&serves(), complaint()).unwrap();
+        assert_eq!(
+            (verdict.health, verdict.description.as_str()),
+            (Health::Unhealthy, "canary: x")
+        );
+        let away = m.judge(&fault(FaultKind::Unreachable, false), complaint()).unwrap();
+        assert!(away.description.contains("not running"), "{away:?}");
+    }
+
+    #[test]
+    fn an_unknown_snapshotter_is_named_with_those_that_are_there() {
+        let found = Finding::Serving(Box::new(Serving {
+            snapshotter: "zfs".into(),
+            ..serving()
+        }));
+        let verdict = fresh().judge(&found, None).unwrap();
+        assert_eq!(verdict.health, Health::Unhealthy);
+        for word in ["zfs", "native, overlayfs"] {
+            assert!(verdict.description.contains(word), "{verdict:?}");
+        }
     }
 }

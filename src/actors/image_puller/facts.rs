@@ -5,18 +5,20 @@ use super::lease::{LEASE_EXPIRES, Lease};
 use super::plan::{self, Config, DOCUMENT_MAX_BYTES, Document, Manifest};
 use super::pull::{self, whole};
 use super::unpack::{UnpackError, Unpacker, unique};
-use crate::containerd::{Descriptor, Gateway, Labels, Mount, expires_after};
-use crate::host::rootfs;
+use crate::containerd::{Descriptor, Gateway, ImageRecord, Labels, Mount, expires_after};
+use crate::host::{liveness, rootfs};
 use crate::messages::image::ImageError;
 use crate::messages::runtime::ContainerdFault;
 use crate::spec::identity::Digest;
 use crate::spec::image::ImageFacts;
+use crate::spec::image_gc::Origin;
+use crate::spec::owner::{KEY_PLUGIN, LOOK_LEASE};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Limit for `/etc/passwd` and `/etc/group` of an image.
-const FILE_MAX_BYTES: u64 = 1 << 20;
+const FILE_MAX_BYTES: u64 = 4 << 20;
 /// An index within an index within an index is enough.
 const DEPTH_MAX: usize = 3;
 /// How long a look into an image may last; afterwards containerd removes what it needed.
@@ -49,22 +51,40 @@ impl FactsMemory {
     }
 }
 
-/// Facts of the image of this name, unpacked (again, if it has to be). `None`: it is not here, or not all of it.
+/// The record of an image, and what is known of the image.
+pub(super) type Here = (ImageRecord, Known);
+
+/// The record of this name.
+pub(super) async fn record_of(gateway: &Gateway, name: &str) -> Result<Option<ImageRecord>, ImageError> {
+    let record = gateway.image(name).await;
+    record.map_err(|source| ImageError::Containerd {
+        image: name.to_owned(),
+        source,
+    })
+}
+
+/// The image of this name, unpacked (again, if it has to be). `None`: it is not here, or not all of it, or a task has
+/// brought it along.
+///
+/// # Errors
+/// Those of [`of_target`].
+pub(super) async fn here(gateway: &Gateway, config: &PullConfig, name: &str) -> Result<Option<Here>, ImageError> {
+    let Some(record) = record_of(gateway, name).await? else {
+        return Ok(None);
+    };
+    if Origin::read(&record.labels) == Some(Origin::Loaded) {
+        // Named by a task's archive: that is no word of the registry's, and counts for nobody else.
+        return Ok(None);
+    }
+    let known = of_target(gateway, config, name, &record.target, None).await?;
+    Ok(known.map(|known| (record, known)))
+}
+
+/// Facts of an image by its target in the content store, unpacked (again, if it has to be), under the caller's lease, if there
+/// is one. `None`: it is not here, or not all of it.
 ///
 /// # Errors
 /// `Unusable` if the image is not for this machine or damaged, `Containerd` for faults.
-pub async fn image_facts(gateway: &Gateway, config: &PullConfig, name: &str) -> Result<Option<Known>, ImageError> {
-    let at = |source| ImageError::Containerd {
-        image: name.to_owned(),
-        source,
-    };
-    let Some(record) = gateway.image(name).await.map_err(at)? else {
-        return Ok(None);
-    };
-    of_target(gateway, config, name, &record.target, None).await
-}
-
-/// As [`image_facts`], of a target in the content store; under the caller's lease, if there is one.
 pub(super) async fn of_target(
     gateway: &Gateway,
     config: &PullConfig,
@@ -103,8 +123,15 @@ pub(super) async fn of_target(
         let (gateway, snapshotter, chain) = (gateway.clone(), snapshotter.to_owned(), chain.clone());
         let (lease, image) = (lease.map(str::to_owned), name.to_owned());
         let look = async move {
-            let files = files(&gateway, &snapshotter, &chain, lease.as_deref()).await;
-            files.map_err(|source| ImageError::Containerd { image, source })
+            match files(&gateway, &snapshotter, &chain, lease.as_deref()).await {
+                Ok(Ok(files)) => Ok(files),
+                // A runtime reads them too, and would wait for ever in the place of what was refused here.
+                Ok(Err(error)) => Err(ImageError::Unusable {
+                    image,
+                    reason: format!("its users and groups cannot be read: {error}"),
+                }),
+                Err(source) => Err(ImageError::Containerd { image, source }),
+            }
         };
         let (passwd, group) = whole(name, look).await?;
         (facts.passwd, facts.group) = (passwd, group);
@@ -187,6 +214,7 @@ async fn unpack_again(
         gateway: &leased,
         lease: &lease.id,
         snapshotter,
+        turns: &config.unpacks,
     };
     let answer = async {
         let mut parent = None;
@@ -209,20 +237,29 @@ async fn unpack_again(
     })
 }
 
-/// `/etc/passwd` and `/etc/group`.
+/// `/etc/passwd` and `/etc/group`, empty where there is none.
+type Files = (String, String);
+
 async fn files(
     gateway: &Gateway,
     snapshotter: &str,
     chain: &Digest,
     lease: Option<&str>,
-) -> Result<(String, String), ContainerdFault> {
-    let key = format!("containerd-driver-facts-{}", unique());
+) -> Result<std::io::Result<Files>, ContainerdFault> {
+    let key = format!("{LOOK_LEASE}{}", unique());
     if let Some(lease) = lease {
         return look(&gateway.with_lease(lease), snapshotter, &key, chain).await;
     }
-    // Held by a lease, so that even a look that is cut off by the end of the process leaves nothing for good.
+    // Held by a lease, so that even a look that is cut off by the end of the process leaves nothing for good: the reaper
+    // removes it, or it expires.
     gateway
-        .create_lease(&key, &Labels::from([expires_after(LOOK_EXPIRES)]))
+        .create_lease(
+            &key,
+            &Labels::from([
+                expires_after(LOOK_EXPIRES),
+                (KEY_PLUGIN.to_owned(), liveness::this_process().text()),
+            ]),
+        )
         .await?;
     let answer = look(&gateway.with_lease(&key), snapshotter, &key, chain).await;
     gateway.delete_lease(&key).await?;
@@ -234,21 +271,14 @@ async fn look(
     snapshotter: &str,
     key: &str,
     chain: &Digest,
-) -> Result<(String, String), ContainerdFault> {
+) -> Result<std::io::Result<Files>, ContainerdFault> {
     let mounts = leased.view_snapshot(snapshotter, key, chain.as_str()).await?;
     let read = tokio::task::spawn_blocking(move || read_files(&mounts)).await;
     leased.remove_snapshot(snapshotter, key).await?;
-    Ok(read
-        .map_err(std::io::Error::other)
-        .and_then(|files| files)
-        .unwrap_or_else(|error| {
-            // Numeric users need no file; a named one will be refused with its name.
-            tracing::warn!(%error, image.digest = %chain, "users and groups of the image cannot be read");
-            Default::default()
-        }))
+    Ok(read.map_err(std::io::Error::other).and_then(|files| files))
 }
 
-fn read_files(mounts: &[Mount]) -> std::io::Result<(String, String)> {
+fn read_files(mounts: &[Mount]) -> std::io::Result<Files> {
     let [mount] = mounts else {
         return Err(std::io::Error::other(format!(
             "the snapshot consists of {} mounts",
@@ -259,6 +289,7 @@ fn read_files(mounts: &[Mount]) -> std::io::Result<(String, String)> {
         let text = |path| {
             rootfs::read(layers, path, FILE_MAX_BYTES)
                 .map(|bytes| String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned())
+                .map_err(|error| std::io::Error::other(format!("/{path}: {error}")))
         };
         Ok((text("etc/passwd")?, text("etc/group")?))
     };

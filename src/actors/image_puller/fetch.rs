@@ -1,12 +1,13 @@
 //! Blobs from a registry into the content store, resumed where an earlier pull broke off.
 
 use super::plan::source_labels;
-use super::registry::Session;
+use super::registry::{Blob, Session};
 use crate::containerd::{ContentWriter, Descriptor, Gateway, Ingest, Labels};
 use crate::messages::image::ImageError;
 use crate::messages::runtime::{ContainerdFault, FaultKind};
 use crate::spec::reference::Reference;
-use futures_util::StreamExt as _;
+use crate::telemetry::Counter;
+use futures_util::future::join;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -21,6 +22,9 @@ const LOCKED_POLL: Duration = Duration::from_millis(200);
 /// What has been done of a pull, for whoever watches.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
+    /// What came from the registry, as it comes: also what is thrown away again.
+    pub(super) received_bytes: AtomicU64,
+    /// What is in the content store.
     pub(super) fetched_bytes: AtomicU64,
     pub(super) total_bytes: AtomicU64,
     pub(super) layers_done: AtomicUsize,
@@ -28,6 +32,12 @@ pub(super) struct Tally {
 }
 
 impl Tally {
+    /// Bytes have come.
+    pub(super) fn came(&self, n: u64) {
+        self.received_bytes.fetch_add(n, Ordering::Relaxed);
+        Counter::ImageBytes.add(n);
+    }
+
     /// Corrects one blob's share, down as well: a write may be thrown away.
     fn correct(&self, old: u64, new: u64) {
         self.fetched_bytes.fetch_add(new.wrapping_sub(old), Ordering::Relaxed);
@@ -86,7 +96,8 @@ impl Fetcher<'_> {
         let reference = ingest_name(kind, target);
         let mut counted = 0;
         let mut failures = 0;
-        let mut damaged = false;
+        // What an earlier pull left here was damaged, or what came: once more from the start, and from each other host.
+        let mut fresh_starts = self.session.hosts().max(2) - 1;
         loop {
             let Some(mut writer) = self.open(&reference, target).await? else {
                 self.tally.correct(counted, target.size);
@@ -95,16 +106,19 @@ impl Fetcher<'_> {
             let start = writer.offset();
             self.tally.correct(counted, start);
             counted = start;
-            let copied = self.copy(&mut writer, target, &mut counted).await;
+            let mut host = None;
+            let copied = self.copy(&mut writer, target, &mut counted, &mut host).await;
             match copied {
                 Ok(()) => match writer.commit(&self.sourced(labels.clone(), None)).await {
-                    // What an earlier pull left here was damaged, or this transfer was: once more from the start.
-                    Err(fault) if fault.kind == FaultKind::FailedPrecondition && !damaged => {
-                        damaged = true;
-                        self.containerd(self.gateway.abort_ingest(&reference).await)?;
-                    }
                     Err(fault) if fault.kind == FaultKind::FailedPrecondition => {
-                        return Err(self.unusable(format!("{kind} {} is damaged: {}", target.digest, fault.text)));
+                        if let Some(host) = host {
+                            self.session.distrust(host);
+                        }
+                        if fresh_starts == 0 {
+                            return Err(self.unusable(format!("{kind} {} is damaged: {}", target.digest, fault.text)));
+                        }
+                        fresh_starts -= 1;
+                        self.containerd(self.gateway.abort_ingest(&reference).await)?;
                     }
                     answer => return self.containerd(answer),
                 },
@@ -161,40 +175,66 @@ impl Fetcher<'_> {
         }
     }
 
-    async fn copy(&self, writer: &mut ContentWriter, target: &Descriptor, counted: &mut u64) -> Result<(), ImageError> {
-        if writer.offset() >= target.size {
+    /// Copies what is not here yet. `host` is told from whom it comes.
+    async fn copy(
+        &self,
+        writer: &mut ContentWriter,
+        target: &Descriptor,
+        counted: &mut u64,
+        host: &mut Option<usize>,
+    ) -> Result<(), ImageError> {
+        let mut left = target.size.saturating_sub(writer.offset());
+        if left == 0 {
             return Ok(());
         }
-        let mut stream = self.session.blob(target, writer.offset()).await?;
+        let mut blob = self.session.blob(target, writer.offset()).await?;
+        *host = Some(blob.host());
         let mut chunk = Vec::with_capacity(CHUNK_BYTES);
-        loop {
-            let part = stream.next().await;
-            if let Some(Ok(bytes)) = &part {
-                chunk.extend_from_slice(bytes);
+        let mut end = self.fill(&mut blob, &mut chunk, &mut left).await;
+        // What has come is kept, also before a broken connection is reported.
+        while !chunk.is_empty() {
+            let full = std::mem::replace(&mut chunk, Vec::with_capacity(CHUNK_BYTES));
+            let written = match &end {
+                // While containerd writes one, the next comes.
+                None => {
+                    let (written, next) = join(writer.write(full), self.fill(&mut blob, &mut chunk, &mut left)).await;
+                    end = next;
+                    written
+                }
+                Some(_) => writer.write(full).await,
+            };
+            self.containerd(written)?;
+            self.tally.correct(*counted, writer.offset());
+            *counted = writer.offset();
+        }
+        match end {
+            // Whether it is the right one, the commit finds out.
+            Some(End::Whole) => Ok(()),
+            Some(End::TooLong) => {
+                self.session.distrust(blob.host());
+                Err(self.unusable(format!("{} is larger than its manifest says", target.digest)))
             }
-            let received = writer.offset() + chunk.len() as u64;
-            if received > target.size {
-                return Err(self.unusable(format!("{} is larger than its manifest says", target.digest)));
-            }
-            // What has come is kept, also before a broken connection is reported.
-            let ended = !matches!(part, Some(Ok(_)));
-            if chunk.len() >= CHUNK_BYTES || (ended && !chunk.is_empty()) {
-                self.containerd(
-                    writer
-                        .write(std::mem::replace(&mut chunk, Vec::with_capacity(CHUNK_BYTES)))
-                        .await,
-                )?;
-                self.tally.correct(*counted, writer.offset());
-                *counted = writer.offset();
-            }
-            match part {
-                Some(Ok(_)) => {}
-                // The whole blob is there: whether it is the right one, the commit finds out.
-                Some(Err(_)) | None if received == target.size => return Ok(()),
-                Some(Err(e)) => return Err(self.session.broken(&e)),
-                None => return Err(self.session.unavailable("the connection ended early".to_owned())),
+            Some(End::Broken(reason)) => Err(self.session.unavailable(reason)),
+            None => Err(self.session.unavailable("the connection ended early".to_owned())),
+        }
+    }
+
+    /// Fills a chunk; `None` if there is more to come.
+    async fn fill(&self, blob: &mut Blob, chunk: &mut Vec<u8>, left: &mut u64) -> Option<End> {
+        while chunk.len() < CHUNK_BYTES {
+            match blob.next(&|bytes| self.tally.came(bytes)).await {
+                Ok(Some(bytes)) if bytes.len() as u64 > *left => return Some(End::TooLong),
+                Ok(Some(bytes)) => {
+                    *left -= bytes.len() as u64;
+                    chunk.extend_from_slice(&bytes);
+                }
+                // What is told of a connection after its last byte does not matter.
+                _ if *left == 0 => return Some(End::Whole),
+                Ok(None) => return Some(End::Broken("the connection ended early".to_owned())),
+                Err(reason) => return Some(End::Broken(reason)),
             }
         }
+        None
     }
 
     fn sourced(&self, mut labels: Labels, present: Option<&Labels>) -> Labels {
@@ -219,6 +259,16 @@ impl Fetcher<'_> {
             reason,
         }
     }
+}
+
+/// Why there is no more of a blob.
+enum End {
+    /// It is all here.
+    Whole,
+    /// There is more of it than there should be.
+    TooLong,
+    /// The connection broke.
+    Broken(String),
 }
 
 /// Name of an interrupted write: containerd's own (`remotes.MakeRefKey`), so that `ctr` and we continue each other's.

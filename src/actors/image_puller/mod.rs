@@ -1,71 +1,62 @@
 //! | `ImagePuller` | |
 //! |---|---|
-//! | owns | pulls in flight |
+//! | owns | who waits for which image; pulls in flight and their budgets |
 //! | asked | `EnsureImage` |
 //! | told | nothing |
 //! | tells | `PullProgress` to the tasks that wait |
 //! | mailbox | 64 |
 //! | restart | in place; pulls in flight are cancelled, askers ask again, and containerd's ingests make them resume |
+//!
+//! Each asker is a task of the I/O runtime (`ensure`) with a deadline of its own. Askers share work in flight (`flights`),
+//! which ends with the last of them; a private image on disk is for those who could pull it (`admission`), with the
+//! credentials there are (`keyring`, `programs`). A pull (`course`) waits for its turn (`turns`, `budget`) and is watched (`watch`).
 
-pub mod ensure;
+mod admission;
+mod budget;
+mod course;
+mod ensure;
 mod facts;
 mod fetch;
+mod flights;
+mod keyring;
 mod lease;
+mod load;
+mod mark;
 mod plan;
+mod programs;
 mod progress;
 mod pull;
 mod refusal;
 mod registry;
 mod transfer;
+mod turns;
 mod unpack;
+mod watch;
 
 use crate::actors::shared::{Configured, Links, Shared};
-use crate::messages::image::{Credentials, EnsureImage, ImageError, ImageReady, PullPolicy};
+use crate::messages::image::{EnsureImage, ImageError, ImageReady};
 use crate::messages::runtime::FaultKind;
-use crate::messages::{Ask, Cx, Owed, Request as _};
-use crate::telemetry::propagate::{self, handling};
-use crate::telemetry::{Counter, names};
-use actix::{Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, Supervised, WrapFuture as _};
-use ensure::PullConfig;
-use progress::{Progress, Watcher};
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
-use tokio::task::AbortHandle;
+use crate::messages::{Ask, Owed, Request as _};
+use crate::spec::pull::{self as spec_pull, PullMethod};
+use crate::telemetry::names;
+use crate::telemetry::propagate::handling;
+use actix::{Actor, Context, Handler, Supervised};
+use ensure::{Desk, Errand, Whereabouts, how_far};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tokio::task::JoinSet;
 use tracing::{Instrument as _, field};
 
 /// Places in the mailbox.
 pub const MAILBOX: usize = 64;
 
-/// Callers share a pull only if they would have made the same one.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct PullKey {
-    image: String,
-    credentials: Option<Credentials>,
-    policy: PullPolicy,
-    snapshotter: String,
-}
-
-struct Pull {
-    replies: Vec<Owed<Result<ImageReady, ImageError>>>,
-    /// Context of the work's own span.
-    cx: Cx,
-    watchers: Arc<Mutex<Vec<Watcher>>>,
-    work: AbortHandle,
-}
-
-impl Drop for Pull {
-    fn drop(&mut self) {
-        self.work.abort();
-    }
-}
-
 /// See the module.
 pub struct ImagePuller {
     shared: Arc<Shared>,
     links: Arc<Links>,
-    /// What was learned about registries and images; harmless to lose.
-    known: PullConfig,
-    pulls: HashMap<PullKey, Pull>,
+    desk: Desk,
+    /// Those who wait. Their work ends with this actor; then they ask again.
+    askers: JoinSet<()>,
 }
 
 impl ImagePuller {
@@ -73,83 +64,88 @@ impl ImagePuller {
     #[must_use]
     pub fn new(shared: Arc<Shared>, links: Arc<Links>) -> Self {
         Self {
+            desk: Desk::new(Arc::clone(&links), shared.io.clone()),
             shared,
             links,
-            known: PullConfig::default(),
-            pulls: HashMap::new(),
+            askers: JoinSet::new(),
         }
     }
 
-    fn begin(
-        &mut self,
-        key: PullKey,
-        req: EnsureImage,
-        owed: Owed<Result<ImageReady, ImageError>>,
-        ctx: &mut Context<Self>,
-    ) {
-        let configured = match self.shared.configured() {
-            Ok(configured) => configured,
-            Err(source) => {
-                owed.send(Err(ImageError::Containerd {
-                    image: req.image,
-                    source,
-                }));
-                return;
+    /// Forgets those who have their answer.
+    fn sweep(&mut self) {
+        while let Some(ended) = self.askers.try_join_next() {
+            if let Err(panic) = ended {
+                // Its reply is dropped: the asker asks again.
+                tracing::error!(error = %panic, "an asker for an image panicked");
             }
-        };
-        let span = owed.span().clone();
-        let cx = span.in_scope(Cx::current);
-        let watchers = Arc::new(Mutex::new(Vec::from_iter(
-            req.observer.clone().map(|task| Watcher { task, cx: cx.clone() }),
-        )));
-        let progress = Progress::new(req.image.clone(), Arc::clone(&watchers), Arc::clone(&self.links));
-        let config = PullConfig {
-            snapshotter: req.snapshotter.clone(),
-            transfer: self.shared.transfer.load(std::sync::atomic::Ordering::Relaxed),
-            ..self.known.clone()
-        };
-        let work = self.shared.io.spawn(
-            async move {
-                let done = match named_snapshotter(&configured, &req).await {
-                    Ok(()) => ensure::ensure(&configured.gateway, &config, &req, &|event| progress.on(&event)).await,
-                    Err(e) => Err(e),
-                };
-                let done = done.map_err(|e| name_the_socket(e, &configured.settings.containerd_address));
-                progress.finish(&done);
-                done
-            }
-            .instrument(span),
-        );
-        self.pulls.insert(
-            key.clone(),
-            Pull {
-                replies: vec![owed],
-                cx,
-                watchers,
-                work: work.abort_handle(),
-            },
-        );
-        ctx.spawn(work.into_actor(self).map(move |done, actor: &mut Self, _| {
-            let Some(mut pull) = actor.pulls.remove(&key) else {
-                return;
-            };
-            match done {
-                Ok(done) => {
-                    for reply in pull.replies.drain(..) {
-                        reply.send(done.clone());
-                    }
-                }
-                // The replies drop: the askers ask again.
-                Err(panic) => tracing::error!(image.ref = key.image, error = %panic, "a pull panicked"),
-            }
-        }));
+        }
     }
 }
 
-/// Asks containerd whether it has the snapshotter that a task names: what comes back from a pull into one that is not
+/// Carries out what is asked, for as long as somebody waits for it.
+async fn serve(shared: &Shared, desk: &Desk, req: EnsureImage, mut owed: Owed<Result<ImageReady, ImageError>>) {
+    let span = owed.span().clone();
+    let whereabouts = Whereabouts::default();
+    let patience = tokio::time::sleep(req.timeout);
+    let work = ensure(shared, desk, &req, &whereabouts, &span).instrument(span.clone());
+    let answer = tokio::select! {
+        biased;
+        // A task that was stopped, or whose start nobody waits for.
+        () = owed.abandoned() => return,
+        answer = work => answer,
+        () = patience => Some(Err(ImageError::Timeout {
+            image: req.image.clone(),
+            after: req.timeout,
+            how_far: how_far(&whereabouts),
+        })),
+    };
+    match answer {
+        Some(answer) => owed.send(answer),
+        // The reply drops: the asker asks again.
+        None => tracing::error!(image.ref = req.image, "work for an image panicked"),
+    }
+}
+
+async fn ensure(
+    shared: &Shared,
+    desk: &Desk,
+    req: &EnsureImage,
+    whereabouts: &Whereabouts,
+    span: &tracing::Span,
+) -> Option<Result<ImageReady, ImageError>> {
+    let at = |source| ImageError::Containerd {
+        image: req.image.clone(),
+        source,
+    };
+    let configured = match shared.configured() {
+        Ok(configured) => configured,
+        Err(source) => return Some(Err(at(source))),
+    };
+    // Checked when they were set.
+    let method = spec_pull::method(&configured.settings).unwrap_or(PullMethod::Auto);
+    desk.set_budgets(spec_pull::budgets(&configured.settings, shared.cores));
+    if let Err(e) = asked_for(&configured, req, method).await {
+        return Some(Err(name_the_socket(e, &configured.settings.containerd_address)));
+    }
+    let errand = Errand {
+        desk,
+        configured: &configured,
+        req,
+        method,
+        can_transfer: shared.transfer.load(Ordering::Relaxed),
+        whereabouts,
+        span,
+    };
+    let answer = errand.run().await?;
+    Some(answer.map_err(|e| name_the_socket(e, &configured.settings.containerd_address)))
+}
+
+/// Asks containerd whether it has what task and operator name: what comes back from a pull into a snapshotter that is not
 /// there does not name the option. The configured one is the health probe's to watch.
-async fn named_snapshotter(configured: &Configured, req: &EnsureImage) -> Result<(), ImageError> {
-    if req.snapshotter == configured.settings.snapshotter {
+async fn asked_for(configured: &Configured, req: &EnsureImage, method: PullMethod) -> Result<(), ImageError> {
+    let own_snapshotter = req.snapshotter != configured.settings.snapshotter;
+    let by_transfer = req.load.is_none() && method == PullMethod::Transfer;
+    if !own_snapshotter && !by_transfer {
         return Ok(());
     }
     let abilities = configured
@@ -160,14 +156,19 @@ async fn named_snapshotter(configured: &Configured, req: &EnsureImage) -> Result
             image: req.image.clone(),
             source,
         })?;
-    if abilities.snapshotters.contains(&req.snapshotter) {
-        return Ok(());
+    if own_snapshotter && !abilities.snapshotters.contains(&req.snapshotter) {
+        return Err(ImageError::NoSnapshotter {
+            image: req.image.clone(),
+            snapshotter: req.snapshotter.clone(),
+            known: abilities.snapshotters.join(", "),
+        });
     }
-    Err(ImageError::NoSnapshotter {
-        image: req.image.clone(),
-        snapshotter: req.snapshotter.clone(),
-        known: abilities.snapshotters.join(", "),
-    })
+    if by_transfer && !abilities.transfer {
+        return Err(ImageError::NoTransfer {
+            image: req.image.clone(),
+        });
+    }
+    Ok(())
 }
 
 /// Every start comes here first: without containerd, this is the error that a user sees.
@@ -193,30 +194,12 @@ impl Supervised for ImagePuller {
 impl Handler<Ask<EnsureImage>> for ImagePuller {
     type Result = ();
 
-    fn handle(&mut self, ask: Ask<EnsureImage>, ctx: &mut Self::Context) {
+    fn handle(&mut self, ask: Ask<EnsureImage>, _ctx: &mut Self::Context) {
         let Ask { req, cx, reply, .. } = ask;
         let span = handling!(cx, names::IMAGE_ENSURE, "image_puller", EnsureImage::NAME, { names::IMAGE_REF } = %req.image, { names::JOINED } = field::Empty);
-        let key = PullKey {
-            image: req.image.clone(),
-            credentials: req.credentials.clone(),
-            policy: req.policy,
-            snapshotter: req.snapshotter.clone(),
-        };
-        match self.pulls.get_mut(&key) {
-            Some(pull) => {
-                pull.watchers
-                    .lock()
-                    .unwrap_or_else(std::sync::PoisonError::into_inner)
-                    .extend(req.observer.map(|task| Watcher {
-                        task,
-                        cx: span.in_scope(Cx::current),
-                    }));
-                span.record(names::JOINED, true);
-                propagate::link(&span, &pull.cx.0);
-                Counter::ImagePullsShared.bump();
-                pull.replies.push(Owed::new(reply, span));
-            }
-            None => self.begin(key, req, Owed::new(reply, span), ctx),
-        }
+        self.sweep();
+        let (shared, desk, owed) = (Arc::clone(&self.shared), self.desk.clone(), Owed::new(reply, span));
+        let work = async move { serve(&shared, &desk, req, owed).await };
+        self.askers.spawn_on(work, &self.shared.io);
     }
 }

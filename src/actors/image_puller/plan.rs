@@ -282,7 +282,7 @@ pub(super) fn config_labels(snapshotter: &str, chain: Option<&Digest>) -> Labels
 pub(super) fn source_labels(registry: &str, repository: &str, present: Option<&Labels>) -> Labels {
     /// containerd's limit for key and value of a label together.
     const LABEL_MAX: usize = 4096;
-    let key = format!("containerd.io/distribution.source.{registry}");
+    let key = format!("containerd.io/distribution.source.{}", hostname(registry));
     let old = present
         .and_then(|labels| labels.get(&key))
         .map(String::as_str)
@@ -297,6 +297,18 @@ pub(super) fn source_labels(registry: &str, repository: &str, present: Option<&L
     } else {
         Labels::from([(key, value)])
     }
+}
+
+/// Without the port: containerd names sources by host alone (`docker.AppendDistributionSourceLabel`), and a blob that had a
+/// name of ours beside containerd's would count as of two registries.
+fn hostname(registry: &str) -> &str {
+    let host = match registry.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        Some(_) | None => registry,
+    };
+    host.strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host)
 }
 
 #[cfg(test)]

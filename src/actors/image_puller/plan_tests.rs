@@ -84,3 +84,21 @@ fn a_blob_remembers_all_its_sources() {
     let second = source_labels("r", "c", Some(&first));
     assert_eq!(second.values().next().map(String::as_str), Some("a/b,c"));
 }
+
+#[test]
+fn a_source_is_named_by_its_host_as_containerd_does() {
+    let of = |registry: &str| {
+        source_labels(registry, "a", None)
+            .into_keys()
+            .next()
+            .unwrap_or_default()
+    };
+    for (registry, host) in [
+        ("docker.io", "docker.io"),
+        ("127.0.0.1:5000", "127.0.0.1"),
+        ("localhost:5000", "localhost"),
+        ("[fd00::2]:5000", "fd00::2"),
+    ] {
+        assert_eq!(of(registry), format!("containerd.io/distribution.source.{host}"));
+    }
+}

@@ -3,23 +3,26 @@
 //! Works on every containerd. Dropping the future cancels it at any point: what was fetched stays under its lease until
 //! the lease expires, and the next pull of it goes on from there.
 
-use super::ensure::{PullConfig, bounded};
+use super::ensure::PullConfig;
 use super::facts::{self, Known};
-use super::fetch::{Fetcher, Tally};
-use super::lease::{LEASE_EXPIRES, Lease};
+use super::fetch::Fetcher;
+use super::keyring::Keyring;
+use super::lease::Lease;
+use super::mark;
 use super::plan::{self, Config, Document, Manifest};
 use super::registry::Session;
 use super::unpack::{UnpackError, Unpacker};
+use super::watch::Watch;
 use crate::containerd::{Descriptor, Gateway, ImageRecord, Labels};
 use crate::messages::image::ImageError;
 use crate::spec::identity::{Digest, chain_id};
 use crate::spec::reference::Reference;
 use crate::telemetry::names;
+use crate::telemetry::steps::step;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use std::future::Future;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 use tokio::sync::oneshot;
 use tracing::Instrument as _;
 
@@ -29,13 +32,16 @@ const FETCHES: usize = 3;
 const DEPTH_MAX: usize = 3;
 
 /// What the registry says that the reference is.
+#[derive(Debug, Clone)]
 pub(super) struct Resolved {
     pub(super) json: Bytes,
     pub(super) target: Descriptor,
+    /// What it is asked with.
+    pub(super) keyring: Keyring,
 }
 
 /// Asks the registry.
-pub(super) async fn resolve(session: &Session) -> Result<Resolved, ImageError> {
+pub(super) async fn resolve(session: &Session, keyring: &Keyring) -> Result<Resolved, ImageError> {
     let (json, digest) = session.top().await?;
     let (_, media_type) = plan::document(&json).map_err(|reason| unusable(session, reason))?;
     let target = Descriptor {
@@ -43,28 +49,30 @@ pub(super) async fn resolve(session: &Session) -> Result<Resolved, ImageError> {
         digest,
         size: json.len() as u64,
     };
-    Ok(Resolved { json, target })
+    let keyring = keyring.clone();
+    Ok(Resolved { json, target, keyring })
 }
 
-/// Fetches and unpacks the image, makes its record, and says what it is. Of the user's time limit, `left` is left.
+/// Fetches and unpacks the image, makes its record, and says what it is.
 pub(super) async fn pull(
     gateway: &Gateway,
     config: &PullConfig,
     session: &Session,
     reference: &Reference,
     resolved: &Resolved,
-    (timeout, left): (Duration, Duration),
-    tally: &Tally,
+    watch: &Watch,
 ) -> Result<Option<Known>, ImageError> {
     let name = reference.name();
     let at = |source| ImageError::Containerd {
         image: name.clone(),
         source,
     };
-    let lease = Lease::open(gateway, &config.living, &name, LEASE_EXPIRES.max(timeout * 2))
+    let lease = Lease::open(gateway, &config.living, &name, watch.lease())
         .await
         .map_err(at)?;
+    step!(PullLeased);
     let leased = gateway.with_lease(&lease.id);
+    let tally = watch.tally();
     let fetcher = Fetcher {
         gateway: &leased,
         lease: &lease.id,
@@ -76,20 +84,18 @@ pub(super) async fn pull(
         gateway: &leased,
         lease: &lease.id,
         snapshotter: &config.snapshotter,
+        turns: &config.unpacks,
     };
-    let filled = bounded(reference, timeout, left, fill(&fetcher, &unpacker, resolved)).await;
+    let filled = watch.over(&name, fill(&fetcher, &unpacker, resolved)).await;
     let fetched_bytes = tally.fetched_bytes.load(Ordering::Relaxed);
     if let Err(e) = filled {
         let answer = Err(e);
         lease.end(gateway, &answer, fetched_bytes).await;
         return answer;
     }
+    step!(PullFilled);
     let (gateway, leased, config) = (gateway.clone(), leased.clone(), config.clone());
-    let record = ImageRecord {
-        name: name.clone(),
-        target: resolved.target.clone(),
-        labels: Labels::new(),
-    };
+    let (target, whose) = (resolved.target.clone(), resolved.keyring.used());
     // In one go: once the image is there, nobody pulls it again and ends the lease.
     whole(&name.clone(), async move {
         let answer = async {
@@ -97,7 +103,13 @@ pub(super) async fn pull(
                 image: name.clone(),
                 source,
             };
+            let record = ImageRecord {
+                labels: mark::pulled(&leased, &name, whose).await.map_err(at)?,
+                name: name.clone(),
+                target,
+            };
             leased.put_image(&record).await.map_err(at)?;
+            step!(PullRecorded);
             // While the lease lasts: looking into the image needs one.
             facts::of_target(&leased, &config, &name, &record.target, Some(&lease.id)).await
         }

@@ -1,100 +1,202 @@
-//! What a registry's failures mean for a user: gone, refused, down for now, or of no use.
+//! What a registry's failures mean: gone, refused, of no use, or down for now and for how long.
 
-use super::registry::Session;
 use crate::messages::image::ImageError;
-use crate::spec::error::with_causes;
-use oci_client::errors::{OciDistributionError, OciErrorCode};
-use std::error::Error;
+use reqwest::StatusCode;
+use reqwest::header::{self, HeaderMap};
+use serde::Deserialize;
+use std::time::{Duration, SystemTime};
 
-impl Session {
-    pub(super) fn meaning(&self, error: OciDistributionError) -> ImageError {
-        use OciDistributionError as E;
-        let (image, registry) = (self.image().to_owned(), self.registry().to_owned());
-        let not_found = |reason| ImageError::NotFound {
-            image: image.clone(),
-            registry: registry.clone(),
-            reason,
+/// Most bytes that are read of what is said about a failure.
+pub(super) const WORDS_MAX_BYTES: u64 = 64 << 10;
+
+/// Why one host did not give what was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// It has none.
+    NotFound(String),
+    /// It refuses.
+    Denied(String),
+    /// What it gives is of no use, and will be of none.
+    Unusable(String),
+    /// It wants to be asked later; it may say when.
+    Busy { after: Option<Duration>, reason: String },
+    /// It is in trouble, or the connection broke. Another try may help.
+    Broken(String),
+    /// It cannot be connected to.
+    Down(String),
+    /// No failure of the host's.
+    Other(ImageError),
+}
+
+#[derive(Deserialize)]
+struct Envelope {
+    errors: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    #[serde(default)]
+    code: String,
+    #[serde(default)]
+    message: String,
+}
+
+impl Failure {
+    /// What a registry's answer other than 200 means. The errors it names count for more than the status.
+    pub(super) fn of_registry(host: &str, status: StatusCode, headers: &HeaderMap, said: &[u8]) -> Self {
+        let envelope = serde_json::from_slice::<Envelope>(said)
+            .ok()
+            .filter(|e| !e.errors.is_empty());
+        let words = match &envelope {
+            Some(envelope) => envelope.words(),
+            None => short(&String::from_utf8_lossy(said)),
         };
-        let denied = |reason| ImageError::Denied {
-            image: image.clone(),
-            reason,
+        let code = envelope
+            .as_ref()
+            .and_then(|e| e.errors.first())
+            .map(|e| e.code.as_str());
+        let busy = || Self::Busy {
+            after: retry_after(headers),
+            reason: format!("status {}: {words}", status.as_u16()),
         };
-        let unusable = |reason| ImageError::Unusable {
-            image: image.clone(),
-            reason,
-        };
-        match error {
-            E::UnauthorizedError { .. } if self.is_anonymous() => {
-                denied(format!("{registry} wants credentials, none were given"))
+        match (status.as_u16(), code) {
+            (429, _) => busy(),
+            (503, _) if headers.contains_key(header::RETRY_AFTER) => busy(),
+            (500.., _) | (408, _) => Self::Broken(format!("status {}: {words}", status.as_u16())),
+            (_, Some("UNAUTHORIZED" | "DENIED")) => Self::Denied(words),
+            (_, Some("MANIFEST_UNKNOWN" | "MANIFEST_BLOB_UNKNOWN" | "BLOB_UNKNOWN" | "NAME_UNKNOWN" | "NOT_FOUND")) => {
+                Self::NotFound(words)
             }
-            E::UnauthorizedError { .. } => denied(format!("{registry} does not accept the credentials")),
-            E::AuthenticationFailure(text) => match token_refusal(&text) {
-                Some(reason) => denied(reason),
-                None => self.unavailable(format!("no token from the authorization server: {}", short(&text))),
+            (_, Some("TOOMANYREQUESTS")) => busy(),
+            (404, _) => Self::NotFound(format!("status 404: {words}")),
+            (401 | 403, _) => Self::Denied(format!("{host} answered {}: {words}", status.as_u16())),
+            _ => Self::Unusable(format!("{host} answered {}: {words}", status.as_u16())),
+        }
+    }
+
+    /// What an authorization server's answer without a token means.
+    pub(super) fn of_authorization_server(host: &str, status: StatusCode, headers: &HeaderMap, said: &[u8]) -> Self {
+        let words = token_words(said);
+        let reason = format!(
+            "no token from the authorization server {host}: status {}: {words}",
+            status.as_u16()
+        );
+        match status.as_u16() {
+            429 => Self::Busy {
+                after: retry_after(headers),
+                reason,
             },
-            E::RegistryError { envelope, .. } => {
-                let words: Vec<_> = envelope.errors.iter().map(|e| short(&e.message)).collect();
-                let words = words.join("; ");
-                match envelope.errors.first().map(|e| &e.code) {
-                    Some(OciErrorCode::Unauthorized | OciErrorCode::Denied) => denied(words),
-                    Some(
-                        OciErrorCode::ManifestUnknown
-                        | OciErrorCode::ManifestBlobUnknown
-                        | OciErrorCode::BlobUnknown
-                        | OciErrorCode::NameUnknown
-                        | OciErrorCode::NotFound,
-                    ) => not_found(words),
-                    Some(OciErrorCode::Toomanyrequests | OciErrorCode::Other(_)) | None => self.unavailable(words),
-                    Some(_) => unusable(words),
-                }
+            503 if headers.contains_key(header::RETRY_AFTER) => Self::Busy {
+                after: retry_after(headers),
+                reason,
+            },
+            400..=407 | 409..=499 if words.is_empty() => {
+                Self::Denied(format!("its authorization server {host} answered {}", status.as_u16()))
             }
-            E::ServerError { code: 404, message, .. } => not_found(short(&message)),
-            E::ServerError {
-                code: 401 | 403,
-                message,
-                ..
-            } => denied(short(&message)),
-            E::ServerError {
-                code: code @ (400..=407 | 409..=428 | 430..=499),
-                message,
-                ..
-            } => unusable(format!("{registry} answered {code}: {}", short(&message))),
-            E::ServerError { code, message, .. } => self.unavailable(format!("status {code}: {}", short(&message))),
-            E::ImageManifestNotFoundError(text) => not_found(text),
-            E::RequestError(e) => self.unavailable(chain(&e.without_url())),
-            E::IoError(e) => self.broken(&e),
-            E::RegistryTokenDecodeError(text) => self.unavailable(text),
-            other => unusable(other.to_string()),
+            400..=407 | 409..=499 => Self::Denied(words),
+            _ => Self::Broken(reason),
+        }
+    }
+
+    /// Whether the host has failed, and not only said no.
+    pub(super) fn is_trouble(&self) -> bool {
+        match self {
+            Self::NotFound(_) | Self::Denied(_) | Self::Other(_) => false,
+            Self::Unusable(_) | Self::Busy { .. } | Self::Broken(_) | Self::Down(_) => true,
+        }
+    }
+
+    pub(super) fn words(&self) -> String {
+        match self {
+            Self::NotFound(words)
+            | Self::Denied(words)
+            | Self::Unusable(words)
+            | Self::Busy { reason: words, .. }
+            | Self::Broken(words)
+            | Self::Down(words) => words.clone(),
+            Self::Other(error) => error.to_string(),
+        }
+    }
+
+    /// The same with more to say.
+    pub(super) fn adding(self, more: &str) -> Self {
+        let add = |words: String| format!("{words}{more}");
+        match self {
+            Self::NotFound(words) => Self::NotFound(add(words)),
+            Self::Denied(words) => Self::Denied(add(words)),
+            Self::Unusable(words) => Self::Unusable(add(words)),
+            Self::Busy { after, reason } => Self::Busy {
+                after,
+                reason: add(reason),
+            },
+            Self::Broken(words) => Self::Broken(add(words)),
+            Self::Down(words) => Self::Down(add(words)),
+            Self::Other(error) => Self::Other(error),
+        }
+    }
+
+    /// For the user.
+    pub(super) fn meaning(self, image: &str, registry: &str) -> ImageError {
+        let (image, registry) = (image.to_owned(), registry.to_owned());
+        match self {
+            Self::NotFound(reason) => ImageError::NotFound {
+                image,
+                registry,
+                reason,
+            },
+            Self::Denied(reason) => ImageError::Denied { image, reason },
+            Self::Unusable(reason) => ImageError::Unusable { image, reason },
+            Self::Busy { reason, .. } | Self::Broken(reason) | Self::Down(reason) => ImageError::Registry {
+                image,
+                registry,
+                reason,
+            },
+            Self::Other(error) => error,
         }
     }
 }
 
-/// Whether the connection failed before any HTTP was spoken: refused, or not TLS.
-pub(super) fn is_no_tls(error: &OciDistributionError) -> bool {
-    matches!(error, OciDistributionError::RequestError(e) if e.is_connect())
+impl Envelope {
+    fn words(&self) -> String {
+        let words = self.errors.iter().map(|e| match e.message.is_empty() {
+            true => short(&e.code),
+            false => short(&e.message),
+        });
+        words.collect::<Vec<_>>().join("; ")
+    }
 }
 
-/// Authorization servers tell a refusal from a breakdown by the status, which oci-client does not hand on; but a refusal
-/// is a JSON document or a plain sentence, and a breakdown is a proxy's HTML page, nothing, or an error code that says so.
-fn token_refusal(text: &str) -> Option<String> {
-    let text = text.trim();
-    if text.is_empty() || text.starts_with('<') {
-        return None;
+/// An authorization server's words: in a registry's form, in OAuth2's, in Docker Hub's, or a plain sentence. A proxy's page is
+/// none.
+fn token_words(said: &[u8]) -> String {
+    if let Ok(envelope) = serde_json::from_slice::<Envelope>(said)
+        && !envelope.errors.is_empty()
+    {
+        return envelope.words();
     }
-    if let Ok(envelope) = serde_json::from_str::<oci_client::errors::OciEnvelope>(text) {
-        let transient = |e: &oci_client::errors::OciError| {
-            let code = &e.code;
-            *code == OciErrorCode::Toomanyrequests
-                || matches!(code, OciErrorCode::Other(c) if matches!(c.as_str(), "UNAVAILABLE" | "UNKNOWN"))
-        };
-        return (!envelope.errors.iter().any(transient)).then(|| {
-            let words: Vec<_> = envelope.errors.iter().map(|e| short(&e.message)).collect();
-            words.join("; ")
-        });
+    if let Ok(value) = serde_json::from_slice::<serde_json::Value>(said) {
+        let names = ["details", "error_description", "message", "error"];
+        let text = names.iter().find_map(|name| value.get(name)?.as_str());
+        return text.map(short).unwrap_or_default();
     }
-    let details = serde_json::from_str::<serde_json::Value>(text).ok();
-    let details = details.as_ref().and_then(|v| v.get("details")?.as_str());
-    Some(short(details.unwrap_or(text)))
+    let text = String::from_utf8_lossy(said);
+    match text.trim_start().starts_with('<') {
+        true => String::new(),
+        false => short(&text),
+    }
+}
+
+/// When it wants to be asked again: seconds, or a date.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    match text.parse::<u64>() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => {
+            let at = httpdate::parse_http_date(text).ok()?;
+            // A date that has passed: at once.
+            Some(at.duration_since(SystemTime::now()).unwrap_or_default())
+        }
+    }
 }
 
 /// A registry's words, cut: they end up in task events.
@@ -107,28 +209,88 @@ fn short(text: &str) -> String {
     }
 }
 
-/// An error with its causes: "error sending request" alone explains nothing.
-pub(super) fn chain(error: &dyn Error) -> String {
-    with_causes(error.to_string(), error.source())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use reqwest::header::HeaderValue;
+
+    fn registry(status: u16, said: &str) -> Failure {
+        Failure::of_registry(
+            "r",
+            StatusCode::from_u16(status).unwrap(),
+            &HeaderMap::new(),
+            said.as_bytes(),
+        )
+    }
+
+    fn token(status: u16, said: &str) -> Failure {
+        let status = StatusCode::from_u16(status).unwrap();
+        Failure::of_authorization_server("t", status, &HeaderMap::new(), said.as_bytes())
+    }
+
+    #[test]
+    fn what_a_registry_names_counts_for_more_than_its_status() {
+        let said = |code: &str| format!(r#"{{"errors":[{{"code":"{code}","message":"words"}}]}}"#);
+        assert_eq!(
+            registry(404, &said("MANIFEST_UNKNOWN")),
+            Failure::NotFound("words".into())
+        );
+        assert_eq!(registry(400, &said("NAME_UNKNOWN")), Failure::NotFound("words".into()));
+        assert_eq!(registry(404, &said("DENIED")), Failure::Denied("words".into()));
+        assert_eq!(
+            registry(400, &said("UNSUPPORTED")),
+            Failure::Unusable("r answered 400: words".into())
+        );
+        assert_eq!(registry(404, "gone"), Failure::NotFound("status 404: gone".into()));
+        assert_eq!(registry(403, ""), Failure::Denied("r answered 403: ".into()));
+        assert_eq!(registry(502, "<html>"), Failure::Broken("status 502: <html>".into()));
+        // Down is down, whatever a proxy in between writes.
+        assert!(matches!(registry(500, &said("UNAUTHORIZED")), Failure::Broken(_)));
+        assert!(matches!(
+            registry(429, &said("DENIED")),
+            Failure::Busy { after: None, .. }
+        ));
+    }
 
     #[test]
     fn a_refused_login_is_told_from_a_broken_authorization_server() {
+        let details = r#"{"details":"incorrect username or password"}"#;
         assert_eq!(
-            token_refusal(r#"{"details":"incorrect username or password"}"#).as_deref(),
-            Some("incorrect username or password")
+            token(401, details),
+            Failure::Denied("incorrect username or password".into())
         );
         let denied = r#"{"errors":[{"code":"DENIED","message":"requested access is denied"}]}"#;
-        assert_eq!(token_refusal(denied).as_deref(), Some("requested access is denied"));
+        assert_eq!(token(403, denied), Failure::Denied("requested access is denied".into()));
+        let oauth = r#"{"error":"invalid_grant","error_description":"the token has expired"}"#;
+        assert_eq!(token(400, oauth), Failure::Denied("the token has expired".into()));
         assert_eq!(
-            token_refusal(r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"slow down"}]}"#),
-            None
+            token(401, ""),
+            Failure::Denied("its authorization server t answered 401".into())
         );
-        assert_eq!(token_refusal("<html>502 Bad Gateway</html>"), None);
-        assert_eq!(token_refusal(""), None);
+        assert!(matches!(token(502, "<html>502</html>"), Failure::Broken(words) if !words.contains("html")));
+        assert!(matches!(token(429, ""), Failure::Busy { .. }));
+        assert!(matches!(token(307, ""), Failure::Broken(_)));
+    }
+
+    #[test]
+    fn a_registry_may_say_when_to_ask_again() {
+        let after = |text: &str| {
+            let headers = HeaderMap::from_iter([(header::RETRY_AFTER, HeaderValue::from_str(text).unwrap())]);
+            retry_after(&headers)
+        };
+        assert_eq!(after("7"), Some(Duration::from_secs(7)));
+        assert_eq!(after("soon"), None);
+        assert_eq!(after("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));
+        let later = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(100));
+        assert!(after(&later).is_some_and(|d| d > Duration::from_secs(90) && d <= Duration::from_secs(100)));
+        assert_eq!(retry_after(&HeaderMap::new()), None);
+        let headers = HeaderMap::from_iter([(header::RETRY_AFTER, HeaderValue::from_static("3"))]);
+        let unavailable = Failure::of_registry("r", StatusCode::SERVICE_UNAVAILABLE, &headers, b"");
+        assert!(matches!(unavailable, Failure::Busy { after: Some(d), .. } if d == Duration::from_secs(3)));
+    }
+
+    #[test]
+    fn words_are_cut() {
+        assert_eq!(short(&"ä".repeat(400)).chars().count(), 301);
     }
 }

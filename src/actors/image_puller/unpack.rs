@@ -1,5 +1,6 @@
 //! Layers from the content store into snapshots, one upon the other.
 
+use super::budget::{Budget, Place};
 use crate::containerd::{Descriptor, Gateway, Labels};
 use crate::messages::runtime::{ContainerdFault, FaultKind};
 use crate::spec::identity::Digest;
@@ -25,6 +26,26 @@ pub(super) struct Unpacker<'a> {
     pub(super) gateway: &'a Gateway,
     pub(super) lease: &'a str,
     pub(super) snapshotter: &'a str,
+    pub(super) turns: &'a Unpacks,
+}
+
+/// Turns for layers to be unpacked.
+#[derive(Clone)]
+pub(super) enum Unpacks {
+    /// Each layer waits for its own, in the line of this job.
+    Each(Budget, String),
+    /// Whoever unpacks has one for as long as it takes: another would be waited for in vain.
+    Held,
+}
+
+impl Unpacks {
+    /// The turn for a layer.
+    pub(super) async fn turn(&self) -> Option<Place> {
+        match self {
+            Self::Each(budget, job) => Some(budget.wait(job).turn().await),
+            Self::Held => None,
+        }
+    }
 }
 
 impl Unpacker<'_> {
@@ -59,6 +80,7 @@ impl Unpacker<'_> {
         if self.has(chain).await? {
             return Ok(false);
         }
+        let _place = self.turns.turn().await;
         // Each attempt has its own key (containerd's `UnpackKeyFormat`): what a killed one left behind is in nobody's
         // way, and goes with its lease.
         let key = format!("extract-{} {chain}", unique());

@@ -34,7 +34,7 @@ pub(super) fn sweep(
     let mut buffer = Vec::new();
     let look = |(container, look): (ContainerId, Look)| {
         let place = look.place.or_else(|| {
-            let marks = marks(&look.task, &container);
+            let marks = container.cgroup_names(&look.task);
             Place::of(look.pid, version, &marks).map(Arc::new)
         });
         let reading = place.as_ref().and_then(|place| {
@@ -51,30 +51,9 @@ pub(super) fn sweep(
     looks.into_iter().map(look).collect()
 }
 
-/// Names by which the container's own cgroup is known: our own (`/nomad/<container>`), and the scope that the host
-/// prepares (`<allocation>.<task>.scope`, Nomad `client/lib/cgroupslib`).
-fn marks(task: &TaskId, container: &ContainerId) -> Vec<String> {
-    let mut marks = vec![container.as_str().to_owned()];
-    let mut parts = task.as_str().splitn(2, '/');
-    if let (Some(alloc), Some(rest)) = (parts.next(), parts.next())
-        && let Some((name, _)) = rest.rsplit_once('/')
-    {
-        marks.push(format!("{alloc}.{name}.scope"));
-    }
-    marks
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_containers_cgroup_has_one_of_two_names() {
-        let task = TaskId::new("alloc/a/b/0a1b2c3d");
-        let container = ContainerId::reported("c");
-        assert_eq!(marks(&task, &container), ["c", "alloc.a/b.scope"]);
-        assert_eq!(marks(&TaskId::new("plain"), &container), ["c"]);
-    }
 
     #[test]
     fn a_live_process_is_read_and_a_dead_one_is_not() {

@@ -33,6 +33,8 @@ enum Seat<A: Actor> {
     Taken(Addr<A>),
     /// Nobody any more.
     Ended,
+    /// Nobody any more, since none could be kept alive; the last failure.
+    Failed(String),
 }
 
 /// The door of an actor.
@@ -72,6 +74,28 @@ where
         self.places.close();
     }
 
+    /// Closes the door for good, since nobody can be kept alive behind it. Whoever asks is told the reason.
+    pub fn fail(&self, reason: String) {
+        self.seat.send_replace(Seat::Failed(reason));
+        self.places.close();
+    }
+
+    /// True if the door was closed since nobody could be kept alive behind it.
+    pub fn has_failed(&self) -> bool {
+        matches!(&*self.seat.borrow(), Seat::Failed(_))
+    }
+
+    /// What is said at a door that is closed for good.
+    fn closed(&self) -> AskError {
+        match &*self.seat.borrow() {
+            Seat::Failed(reason) => AskError::Failed {
+                actor: self.name,
+                reason: reason.clone(),
+            },
+            Seat::Empty | Seat::Taken(_) | Seat::Ended => AskError::Ended { actor: self.name },
+        }
+    }
+
     /// Waits until a live actor is behind the door.
     async fn occupant(&self) -> Option<Addr<A>> {
         let mut seat = self.seat.subscribe();
@@ -79,12 +103,12 @@ where
             .wait_for(|s| match s {
                 Seat::Empty => false,
                 Seat::Taken(addr) => addr.connected(),
-                Seat::Ended => true,
+                Seat::Ended | Seat::Failed(_) => true,
             })
             .await;
         match found.as_deref() {
             Ok(Seat::Taken(addr)) => Some(addr.clone()),
-            Ok(Seat::Empty | Seat::Ended) | Err(_) => None,
+            Ok(Seat::Empty | Seat::Ended | Seat::Failed(_)) | Err(_) => None,
         }
     }
 
@@ -100,16 +124,15 @@ where
             message: R::NAME,
             after: within,
         };
-        let ended = AskError::Ended { actor: self.name };
         let place = match timeout_at(deadline, Arc::clone(&self.places).acquire_owned())
             .await
             .map_err(late)?
         {
             Ok(place) => place,
-            Err(_closed) => return Err(ended),
+            Err(_closed) => return Err(self.closed()),
         };
         let Some(addr) = timeout_at(deadline, self.occupant()).await.map_err(late)? else {
-            return Err(ended);
+            return Err(self.closed());
         };
         let (reply, answer) = Reply::pair();
         // The place in hand is the bound, so this cannot grow the queue beyond the door's capacity.
@@ -205,7 +228,7 @@ where
                 addr.do_send(Tell { fact, cx });
                 true
             }
-            Seat::Taken(_) | Seat::Empty | Seat::Ended => false,
+            Seat::Taken(_) | Seat::Empty | Seat::Ended | Seat::Failed(_) => false,
         }
     }
 
@@ -213,7 +236,7 @@ where
         let taken = match &*self.seat.borrow() {
             // A kept address: its bound holds.
             Seat::Taken(addr) => addr.try_send(Tell { fact, cx }).is_ok(),
-            Seat::Empty | Seat::Ended => false,
+            Seat::Empty | Seat::Ended | Seat::Failed(_) => false,
         };
         if !taken {
             Counter::MessagesRefused.bump();

@@ -8,12 +8,18 @@
 //! | `kill NAME` | the actor panics at its next poll |
 //! | `stall NAME MILLISECONDS` | the actor is not polled for that long |
 //! | `abort NAME` | the actor's future is dropped without unwinding |
+//! | `curse NAME` | the actor, and whoever comes after it, panics at each poll; it need not be there yet |
+//! | `lift NAME` | no more |
+//! | `steps` | names of the steps of `telemetry::steps`, one per line |
+//! | `halt STEP` | who reaches the step first is halted there for good; then the line `halted STEP` follows |
+//! | `halt STEP MILLISECONDS` | it goes on, and the line follows so long after |
 //!
 //! `NAME` is one of the actor names or `task:<task id>`. Each line is answered by `ok`, the list, or `error …`.
 
 use crate::messages::lifecycle::ChildName;
+use crate::telemetry::steps::{self, Halted, Step};
 use futures_util::task::AtomicWaker;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future as _;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,6 +32,7 @@ use tokio::time::Sleep;
 #[derive(Default)]
 struct Pending {
     kill: bool,
+    cursed: bool,
     stall: Option<Duration>,
     stalled: Option<Pin<Box<Sleep>>>,
     abort: Option<AbortHandle>,
@@ -60,7 +67,7 @@ impl Injector {
 
     /// Panics if a kill is due. Called by the guard inside `catch_unwind`.
     pub fn strike(&self) {
-        if self.with(|p| std::mem::take(&mut p.kill)) {
+        if self.with(|p| std::mem::take(&mut p.kill) || p.cursed) {
             panic!("chaos: killed");
         }
     }
@@ -76,9 +83,30 @@ impl Injector {
     }
 }
 
+/// Arms a step: the answer, and what to wait for.
+fn arm(wish: &str) -> (String, Option<Halted>) {
+    let (name, after) = match wish.split_once(' ') {
+        Some((name, ms)) => match ms.parse::<u64>() {
+            Ok(ms) => (name, Some(Duration::from_millis(ms))),
+            Err(e) => return (format!("error {ms:?} milliseconds: {e}\n"), None),
+        },
+        None => (wish, None),
+    };
+    match Step::ALL.iter().find(|step| step.name() == name) {
+        Some(step) => ("ok\n".to_owned(), Some(steps::arm(*step, after))),
+        None => (format!("error no step {name:?}\n"), None),
+    }
+}
+
 /// All actors that faults can be put into.
 #[derive(Default)]
-pub struct Registry(Mutex<BTreeMap<String, Arc<Injector>>>);
+pub struct Registry(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    actors: BTreeMap<String, Arc<Injector>>,
+    cursed: BTreeSet<String>,
+}
 
 fn key(name: &ChildName) -> String {
     match name {
@@ -88,27 +116,51 @@ fn key(name: &ChildName) -> String {
 }
 
 impl Registry {
-    fn with<T>(&self, f: impl FnOnce(&mut BTreeMap<String, Arc<Injector>>) -> T) -> T {
+    fn with<T>(&self, f: impl FnOnce(&mut Known) -> T) -> T {
         f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The injector of an actor, made at its start.
     pub fn enrol(&self, name: &ChildName) -> Arc<Injector> {
         let injector = Arc::new(Injector::default());
-        self.with(|map| map.insert(key(name), Arc::clone(&injector)));
+        self.with(|known| {
+            let key = key(name);
+            injector.with(|p| p.cursed = known.cursed.contains(&key));
+            known.actors.insert(key, Arc::clone(&injector));
+        });
         injector
     }
 
     /// Forgets an actor that has ended.
     pub fn forget(&self, name: &ChildName) {
-        self.with(|map| map.remove(&key(name)));
+        self.with(|known| known.actors.remove(&key(name)));
+    }
+
+    fn curse(&self, name: &str, cursed: bool) {
+        self.with(|known| {
+            if cursed {
+                known.cursed.insert(name.to_owned());
+            } else {
+                known.cursed.remove(name);
+            }
+            if let Some(injector) = known.actors.get(name) {
+                injector.inject(|p| p.cursed = cursed);
+            }
+        });
     }
 
     fn command(&self, line: &str) -> String {
         let mut words = line.split_whitespace();
         let verb = words.next().unwrap_or_default();
         if verb == "list" {
-            return self.with(|map| map.keys().map(|k| format!("{k}\n")).collect::<String>()) + "ok\n";
+            return self.with(|known| known.actors.keys().map(|k| format!("{k}\n")).collect::<String>()) + "ok\n";
+        }
+        if verb == "steps" {
+            return Step::ALL
+                .iter()
+                .map(|step| format!("{}\n", step.name()))
+                .collect::<String>()
+                + "ok\n";
         }
         // A task id may contain spaces: everything between the verb and a trailing number is the name.
         let rest = line.trim().strip_prefix(verb).unwrap_or_default().trim();
@@ -116,7 +168,11 @@ impl Registry {
             ("stall", Some((name, ms))) => (name.trim(), ms.parse::<u64>().ok()),
             _ => (rest, None),
         };
-        let Some(injector) = self.with(|map| map.get(name).cloned()) else {
+        if matches!(verb, "curse" | "lift") {
+            self.curse(name, verb == "curse");
+            return "ok\n".to_owned();
+        }
+        let Some(injector) = self.with(|known| known.actors.get(name).cloned()) else {
             return format!("error no actor {name:?}\n");
         };
         match (verb, millis) {
@@ -127,7 +183,7 @@ impl Registry {
                     handle.abort();
                 }
             }
-            _ => return "error usage: list | kill NAME | stall NAME MILLISECONDS | abort NAME\n".to_owned(),
+            _ => return "error usage: list | kill NAME | stall NAME MILLISECONDS | abort NAME | curse NAME | lift NAME\n".to_owned(),
         }
         "ok\n".to_owned()
     }
@@ -146,6 +202,21 @@ impl Registry {
                 let (read, mut write) = stream.into_split();
                 let mut lines = BufReader::new(read).lines();
                 while let Ok(Some(line)) = lines.next_line().await {
+                    if let Some(wish) = line.strip_prefix("halt ") {
+                        let (answer, halted) = arm(wish);
+                        if write.write_all(answer.as_bytes()).await.is_err() {
+                            break;
+                        }
+                        let Some(halted) = halted else { continue };
+                        let report = match halted.await {
+                            Ok(()) => format!("halted {wish}\n"),
+                            Err(_) => "error another step was armed\n".to_owned(),
+                        };
+                        if write.write_all(report.as_bytes()).await.is_err() {
+                            break;
+                        }
+                        continue;
+                    }
                     if write.write_all(registry.command(&line).as_bytes()).await.is_err() {
                         break;
                     }

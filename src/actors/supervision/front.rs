@@ -9,6 +9,7 @@ use crate::messages::container::RemoveContainer;
 use crate::messages::doors::{Answer, SettingsDoor, StatsDoor, TaskDoor, TaskDoors};
 use crate::messages::lifecycle::OpenTask;
 use crate::messages::logs::{Attach, Drain, Drained, LogError};
+use crate::messages::runtime::TaskView;
 use crate::messages::stats::{Samples, Unwatch, Watch, WatchId, Watched};
 use crate::messages::task::TaskError;
 use crate::messages::{Ask, AskError, Cx, Request};
@@ -77,6 +78,16 @@ impl Front {
         })
     }
 
+    /// A task that nobody here looks after may run all the same.
+    async fn refuse_running(&self, task: &TaskId) -> Result<(), TaskError> {
+        let gateway = self.shared.configured().map_err(TaskError::Containerd)?.gateway;
+        let container = ContainerId::of(task);
+        match gateway.task(container.as_str()).await.map_err(TaskError::Containerd)? {
+            Some(TaskView::Running { .. }) => Err(TaskError::StillRunning),
+            Some(TaskView::Created { .. } | TaskView::Stopped(_)) | None => Ok(()),
+        }
+    }
+
     /// Waits until all bytes of a container that is gone have been moved.
     ///
     /// # Errors
@@ -138,11 +149,14 @@ impl TaskDoors for Front {
         })
     }
 
-    fn sweep<'a>(&'a self, task: &'a TaskId, cx: Cx) -> Answer<'a, Result<(), TaskError>> {
+    fn sweep<'a>(&'a self, task: &'a TaskId, force: bool, cx: Cx) -> Answer<'a, Result<(), TaskError>> {
         let span = tracing::info_span!(names::TASK_SWEEP, { names::TASK_ID } = %task);
         propagate::adopt(&span, &cx.0);
         let cx = span.in_scope(Cx::current);
         let work = async move {
+            if !force {
+                self.refuse_running(task).await?;
+            }
             let remove = RemoveContainer {
                 container: ContainerId::of(task),
                 go_namespace: None,
@@ -150,7 +164,13 @@ impl TaskDoors for Front {
             ask_until(&*self.nursery.links().remove_container, remove, cx, Some(SWEEP_WITHIN))
                 .await
                 .map_err(|e| TaskError::Driver(e.to_string()))?
-                .map_err(TaskError::Container)
+                .map_err(TaskError::Removal)?;
+            // Nothing is left of a task that was given up, so its entry has nothing to tell any more.
+            let tasks = self.nursery.tasks();
+            if tasks.find(task).is_some_and(|entry| entry.door.has_failed()) {
+                tasks.close(task);
+            }
+            Ok(())
         };
         Box::pin(work.instrument(span))
     }
@@ -205,6 +225,10 @@ impl SettingsDoor for Front {
             }
             Err(fault) => tracing::error!(error = %fault, "settings are not usable"),
         }
+    }
+
+    fn count_compute(&self, total_mhz: u64) {
+        self.shared.total_compute_mhz.store(total_mhz, Ordering::Relaxed);
     }
 
     fn current(&self) -> Arc<Settings> {

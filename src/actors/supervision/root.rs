@@ -72,11 +72,25 @@ impl Root {
                         tracing::warn!(child = ?exit.child, end = ?end, "replacing an actor that ended");
                         self.nursery.replace(&exit.child);
                     }
-                    Decision::Escalate => {
-                        tracing::error!(child = ?exit.child, end = ?end, "an actor cannot be kept alive, ending the process");
-                        self.nursery.last_resort(format!("{:?}: {end:?}", exit.child));
-                    }
+                    Decision::Escalate => self.give_up(&exit.child, end),
                 }
+            }
+        }
+    }
+}
+
+impl Root {
+    /// A task that cannot be looked after ends alone; without one of the others nothing works.
+    fn give_up(&mut self, child: &ChildName, end: &ChildEnd) {
+        match child {
+            ChildName::Task(task) => {
+                tracing::error!(child = ?child, end = ?end, "the supervisor of a task cannot be kept alive, giving the task up");
+                self.replacements.remove(child);
+                self.nursery.give_up_task(task, end);
+            }
+            ChildName::Singleton(_) => {
+                tracing::error!(child = ?child, end = ?end, "an actor cannot be kept alive, ending the process");
+                self.nursery.last_resort(format!("{child:?}: {end:?}"));
             }
         }
     }

@@ -3,15 +3,15 @@
 //! It is shared state and not an actor's, so that it survives every actor: a task is found while the root restarts.
 
 use super::book::{Door, Tells as _};
-use crate::actors::shared::TaskTells;
+use crate::actors::shared::{TaskTells, unix_nanos};
 use crate::actors::task_supervisor::TaskSupervisor;
 use crate::messages::Cx;
 use crate::messages::image::PullProgress;
 use crate::messages::runtime::{ContainerdAway, TaskExited, TaskOom};
 use crate::spec::identity::{ContainerId, TaskId};
-use crate::spec::record::HandleState;
+use crate::spec::record::{ExitRecord, HandleState};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// The entry of one task.
@@ -24,8 +24,24 @@ pub struct TaskEntry {
     adopted: OnceLock<Arc<HandleState>>,
     /// The door of its supervisor.
     pub door: Door<TaskSupervisor>,
-    /// A process of the container was killed for want of memory. Told once, so it is kept where it survives.
-    out_of_memory: AtomicBool,
+    /// When containerd last told that a process of the container was killed for want of memory: nanoseconds since the Unix
+    /// epoch, 0 for never. Told once, so it is kept where it survives.
+    out_of_memory: AtomicI64,
+    /// What a supervisor has seen of the task: the next one knows it also while containerd is away or has lost the task.
+    seen: Mutex<Option<Seen>>,
+}
+
+/// What a supervisor has seen of a task that has run.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// The process id of its first process on the host, if it was known.
+    pub pid: Option<u32>,
+    /// Nanoseconds since the Unix epoch.
+    pub started_at: i64,
+    /// The signal that stops it by default.
+    pub stop_signal: i32,
+    /// How it ended, once that was told.
+    pub exit: Option<ExitRecord>,
 }
 
 #[derive(Default)]
@@ -57,7 +73,8 @@ impl TaskTable {
                 container: container.clone(),
                 adopted: OnceLock::new(),
                 door: Door::new("task_supervisor", TASK_MAILBOX),
-                out_of_memory: AtomicBool::new(false),
+                out_of_memory: AtomicI64::new(0),
+                seen: Mutex::default(),
             });
             maps.by_task.insert(task.clone(), Arc::clone(&entry));
             maps.by_container.insert(container, Arc::clone(&entry));
@@ -105,11 +122,26 @@ impl TaskTable {
         self.find(task).and_then(|entry| entry.adopted.get().cloned())
     }
 
-    /// True once containerd has told that a process of this task was killed for want of memory.
+    /// When containerd last told that a process of this task was killed for want of memory, in nanoseconds since the Unix
+    /// epoch.
     #[must_use]
-    pub fn ran_out_of_memory(&self, task: &TaskId) -> bool {
-        self.find(task)
-            .is_some_and(|entry| entry.out_of_memory.load(Ordering::Relaxed))
+    pub fn told_to_lack_memory(&self, task: &TaskId) -> Option<i64> {
+        let at = self.find(task)?.out_of_memory.load(Ordering::Relaxed);
+        (at != 0).then_some(at)
+    }
+
+    /// Keeps what was seen of a task; `None` when it begins anew.
+    pub fn keep(&self, task: &TaskId, seen: Option<Seen>) {
+        if let Some(entry) = self.find(task) {
+            *entry.seen.lock().unwrap_or_else(PoisonError::into_inner) = seen;
+        }
+    }
+
+    /// What an earlier supervisor of this process has seen of a task; `None` if it has not seen it run.
+    #[must_use]
+    pub fn seen(&self, task: &TaskId) -> Option<Seen> {
+        let entry = self.find(task)?;
+        entry.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// All entries.
@@ -137,7 +169,7 @@ impl TaskTells for TaskTable {
 
     fn oom(&self, fact: TaskOom, cx: Cx) {
         if let Some(entry) = self.by_container(&fact.container) {
-            entry.out_of_memory.store(true, Ordering::Relaxed);
+            entry.out_of_memory.store(unix_nanos(), Ordering::Relaxed);
             entry.door.must_deliver(fact, cx);
         }
     }
@@ -150,5 +182,65 @@ impl TaskTells for TaskTable {
 
     fn containers(&self) -> Vec<ContainerId> {
         self.with(|maps| maps.by_container.keys().cloned().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actors::supervision::book::Asks as _;
+    use crate::messages::AskError;
+    use crate::messages::task::Inspect;
+    use std::time::Duration;
+
+    fn entry(table: &TaskTable) -> (TaskId, Arc<TaskEntry>) {
+        let task = TaskId::new("a/web/1");
+        let (entry, new) = table.open(&task, ContainerId::of(&task));
+        assert!(new);
+        (task, entry)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_at_the_door_of_a_task_that_is_given_up_is_told_why() {
+        let table = TaskTable::default();
+        let (task, entry) = entry(&table);
+        let asked = || entry.door.ask(Inspect, Cx::default(), Some(Duration::from_secs(60)));
+        let failed = AskError::Failed {
+            actor: "task_supervisor",
+            reason: "a bug".to_owned(),
+        };
+        assert!(!entry.door.has_failed());
+        let (waited, ()) = tokio::join!(asked(), async { entry.door.fail("a bug".to_owned()) });
+        assert_eq!(waited.err(), Some(failed.clone()));
+        assert_eq!(asked().await.err(), Some(failed));
+        assert!(entry.door.has_failed());
+        // The entry stays until the task is destroyed; then there is no such task.
+        assert!(table.find(&task).is_some());
+        table.close(&task);
+        assert!(table.find(&task).is_none());
+        let ended = AskError::Ended {
+            actor: "task_supervisor",
+        };
+        assert_eq!(asked().await.err(), Some(ended));
+    }
+
+    #[test]
+    fn what_was_seen_of_a_task_is_kept_for_the_next_supervisor_until_it_begins_anew() {
+        let table = TaskTable::default();
+        let (task, _) = entry(&table);
+        assert_eq!(table.seen(&task), None);
+        let seen = Seen {
+            pid: Some(7),
+            started_at: 1,
+            stop_signal: 15,
+            exit: None,
+        };
+        table.keep(&task, Some(seen.clone()));
+        assert_eq!(table.seen(&task), Some(seen));
+        table.keep(&task, None);
+        assert_eq!(table.seen(&task), None);
+        table.close(&task);
+        table.keep(&task, Some(Seen::default()));
+        assert_eq!(table.seen(&task), None);
     }
 }

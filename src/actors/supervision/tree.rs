@@ -10,8 +10,10 @@ use super::tasks::{TASK_MAILBOX, TaskTable};
 use crate::actors::container_factory::{self, ContainerFactory};
 use crate::actors::event_stream::{self, EventStream};
 use crate::actors::health_probe::{self, HealthProbe};
+use crate::actors::image_keeper::{self, ImageKeeper};
 use crate::actors::image_puller::{self, ImagePuller};
 use crate::actors::log_pump::{self, LogPump};
+use crate::actors::reaper::{self, Reaper};
 use crate::actors::shared::{Links, Shared};
 use crate::actors::stats_sampler::{self, StatsSampler};
 use crate::actors::task_supervisor::TaskSupervisor;
@@ -38,7 +40,7 @@ pub struct Child {
 
 /// The children of which there is one. All restart in place with [`RestartPolicy::ACTOR`] and are replaced by the
 /// root with [`RestartPolicy::REPLACEMENT`].
-pub const CHILDREN: [Child; 8] = [
+pub const CHILDREN: [Child; 10] = [
     Child {
         name: "root",
         mailbox: root::MAILBOX,
@@ -60,6 +62,11 @@ pub const CHILDREN: [Child; 8] = [
         rebuilt_from: "containerd's images and ingests; askers ask again",
     },
     Child {
+        name: "image_keeper",
+        mailbox: image_keeper::MAILBOX,
+        rebuilt_from: "labels of images, and the containers there are",
+    },
+    Child {
         name: "container_factory",
         mailbox: container_factory::MAILBOX,
         rebuilt_from: "containerd's records and the work in progress; askers ask again",
@@ -73,6 +80,11 @@ pub const CHILDREN: [Child; 8] = [
         name: "stats_sampler",
         mailbox: stats_sampler::MAILBOX,
         rebuilt_from: "watchers, who watch again; counters are re-based",
+    },
+    Child {
+        name: "reaper",
+        mailbox: reaper::MAILBOX,
+        rebuilt_from: "the next look finds the same",
     },
     Child {
         name: "task_supervisor",
@@ -91,12 +103,16 @@ pub struct Singletons {
     pub event_stream: Arc<Door<EventStream>>,
     /// Door of the image puller.
     pub image_puller: Arc<Door<ImagePuller>>,
+    /// Door of the image keeper.
+    pub image_keeper: Arc<Door<ImageKeeper>>,
     /// Door of the container factory.
     pub container_factory: Arc<Door<ContainerFactory>>,
     /// Door of the log pump.
     pub log_pump: Arc<Door<LogPump>>,
     /// Door of the stats sampler.
     pub stats_sampler: Arc<Door<StatsSampler>>,
+    /// Door of the reaper.
+    pub reaper: Arc<Door<Reaper>>,
 }
 
 impl Default for Singletons {
@@ -106,9 +122,11 @@ impl Default for Singletons {
             health_probe: Arc::new(Door::new("health_probe", health_probe::MAILBOX)),
             event_stream: Arc::new(Door::new("event_stream", event_stream::MAILBOX)),
             image_puller: Arc::new(Door::new("image_puller", image_puller::MAILBOX)),
+            image_keeper: Arc::new(Door::new("image_keeper", image_keeper::MAILBOX)),
             container_factory: Arc::new(Door::new("container_factory", container_factory::MAILBOX)),
             log_pump: Arc::new(Door::new("log_pump", log_pump::MAILBOX)),
             stats_sampler: Arc::new(Door::new("stats_sampler", stats_sampler::MAILBOX)),
+            reaper: Arc::new(Door::new("reaper", reaper::MAILBOX)),
         }
     }
 }
@@ -157,6 +175,7 @@ impl Nursery {
             ensure_image: Arc::clone(&doors.image_puller) as _,
             create_container: Arc::clone(&doors.container_factory) as _,
             remove_container: Arc::clone(&doors.container_factory) as _,
+            reap_container: Arc::clone(&doors.container_factory) as _,
             look_up_task: Arc::clone(&doors.event_stream) as _,
             forget_task: Arc::clone(&doors.event_stream) as _,
             check_log_paths: Arc::clone(&doors.log_pump) as _,
@@ -230,6 +249,21 @@ impl Nursery {
         self.chaos.forget(&ChildName::Task(task.clone()));
     }
 
+    /// Gives up a task whose supervisor cannot be kept alive: its entry stays, and tells the reason to whoever asks, until
+    /// the task is destroyed. Its container is left to that.
+    pub fn give_up_task(&self, task: &TaskId, end: &ChildEnd) {
+        let reason = match end {
+            ChildEnd::Escalated(reason) => reason.clone(),
+            ChildEnd::Aborted | ChildEnd::Stopped => "it vanished".to_owned(),
+        };
+        if let Some(entry) = self.tasks.find(task) {
+            entry.door.fail(reason);
+        }
+        self.with_lives(|lives| lives.remove(&ChildName::Task(task.clone())));
+        #[cfg(feature = "chaos")]
+        self.chaos.forget(&ChildName::Task(task.clone()));
+    }
+
     /// Puts a fresh actor behind the door of one that ended.
     pub fn replace(self: &Arc<Self>, child: &ChildName) {
         match child {
@@ -290,7 +324,7 @@ impl Nursery {
                 "health_probe",
                 &doors.health_probe,
                 health_probe::MAILBOX,
-                move || HealthProbe::new(shared),
+                move || HealthProbe::new(shared, links),
             ),
             "event_stream" => self.spawn(
                 control,
@@ -305,6 +339,13 @@ impl Nursery {
                 &doors.image_puller,
                 image_puller::MAILBOX,
                 move || ImagePuller::new(shared, links),
+            ),
+            "image_keeper" => self.spawn(
+                control,
+                "image_keeper",
+                &doors.image_keeper,
+                image_keeper::MAILBOX,
+                move || ImageKeeper::new(shared, links),
             ),
             "container_factory" => {
                 let workshop = Arc::clone(&self.workshop);
@@ -329,6 +370,9 @@ impl Nursery {
                 stats_sampler::MAILBOX,
                 move || StatsSampler::new(shared),
             ),
+            "reaper" => self.spawn(control, "reaper", &doors.reaper, reaper::MAILBOX, move || {
+                Reaper::new(shared, links)
+            }),
             _ => {}
         }
     }

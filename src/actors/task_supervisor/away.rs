@@ -9,9 +9,18 @@ use crate::messages::{Fact as _, Tell};
 use crate::telemetry::names;
 use crate::telemetry::propagate::handling;
 use actix::{ActorFutureExt as _, AsyncContext as _, Context, Handler, WrapFuture as _};
+use tokio::task::{JoinError, JoinHandle};
 
 /// Aborts a task when dropped: the wait ends with its supervisor.
-struct Abort(tokio::task::AbortHandle);
+pub(super) struct Abort(tokio::task::AbortHandle);
+
+impl Abort {
+    /// Waits for the task, which is aborted if nobody waits any more.
+    pub(super) async fn guard<T>(work: JoinHandle<T>) -> Result<T, JoinError> {
+        let _abort = Self(work.abort_handle());
+        work.await
+    }
+}
 
 impl Drop for Abort {
     fn drop(&mut self) {
@@ -43,12 +52,7 @@ impl TaskSupervisor {
             .shared
             .io
             .spawn(async move { configured.gateway.wait_at_shim(container.as_str()).await });
-        let abort = Abort(work.abort_handle());
-        let wait = async move {
-            let _abort = abort;
-            work.await
-        };
-        self.at_shim = Some(ctx.spawn(wait.into_actor(self).map(|exit, actor, ctx| {
+        self.at_shim = Some(ctx.spawn(Abort::guard(work).into_actor(self).map(|exit, actor, ctx| {
             actor.at_shim = None;
             match exit {
                 Ok(Ok(exit)) => actor.exit_seen(exit, ctx),

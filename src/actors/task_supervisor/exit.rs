@@ -1,25 +1,43 @@
 //! The exit: seen by event or by listing, kept in a label, told to all who wait.
 
+use super::memory::is_near;
 use super::state::{Event, State};
 use super::{ACTOR, TaskSupervisor};
 use crate::actors::shared::unix_nanos;
-use crate::messages::runtime::{TaskExited, TaskOom, TaskView};
+use crate::host::oom;
+use crate::messages::runtime::{ContainerdFault, TaskExited, TaskOom, TaskView};
 use crate::messages::{Fact as _, Tell};
 use crate::spec::labels::{self, Marks};
 use crate::spec::record::ExitRecord;
 use crate::telemetry::names;
 use crate::telemetry::propagate::handling;
+use crate::telemetry::steps::step;
 use actix::{ActorFutureExt as _, AsyncContext as _, Context, Handler, WrapFuture as _};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tracing::Instrument as _;
 
 /// 128 + SIGKILL: what the kernel's out-of-memory killer leaves behind, among others.
-const KILLED: i32 = 137;
+pub(super) const KILLED: i32 = 137;
+
+/// What containerd says of a task whose shim has died and that it could not take down either
+/// (`cleanupAfterDeadShim` in `core/runtime/v2/shim.go`).
+const UNKNOWN: i32 = 255;
 
 /// How long the exit of a killed task is held back for the news that memory was the reason. The shim learns of the
 /// exit from a signal and of the memory from a file watch, and publishes them in the order in which it learns.
 const OOM_NEWS: Duration = Duration::from_millis(250);
+
+/// How long after the news of a want of memory the kernel has counted its victim. With cgroup v1 the want is told before
+/// the victim is chosen (`mem_cgroup_oom` in `mm/memcontrol.c`).
+const COUNTED: Duration = Duration::from_secs(2);
+
+/// Said of a task that is gone from containerd. What has ended while containerd was away is gone with its shim when
+/// containerd comes back (see `containerd::shim`).
+pub(super) const NOT_SEEN: &str = "containerd no longer knows the task and its exit was not seen";
+
+/// Said of a task that was killed together with its shim.
+const SHIM_DIED: &str = "the task's shim has died, or somebody has removed the task, and its processes were killed: how it would have ended is lost";
 
 impl Handler<Tell<TaskExited>> for TaskSupervisor {
     type Result = ();
@@ -50,10 +68,12 @@ impl Handler<Tell<TaskOom>> for TaskSupervisor {
     fn handle(&mut self, tell: Tell<TaskOom>, ctx: &mut Self::Context) {
         let _in =
             handling!(tell.cx, names::ACTOR_MESSAGE, ACTOR, TaskOom::NAME, { names::TASK_ID } = %self.id).entered();
-        if let Some((exit, timer)) = self.held_exit.take() {
-            ctx.cancel_future(timer);
-            self.exit_known(exit, ctx);
+        if let Some((_, timer)) = &self.held_exit {
+            ctx.cancel_future(*timer);
+            self.confirm_exit(ctx);
         } else if self.state.is_alive() {
+            self.count_kills(ctx);
+            ctx.run_later(COUNTED, Self::count_kills);
             self.emit(
                 "A process of the task was killed: out of memory".to_owned(),
                 BTreeMap::new(),
@@ -65,31 +85,110 @@ impl Handler<Tell<TaskOom>> for TaskSupervisor {
 impl TaskSupervisor {
     /// containerd says that the process ended.
     pub(super) fn exit_seen(&mut self, exit: ExitRecord, ctx: &mut Context<Self>) {
-        let unexpected = self.state == State::Running;
-        if exit.code == KILLED && unexpected && !exit.oom && !self.tasks.ran_out_of_memory(&self.id) {
-            if self.held_exit.is_none() {
-                let timer = ctx.run_later(OOM_NEWS, |actor, ctx| {
-                    if let Some((exit, _)) = actor.held_exit.take() {
-                        actor.exit_known(exit, ctx);
-                    }
-                });
-                self.held_exit = Some((exit, timer));
-            }
-            return;
+        let unexpected = match self.state {
+            State::Running => true,
+            State::Stopping => !self.stops_by_sigkill(),
+            _ => false,
+        };
+        if !unexpected || !matches!(exit.code, KILLED | UNKNOWN) {
+            return self.exit_known(exit, ctx);
         }
-        self.exit_known(exit, ctx);
+        if self.held_exit.is_none() {
+            let told = exit.code == UNKNOWN || self.is_told_to_lack_memory(&exit);
+            let rest = if told { Duration::ZERO } else { OOM_NEWS };
+            let timer = ctx.run_later(rest, Self::confirm_exit);
+            self.held_exit = Some((exit, timer));
+        }
+    }
+
+    /// Nobody here has killed the task. If its shim has died, containerd has killed what was left and says so with the
+    /// same words as of any other kill; but then it has no task any more, while of a task that has ended the shim stays.
+    fn confirm_exit(&mut self, ctx: &mut Context<Self>) {
+        let Some((exit, _)) = self.held_exit.take() else { return };
+        let Ok(configured) = self.configured() else {
+            return self.exit_known(exit, ctx);
+        };
+        let container = self.container.clone();
+        let counter = self.about.oom_counter.clone();
+        let (told, tally, exit_at) = (self.is_told_to_lack_memory(&exit), self.about.oom_tally, exit.at);
+        let kills = self
+            .shared
+            .io
+            .spawn_blocking(move || counter.and_then(|counter| oom::kills(&counter)));
+        let look = async move {
+            let found = configured.gateway.task(container.as_str()).await;
+            // What cannot be counted is what was told.
+            let kills = kills.await.ok().flatten();
+            (found, kills.map_or(told, |kills| tally.is_reason(kills, exit_at)))
+        };
+        let held = exit.clone();
+        let handle = ctx.spawn(look.in_current_span().into_actor(self).map(
+            move |(found, out_of_memory), actor: &mut Self, ctx| {
+                if actor.held_exit.take().is_none() {
+                    return;
+                }
+                let lost = match found {
+                    // Its removal takes it from containerd.
+                    Ok(None) if matches!(actor.state, State::Removing(_)) => String::new(),
+                    Ok(None) => SHIM_DIED.to_owned(),
+                    // Not known is not lost.
+                    Ok(Some(_)) | Err(_) => String::new(),
+                };
+                let oom = exit.oom || (out_of_memory && exit.code == KILLED && lost.is_empty());
+                actor.exit_known(ExitRecord { lost, oom, ..exit }, ctx);
+            },
+        ));
+        self.held_exit = Some((held, handle));
     }
 
     /// The exit is final.
-    pub(super) fn exit_known(&mut self, mut exit: ExitRecord, ctx: &mut Context<Self>) {
-        // Only a killed process died of it; a child's death is told as an event.
-        // Nor one that we have killed ourselves: news of memory may be days old then.
-        let ours = matches!(self.state, State::Killing | State::Removing(_));
-        exit.oom |= exit.code == KILLED && !ours && self.tasks.ran_out_of_memory(&self.id);
+    pub(super) fn exit_known(&mut self, exit: ExitRecord, ctx: &mut Context<Self>) {
+        if let Some((_, held)) = self.held_exit.take() {
+            ctx.cancel_future(held);
+        }
         self.unsure = None;
         self.leave_shim(ctx);
+        self.leave_kernel(ctx);
+        self.leave_process(ctx);
         self.end_watch(ctx);
         self.note(&Event::Exited(exit), ctx);
+    }
+
+    /// Asked of the first process while it is there: the cgroup outlives it, but nothing else tells where that is.
+    pub(super) fn find_oom_counter(&mut self, ctx: &mut Context<Self>) {
+        let Some(pid) = self.about.pid else { return };
+        let (names, version) = (self.container.cgroup_names(&self.id), self.shared.node.cgroups);
+        let container = self.container.clone();
+        let find = self.shared.io.spawn_blocking(move || {
+            oom::counter(pid, &names, version).or_else(|| oom::usual_counter(container.as_str(), version))
+        });
+        ctx.spawn(find.into_actor(self).map(|found, actor: &mut Self, ctx| {
+            // Without it, what containerd tells has to do.
+            actor.about.oom_counter = found.ok().flatten();
+            actor.count_kills(ctx);
+        }));
+    }
+
+    /// Reads the counter of a task that lives: what it shows is no reason of an exit that is yet to come.
+    fn count_kills(&mut self, ctx: &mut Context<Self>) {
+        let Some(counter) = self.about.oom_counter.clone() else {
+            return;
+        };
+        let count = self
+            .shared
+            .io
+            .spawn_blocking(move || (oom::kills(&counter), unix_nanos()));
+        ctx.spawn(count.into_actor(self).map(|counted, actor: &mut Self, _| {
+            if let Ok((Some(kills), at)) = counted {
+                actor.about.oom_tally.read(kills, at);
+            }
+        }));
+    }
+
+    /// containerd has told, near this exit, that a process of the task was killed for want of memory.
+    fn is_told_to_lack_memory(&self, exit: &ExitRecord) -> bool {
+        let told = self.tasks.told_to_lack_memory(&self.id);
+        told.is_some_and(|at| is_near(at, exit.at))
     }
 
     /// Keeps the exit where it survives this process and the shim.
@@ -101,10 +200,13 @@ impl TaskSupervisor {
         let (container, task) = (self.container.clone(), self.id.clone());
         self.recorded = true;
         let record = async move {
+            step!(ExitSeen);
             configured
                 .gateway
                 .update_container_labels(container.as_str(), &BTreeMap::from([label]))
-                .await
+                .await?;
+            step!(ExitKept);
+            Ok::<(), ContainerdFault>(())
         }
         .in_current_span();
         ctx.spawn(record.into_actor(self).map(move |recorded, actor, _| {
@@ -182,15 +284,10 @@ impl TaskSupervisor {
                     Ok((None, Some(exit))) => actor.exit_known(exit, ctx),
                     // The exit came by the event stream while containerd was asked.
                     Ok((None, None)) if actor.held_exit.is_some() => {}
-                    Ok((None, None)) => actor.exit_known(
-                        ExitRecord {
-                            code: -1,
-                            oom: false,
-                            at: unix_nanos(),
-                            lost: "containerd no longer knows the task and its exit was not seen".to_owned(),
-                        },
-                        ctx,
-                    ),
+                    Ok((None, None)) => {
+                        let lost = actor.lost(NOT_SEEN);
+                        actor.exit_known(lost, ctx);
+                    }
                     // Not known is not gone: the next listing tells.
                     Err(fault) => tracing::debug!(task.id = %actor.id, error = %fault, "cannot look at the task"),
                 }),

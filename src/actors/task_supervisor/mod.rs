@@ -11,14 +11,19 @@ mod adopt;
 mod away;
 mod exec;
 mod exit;
+mod kernel;
+mod memory;
+mod process;
 mod recover;
 mod remove;
 mod start;
 pub mod state;
 mod stop;
+pub mod table;
 
+use crate::actors::shared::holds::Hold;
 use crate::actors::shared::{Links, Shared, unix_nanos};
-use crate::actors::supervision::tasks::TaskTable;
+use crate::actors::supervision::tasks::{Seen, TaskTable};
 use crate::messages::image::{ImageReady, PullProgress};
 use crate::messages::runtime::{ContainerdFault, FaultKind};
 use crate::messages::task::{Inspect, Inspection, Signal, Started, TaskError, TaskEvent, Wait};
@@ -28,9 +33,13 @@ use crate::spec::record::{ExitRecord, HandleState};
 use crate::spec::task::TaskSpec;
 use crate::telemetry::names;
 use crate::telemetry::propagate::handling;
-use actix::{Actor, ActorContext as _, AsyncContext as _, Context, Handler, SpawnHandle, Supervised, WrapFuture as _};
+use actix::{
+    Actor, ActorContext as _, ActorFutureExt as _, AsyncContext as _, Context, Handler, SpawnHandle, Supervised,
+    WrapFuture as _,
+};
 use state::{Effect, Event, Refused, State};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use tracing::Span;
 
@@ -45,6 +54,10 @@ struct About {
     started_at: i64,
     stop_signal: i32,
     pid: Option<u32>,
+    /// Where the kernel counts whom it has killed for want of memory.
+    oom_counter: Option<PathBuf>,
+    /// What it has counted so far.
+    oom_tally: memory::Tally,
 }
 
 /// Who waits for what.
@@ -61,6 +74,8 @@ struct Waiting {
 struct Starting {
     task: Arc<TaskSpec>,
     image: Option<ImageReady>,
+    /// Keep the image until its container is recorded.
+    holds: Vec<Hold>,
     work: Option<SpawnHandle>,
     span: Span,
 }
@@ -85,6 +100,10 @@ pub struct TaskSupervisor {
     held_exit: Option<(ExitRecord, SpawnHandle)>,
     /// The wait at the task's shim, while containerd is away.
     at_shim: Option<SpawnHandle>,
+    /// The watch of a process that was signalled by the kernel.
+    at_kernel: Option<SpawnHandle>,
+    /// The watch of the first process, as long as it runs and until its exit is told.
+    at_process: Option<SpawnHandle>,
     /// The exit is kept where it survives this process.
     recorded: bool,
     /// True until a restarted supervisor has seen what containerd says.
@@ -141,6 +160,8 @@ impl TaskSupervisor {
             exit_emitted: false,
             held_exit: None,
             at_shim: None,
+            at_kernel: None,
+            at_process: None,
             recorded: false,
             unsure: None,
             debt: remove::Debt::default(),
@@ -154,7 +175,13 @@ impl TaskSupervisor {
         if next != self.state {
             tracing::debug!(task.id = %self.id, from = self.state.name(), to = next.name(), "task state");
         }
+        let began = !self.state.is_alive() && next.is_alive();
         self.state = next;
+        self.keep_seen();
+        if began {
+            self.find_oom_counter(ctx);
+            self.watch_process(ctx);
+        }
         for effect in effects {
             self.carry_out(effect, ctx);
         }
@@ -220,9 +247,25 @@ impl TaskSupervisor {
         drop(self.shared.events.send(event));
     }
 
-    /// The fault to answer with while it is not known what containerd says.
+    /// The fault to answer with while it is not known what containerd says, nor what an earlier supervisor has seen.
     fn doubt(&self) -> Option<TaskError> {
-        self.unsure.clone().map(TaskError::Containerd)
+        self.unsure
+            .clone()
+            .filter(|_| !self.state.is_alive())
+            .map(TaskError::Containerd)
+    }
+
+    /// Keeps what is known of a task that runs or has run: the next supervisor begins with it.
+    fn keep_seen(&self) {
+        if self.state.is_alive() || self.state.exit().is_some() {
+            let seen = Seen {
+                pid: self.about.pid,
+                started_at: self.about.started_at,
+                stop_signal: self.about.stop_signal,
+                exit: self.state.exit().cloned(),
+            };
+            self.tasks.keep(&self.id, Some(seen));
+        }
     }
 }
 
@@ -291,7 +334,22 @@ impl Handler<Ask<Signal>> for TaskSupervisor {
             return;
         }
         let kill = self.kill_call(req.signal, false, span);
-        ctx.spawn(async move { reply.send(kill.await.map_err(TaskError::Containerd)) }.into_actor(self));
+        ctx.spawn(kill.into_actor(self).then(move |sent, actor, _| {
+            // Nobody has it yet, so it is not sent twice. A containerd that is late may still send it.
+            let by_kernel = match &sent {
+                Err(fault) if fault.kind == FaultKind::Unreachable => {
+                    Some(actor.deliver_by_kernel(req.signal, fault.clone()))
+                }
+                _ => None,
+            };
+            async move {
+                reply.send(match by_kernel {
+                    Some(delivery) => delivery.await,
+                    None => sent.map_err(TaskError::Containerd),
+                });
+            }
+            .into_actor(actor)
+        }));
     }
 }
 

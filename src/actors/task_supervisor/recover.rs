@@ -1,10 +1,12 @@
 //! Recover: take up a task of an earlier plugin process; look back: take up one of an earlier self.
 
 use super::adopt::configured_for;
+use super::start::known;
 use super::state::{Event, State};
 use super::{ACTOR, TaskSupervisor};
 use crate::actors::shared::{Configured, Shared};
 use crate::actors::supervision::book::ask_until;
+use crate::host::oom;
 use crate::messages::runtime::{ContainerdFault, FaultKind, LookUpTask, TaskView};
 use crate::messages::task::{Recover, TaskError};
 use crate::messages::{Ask, Cx, Owed, Request as _};
@@ -28,7 +30,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// How often a restarted supervisor looks before it says of a containerd that is slow to answer that it does not know.
 const LOOKS: usize = 3;
 
-/// How long a restarted supervisor rests before it looks again at a containerd that does not answer.
+/// The rest before another look: of a restarted supervisor at a containerd that does not answer, and of a recovery at a task
+/// whose shim does not.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What containerd knows of the container.
@@ -98,6 +101,9 @@ impl Handler<Ask<Recover>> for TaskSupervisor {
                 .await
                 .map_err(|e| super::interrupted("look up task", e.to_string()))??;
             match view {
+                Some(TaskView::Stopped(exit)) if exit.code == super::exit::KILLED => {
+                    Ok(reason_of(&shared, &container, exit).await)
+                }
                 Some(view) => Ok((Some(view), None, None)),
                 None => found_without_task(&shared.configured()?, &container).await,
             }
@@ -123,6 +129,25 @@ pub(super) async fn found_without_task(
     Ok((None, marks.as_ref().and_then(|m| m.exit.clone()), marks))
 }
 
+/// Of a task that was killed, containerd's listing does not tell why. An earlier plugin process may have seen it and have
+/// written it down; else the kernel has counted.
+async fn reason_of(shared: &Shared, container: &ContainerId, exit: ExitRecord) -> Found {
+    let label = match shared.configured() {
+        Ok(configured) => found_without_task(&configured, container).await,
+        Err(fault) => Err(fault),
+    };
+    // What is not written down, or cannot be read now, is no reason to know less of the exit itself.
+    if let Ok((_, Some(known), marks)) = label {
+        return (None, Some(known), marks);
+    }
+    let (id, version) = (container.clone(), shared.node.cgroups);
+    let kills = shared
+        .io
+        .spawn_blocking(move || oom::kills(&oom::usual_counter(id.as_str(), version)?));
+    let oom = kills.await.ok().flatten().is_some_and(|kills| kills > 0);
+    (Some(TaskView::Stopped(ExitRecord { oom, ..exit })), None, None)
+}
+
 /// What containerd says now.
 async fn found_of(
     shared: &Shared,
@@ -140,10 +165,15 @@ impl TaskSupervisor {
         self.sweep_execs();
         match found {
             Ok((Some(TaskView::Running { pid }), _, _)) => {
-                self.about.pid = Some(pid);
+                self.about.pid = known(pid);
                 self.note(&Event::Started, ctx);
                 self.watch_adopted(ctx);
                 self.check_early_exit(ctx);
+                if self.about.pid.is_none() {
+                    // A shim that goes because somebody else has just deleted the task does not answer either, and then
+                    // all events of it were before this.
+                    ctx.run_later(LOOK_AGAIN, Self::check_exit);
+                }
             }
             // Final: whoever waits asks next and must find it.
             Ok((Some(TaskView::Stopped(exit)), _, _)) => self.exit_known(exit, ctx),
@@ -157,7 +187,21 @@ impl TaskSupervisor {
                     ctx,
                 );
             }
-            Ok((None, None, _)) => return self.not_recovered(TaskError::NotFound, ctx),
+            Ok((None, None, None)) => return self.not_recovered(TaskError::NotFound, ctx),
+            // Its container is there, so it was started: the host has a handle only of what has run.
+            Ok((None, None, Some(_))) if self.is_of_an_earlier_boot() => {
+                return self.not_recovered(
+                    TaskError::WrongState {
+                        action: "recover",
+                        state: "gone with an earlier boot of this machine",
+                    },
+                    ctx,
+                );
+            }
+            Ok((None, None, Some(_))) => {
+                let lost = self.lost(super::exit::NOT_SEEN);
+                self.exit_known(lost, ctx);
+            }
             // containerd is away. Nomad knows the task as running, and an error here would have it destroyed and
             // started anew; the listing that follows containerd's return tells what became of it.
             Err(fault) => {
@@ -171,6 +215,14 @@ impl TaskSupervisor {
         for reply in self.waiting.recover.drain(..) {
             reply.send(Ok(()));
         }
+    }
+
+    /// True if the machine was started after the task.
+    fn is_of_an_earlier_boot(&self) -> bool {
+        self.shared
+            .node
+            .booted_at
+            .is_some_and(|booted| self.about.started_at > 0 && self.about.started_at < booted)
     }
 
     pub(super) fn not_recovered(&mut self, error: TaskError, ctx: &mut Context<Self>) {
@@ -193,9 +245,36 @@ impl TaskSupervisor {
             }
             found_of(&shared, go.as_deref(), &container).await
         };
-        look.into_actor(self)
-            .map(|found, actor: &mut Self, ctx| actor.looked_back(found, ctx))
-            .wait(ctx);
+        let look = look
+            .into_actor(self)
+            .map(|found, actor: &mut Self, ctx| actor.looked_back(found, ctx));
+        // A task that is known to have run is looked after meanwhile.
+        if self.state.is_alive() {
+            ctx.spawn(look);
+        } else {
+            look.wait(ctx);
+        }
+    }
+
+    /// While containerd is away, what an earlier supervisor has seen is what is known: an exit is final, and a task that
+    /// ran is taken to run, with its shim asked for its end.
+    fn take_up_seen(&mut self, ctx: &mut Context<Self>) {
+        let Some(seen) = self.tasks.seen(&self.id).filter(|_| self.state == State::Absent) else {
+            return;
+        };
+        self.about.pid = seen.pid;
+        self.about.started_at = seen.started_at;
+        self.about.stop_signal = seen.stop_signal;
+        match seen.exit {
+            Some(exit) => {
+                self.exit_emitted = true;
+                self.exit_known(exit, ctx);
+            }
+            None => {
+                self.note(&Event::Started, ctx);
+                self.wait_at_shim(ctx);
+            }
+        }
     }
 
     fn looked_back(&mut self, found: Result<Found, ContainerdFault>, ctx: &mut Context<Self>) {
@@ -204,11 +283,15 @@ impl TaskSupervisor {
             Err(fault) => {
                 tracing::warn!(task.id = %self.id, error = %fault, "restarted supervisor cannot look at its task yet");
                 self.unsure = Some(fault);
-                ctx.run_later(LOOK_AGAIN, Self::look_back);
+                self.take_up_seen(ctx);
+                if self.state.exit().is_none() {
+                    ctx.run_later(LOOK_AGAIN, Self::look_back);
+                }
                 return;
             }
         };
         self.unsure = None;
+        let exit = exit.or_else(|| self.tasks.seen(&self.id)?.exit);
         if let Some(marks) = marks {
             self.about.started_at = marks.started_at.unwrap_or_default();
             self.about.stop_signal = marks.stop_signal.unwrap_or(super::stop::DEFAULT_SIGNAL);
@@ -221,10 +304,15 @@ impl TaskSupervisor {
             // Final: whoever is queued asks next and must find it.
             (_, Some(exit)) | (Some(TaskView::Stopped(exit)), None) => self.exit_known(exit, ctx),
             (Some(TaskView::Running { pid }), None) => {
-                self.about.pid = Some(pid);
+                self.about.pid = known(pid).or(self.about.pid);
                 self.note(&Event::Started, ctx);
                 self.watch_adopted(ctx);
                 self.check_early_exit(ctx);
+            }
+            // It has run, and containerd has lost it meanwhile.
+            (None, None) if self.tasks.seen(&self.id).is_some() => {
+                let lost = self.lost(super::exit::NOT_SEEN);
+                self.exit_known(lost, ctx);
             }
             // A start that was under way: its asker asks again and the factory goes on from what is there.
             (Some(TaskView::Created { .. }) | None, None) => {

@@ -2,21 +2,29 @@
 
 use super::state::{Event, State};
 use super::{ACTOR, Starting, TaskSupervisor, cx_of};
+use crate::actors::absence::Absence;
 use crate::actors::shared::unix_nanos;
 use crate::actors::supervision::book::ask_until;
 use crate::messages::container::{ContainerError, CreateContainer, Created};
-use crate::messages::image::{Credentials, EnsureImage, ImageReady, PullPolicy};
+use crate::messages::image::{CredentialScope, Credentials, EnsureImage, ImageError, ImageReady, LoadFrom};
 use crate::messages::runtime::TaskView;
 use crate::messages::task::{Start, Started, TaskError};
 use crate::messages::{Ask, Owed, Request as _};
-use crate::spec::oci;
+use crate::spec::SpecError;
+use crate::spec::reference::Reference;
 use crate::spec::settings::Settings;
 use crate::spec::task::TaskSpec;
+use crate::spec::{oci, pull};
 use crate::telemetry::propagate::handling;
+use crate::telemetry::steps::step;
 use crate::telemetry::{Counter, names};
-use actix::{ActorContext as _, ActorFutureExt as _, AsyncContext as _, Context, Handler, WrapFuture as _};
+use actix::{
+    ActorContext as _, ActorFuture, ActorFutureExt as _, AsyncContext as _, Context, Handler, WrapFuture as _,
+};
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 use tracing::{Instrument as _, Span};
 
@@ -44,11 +52,13 @@ impl Handler<Ask<Start>> for TaskSupervisor {
             self.starting = Some(Starting {
                 task: req.task,
                 image: None,
+                holds: Vec::new(),
                 work: None,
                 span,
             });
             self.waiting.start.push(reply);
             self.forgive(ctx);
+            self.tasks.keep(&self.id, None);
             self.note(&Event::StartAsked, ctx);
         } else if starting && req.resume {
             self.waiting.start.push(reply);
@@ -59,6 +69,32 @@ impl Handler<Ask<Start>> for TaskSupervisor {
         } else {
             reply.send(Err(TaskError::AlreadyStarted(self.id.to_string())));
         }
+    }
+}
+
+/// Takes back a start whose callers have all gone while it pulls: no answer of it reaches anybody, and so nobody would ever
+/// ask for its end. A start that is being created goes on: the factory finishes what it has begun, and the reaper finds it.
+struct NobodyWaits;
+
+impl ActorFuture<TaskSupervisor> for NobodyWaits {
+    type Output = ();
+
+    fn poll(
+        self: Pin<&mut Self>,
+        actor: &mut TaskSupervisor,
+        ctx: &mut Context<TaskSupervisor>,
+        task: &mut std::task::Context<'_>,
+    ) -> Poll<()> {
+        if actor.state != State::Pulling {
+            return Poll::Ready(());
+        }
+        let mut waiting = actor.waiting.start.iter_mut();
+        if waiting.any(|owed| owed.poll_abandoned(task).is_pending()) {
+            return Poll::Pending;
+        }
+        tracing::info!(task.id = %actor.id, "nobody waits for the start any more, it is taken back");
+        actor.note(&Event::DestroyAsked { force: true }, ctx);
+        Poll::Ready(())
     }
 }
 
@@ -80,17 +116,44 @@ impl TaskSupervisor {
         if let Err(refused) = oci::consent(&task, &settings) {
             return self.start_failed(ContainerError::Spec(refused).into(), ctx);
         }
-        let req = ensure_image(&task, &settings);
+        let req = match ensure_image(&task, &settings) {
+            Ok(req) => req,
+            Err(refused) => {
+                let refused = refused.as_written(&task.written);
+                return self.start_failed(ContainerError::Spec(refused).into(), ctx);
+            }
+        };
+        let images = Arc::clone(&self.shared.images);
         let (within, cx, links) = (
             req.timeout.saturating_add(PULL_SLACK),
             cx_of(&span),
             Arc::clone(&self.links),
         );
-        let work = async move { ask_until(&*links.ensure_image, req, cx, Some(within)).await }.instrument(span);
-        let handle = ctx.spawn(work.into_actor(self).map(|answer, actor, ctx| match answer {
+        let work = async move {
+            // Before the puller looks: what is being removed is gone then, and what is there stays.
+            let mut holds = Vec::new();
+            if let Ok(reference) = Reference::parse(&req.image) {
+                holds.push(images.hold(&reference.name()).await);
+            }
+            let mut absence = Absence::default();
+            let answer = loop {
+                match ask_until(&*links.ensure_image, req.clone(), cx.clone(), Some(within)).await {
+                    Ok(Err(ImageError::Containerd { source, .. })) if absence.outlast(&source).await => {}
+                    answer => break answer,
+                }
+            };
+            if let Ok(Ok(ready)) = &answer {
+                // It may be recorded by another name.
+                holds.push(images.hold(&ready.name).await);
+            }
+            (answer, holds)
+        };
+        let work = work.instrument(span);
+        let handle = ctx.spawn(work.into_actor(self).map(|(answer, holds), actor, ctx| match answer {
             Ok(Ok(ready)) => {
                 if let Some(starting) = actor.starting.as_mut() {
                     starting.image = Some(ready);
+                    starting.holds = holds;
                 }
                 actor.note(&Event::ImageReady, ctx);
             }
@@ -98,6 +161,7 @@ impl TaskSupervisor {
             Err(e) => actor.start_failed(TaskError::Driver(e.to_string()), ctx),
         }));
         self.keep_work(handle);
+        ctx.spawn(NobodyWaits);
     }
 
     pub(super) fn create(&mut self, ctx: &mut Context<Self>) {
@@ -106,8 +170,11 @@ impl TaskSupervisor {
         };
         let (cx, links) = (cx_of(&span), Arc::clone(&self.links));
         let req = CreateContainer { task, image };
-        let work =
-            async move { ask_until(&*links.create_container, req, cx, Some(CREATE_WITHIN)).await }.instrument(span);
+        let work = async move {
+            step!(StartImage);
+            ask_until(&*links.create_container, req, cx, Some(CREATE_WITHIN)).await
+        }
+        .instrument(span);
         let handle = ctx.spawn(work.into_actor(self).map(|answer, actor, ctx| match answer {
             Ok(Ok(created)) => actor.created(created, ctx),
             Ok(Err(e)) => actor.start_failed(e.into(), ctx),
@@ -137,7 +204,7 @@ impl TaskSupervisor {
         self.emit("Started container".to_owned(), annotations);
         match created.view {
             TaskView::Running { pid } | TaskView::Created { pid } => {
-                self.about.pid = Some(pid);
+                self.about.pid = known(pid);
                 self.note(&Event::Started, ctx);
                 // The exit of a short task may have been told before the answer to its start.
                 self.check_early_exit(ctx);
@@ -192,22 +259,32 @@ impl TaskSupervisor {
     }
 }
 
-/// What is asked of the puller for this task. The task's credentials win over the plugin's.
-fn ensure_image(task: &TaskSpec, settings: &Settings) -> EnsureImage {
-    let auth = task.options.auth.as_ref().or(settings.auth.as_ref());
-    EnsureImage {
+/// containerd says 0 of a task whose shim does not answer.
+pub(super) fn known(pid: u32) -> Option<u32> {
+    Some(pid).filter(|pid| *pid != 0)
+}
+
+/// What is asked of the puller for this task.
+fn ensure_image(task: &TaskSpec, settings: &Settings) -> Result<EnsureImage, SpecError> {
+    let load = task.load()?;
+    let auth = task.options.auth.as_ref();
+    Ok(EnsureImage {
         image: task.options.image.clone(),
-        credentials: auth.map(|a| Credentials {
+        credentials: auth.filter(|a| a.helper.is_none()).map(|a| Credentials {
             username: a.username.clone(),
             password: a.password.clone(),
+            identity_token: None,
         }),
-        policy: if task.options.force_pull {
-            PullPolicy::Always
-        } else {
-            PullPolicy::IfNotPresent
+        scope: CredentialScope {
+            server_address: auth.and_then(|a| a.server_address.clone()),
+            helper: auth.and_then(|a| a.helper.clone()),
+            soft_fail: task.options.auth_soft_fail,
         },
+        policy: pull::policy(&task.options, settings)?,
         timeout: task.options.image_pull_timeout.unwrap_or(settings.image_pull_timeout),
         snapshotter: oci::snapshotter(task, settings).to_owned(),
+        job: format!("{}/{}", task.job.namespace, task.job.job_id),
+        load: load.map(|(task_dir, path)| LoadFrom { task_dir, path }),
         observer: Some(task.id.clone()),
-    }
+    })
 }

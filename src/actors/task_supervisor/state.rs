@@ -142,6 +142,24 @@ impl State {
     }
 }
 
+impl Effect {
+    /// For the table in the documentation.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pull => "pull",
+            Self::Create => "create",
+            Self::CancelStart => "cancel the start",
+            Self::Signal => "signal",
+            Self::Kill => "kill",
+            Self::RecordExit => "record the exit",
+            Self::AnswerExit => "tell the exit",
+            Self::Remove => "remove",
+            Self::Finish => "finish",
+        }
+    }
+}
+
 impl Event {
     /// For messages and logs.
     #[must_use]
@@ -155,7 +173,8 @@ impl Event {
             Self::StopAsked => "stop",
             Self::StopFailed => "fail to stop",
             Self::KillAsked => "kill",
-            Self::DestroyAsked { .. } => "destroy",
+            Self::DestroyAsked { force: false } => "destroy",
+            Self::DestroyAsked { force: true } => "destroy by force",
             Self::Removed => "be removed",
             Self::RemoveFailed => "fail to be removed",
         }
@@ -251,130 +270,5 @@ pub fn step(state: &State, event: &Event) -> Result<(State, Vec<Effect>), Refuse
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn exit(code: i32) -> ExitRecord {
-        ExitRecord {
-            code,
-            oom: false,
-            at: 1,
-            lost: String::new(),
-        }
-    }
-
-    fn event() -> impl Strategy<Value = Event> {
-        prop_oneof![
-            Just(Event::StartAsked),
-            Just(Event::ImageReady),
-            Just(Event::StartFailed),
-            Just(Event::Started),
-            (0..256i32).prop_map(|c| Event::Exited(exit(c))),
-            Just(Event::StopAsked),
-            Just(Event::StopFailed),
-            Just(Event::KillAsked),
-            any::<bool>().prop_map(|force| Event::DestroyAsked { force }),
-            Just(Event::Removed),
-            Just(Event::RemoveFailed),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn first_exit_stands_until_the_end(events in prop::collection::vec(event(), 0..200)) {
-            let mut state = State::Absent;
-            let mut first: Option<ExitRecord> = None;
-            let mut answered_with_exit = 0;
-            for event in events {
-                let Ok((next, effects)) = step(&state, &event) else { continue };
-                if let (Some(known), Some(now)) = (&first, next.exit()) {
-                    prop_assert_eq!(known, now);
-                }
-                if let (None, Some(exit)) = (&first, next.exit()) {
-                    first = Some(exit.clone());
-                    prop_assert!(effects.contains(&Effect::AnswerExit));
-                    answered_with_exit += 1;
-                }
-                prop_assert!(answered_with_exit <= 1);
-                state = next;
-            }
-        }
-
-        #[test]
-        fn nothing_is_done_after_the_end(events in prop::collection::vec(event(), 0..50)) {
-            for event in events {
-                if let Ok((next, effects)) = step(&State::Destroyed, &event) {
-                    prop_assert_eq!(next, State::Destroyed);
-                    prop_assert!(effects.is_empty());
-                }
-            }
-        }
-
-        #[test]
-        fn destroy_without_force_never_removes_what_lives(events in prop::collection::vec(event(), 0..50)) {
-            let mut state = State::Absent;
-            for event in events {
-                let before = state.clone();
-                if let Ok((next, effects)) = step(&state, &event) {
-                    if event == (Event::DestroyAsked { force: false }) {
-                        prop_assert!(!(before.is_alive() && effects.contains(&Effect::Remove)));
-                    }
-                    state = next;
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_stop_signal_that_could_not_be_sent_is_sent_again() {
-        let (state, effects) = step(&State::Running, &Event::StopAsked).expect("running");
-        assert_eq!((&state, effects), (&State::Stopping, vec![Effect::Signal]));
-        let (state, effects) = step(&state, &Event::StopFailed).expect("stopping");
-        assert_eq!((&state, effects), (&State::Running, Vec::new()));
-        assert_eq!(
-            step(&state, &Event::StopAsked),
-            Ok((State::Stopping, vec![Effect::Signal]))
-        );
-        assert_eq!(
-            step(&State::Killing, &Event::StopFailed),
-            Ok((State::Killing, Vec::new()))
-        );
-    }
-
-    #[test]
-    fn the_plain_life_of_a_task() {
-        let mut state = State::Absent;
-        let mut done = Vec::new();
-        for event in [
-            Event::StartAsked,
-            Event::ImageReady,
-            Event::Started,
-            Event::StopAsked,
-            Event::KillAsked,
-            Event::Exited(exit(137)),
-            Event::DestroyAsked { force: true },
-            Event::Removed,
-        ] {
-            let (next, effects) = step(&state, &event).expect("a plain life has no refusals");
-            state = next;
-            done.extend(effects);
-        }
-        assert_eq!(state, State::Destroyed);
-        use Effect as F;
-        assert_eq!(
-            done,
-            [
-                F::Pull,
-                F::Create,
-                F::Signal,
-                F::Kill,
-                F::RecordExit,
-                F::AnswerExit,
-                F::Remove,
-                F::AnswerExit,
-                F::Finish
-            ]
-        );
-    }
-}
+#[path = "state_tests.rs"]
+mod tests;

@@ -2,11 +2,13 @@
 
 use super::state::{Event, State};
 use super::{ACTOR, TaskSupervisor, interrupted};
+use crate::host::members;
 use crate::messages::runtime::{ContainerdFault, FaultKind};
 use crate::messages::task::{Stop, TaskError};
 use crate::messages::{Ask, Owed, Request as _};
 use crate::telemetry::names;
 use crate::telemetry::propagate::handling;
+use crate::telemetry::steps::step;
 use actix::{ActorFutureExt as _, AsyncContext as _, Context, Handler, SpawnHandle, WrapFuture as _};
 use std::future::Future;
 use std::time::Duration;
@@ -18,7 +20,11 @@ pub(super) const DEFAULT_SIGNAL: i32 = 15;
 const SIGKILL: i32 = 9;
 
 /// How long after SIGKILL the exit may take to be told before containerd is asked.
-const EXIT_PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const EXIT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long containerd may take to send a signal before the kernel does. It takes a fork of the runtime, which on a
+/// machine under load is slow; a shim that hangs takes for ever.
+const SIGNAL_WITHIN: Duration = Duration::from_secs(5);
 
 /// How the task was asked to stop.
 #[derive(Default)]
@@ -27,6 +33,8 @@ pub(super) struct Wish {
     timeout: Duration,
     timer: Option<SpawnHandle>,
     deadline: Option<tokio::time::Instant>,
+    /// What is done if the exit is not told in time.
+    patience: Option<SpawnHandle>,
     /// Asked while the container was being made: the signal is sent when the process runs.
     pub(super) due: bool,
 }
@@ -88,27 +96,31 @@ impl TaskSupervisor {
             let signal =
                 u32::try_from(signal).map_err(|_| interrupted("kill task", format!("{signal} is not a signal")))?;
             match gateway.kill_task(container.as_str(), signal, all).await {
-                Err(fault) if fault.kind == FaultKind::NotFound => Ok(()),
-                other => other,
+                Err(fault) if fault.kind != FaultKind::NotFound => return Err(fault),
+                _ => {}
             }
+            step!(StopSignalled);
+            Ok(())
         }
         .instrument(span)
+    }
+
+    /// True if the signal that stops the task is the one that kills it.
+    pub(super) fn stops_by_sigkill(&self) -> bool {
+        self.stop_wish.signal.unwrap_or(self.about.stop_signal) == SIGKILL
     }
 
     /// Sends the stop signal and arms the deadline.
     pub(super) fn signal_to_stop(&mut self, ctx: &mut Context<Self>) {
         self.arm(ctx);
         let signal = self.stop_wish.signal.unwrap_or(self.about.stop_signal);
-        let call = self.kill_call(signal, false, self.stop_span());
-        ctx.spawn(call.into_actor(self).map(|sent, actor, ctx| {
-            if let Err(fault) = sent {
-                // The grace begins with the signal: without one, nobody is killed at its end.
-                if actor.state == State::Stopping {
-                    actor.disarm(ctx);
-                }
-                actor.note(&Event::StopFailed, ctx);
-                actor.stop_failed(&fault);
-            } else {
+        let call = in_time(self.kill_call(signal, false, self.stop_span()));
+        ctx.spawn(call.into_actor(self).map(move |sent, actor, ctx| match sent {
+            // Killed or gone meanwhile.
+            Err(_) if actor.state != State::Stopping => {}
+            Err(fault) => actor.signal_by_kernel(signal, fault, ctx),
+            Ok(()) => {
+                actor.let_go_on();
                 actor.check_exit(ctx);
             }
         }));
@@ -131,13 +143,43 @@ impl TaskSupervisor {
     /// SIGKILL to all processes of the container.
     pub(super) fn kill(&mut self, ctx: &mut Context<Self>) {
         self.disarm(ctx);
-        let call = self.kill_call(SIGKILL, true, self.stop_span());
-        ctx.spawn(call.into_actor(self).map(|sent, actor, ctx| match sent {
-            Err(fault) => actor.stop_failed(&fault),
-            Ok(()) => {
-                actor.stop_wish.timer = Some(ctx.run_later(EXIT_PATIENCE, |actor, ctx| actor.check_exit(ctx)));
+        let call = in_time(self.kill_call(SIGKILL, true, self.stop_span()));
+        ctx.spawn(call.into_actor(self).map(|sent, actor, ctx| {
+            if !actor.state.is_alive() {
+                return;
             }
+            if let Err(fault) = sent {
+                return actor.kill_by_kernel(Some(fault), ctx);
+            }
+            actor.let_go_on();
+            let patience = ctx.run_later(EXIT_PATIENCE, |actor, ctx| {
+                if actor.state.is_alive() {
+                    actor.kill_by_kernel(None, ctx);
+                }
+            });
+            actor.set_patience(patience, ctx);
         }));
+    }
+
+    /// A task that was paused takes no signal until it goes on.
+    fn let_go_on(&self) {
+        let (names, version) = (self.container.cgroup_names(&self.id), self.shared.node.cgroups);
+        let (pid, task) = (self.about.pid, self.id.clone());
+        self.shared.io.spawn_blocking(move || {
+            let Some(first) = pid.and_then(|pid| members::one(&names, pid)) else {
+                return;
+            };
+            if let Err(error) = members::thaw(&[first], &names, version) {
+                tracing::warn!(task.id = %task, error = %error, "the task's cgroup cannot be thawed");
+            }
+        });
+    }
+
+    /// One thing at a time is done when the exit is not told.
+    pub(super) fn set_patience(&mut self, patience: SpawnHandle, ctx: &mut Context<Self>) {
+        if let Some(earlier) = self.stop_wish.patience.replace(patience) {
+            ctx.cancel_future(earlier);
+        }
     }
 
     pub(super) fn disarm(&mut self, ctx: &mut Context<Self>) {
@@ -145,13 +187,27 @@ impl TaskSupervisor {
             ctx.cancel_future(timer);
         }
         self.stop_wish.deadline = None;
+        if let Some(patience) = self.stop_wish.patience.take() {
+            ctx.cancel_future(patience);
+        }
     }
 
     /// Whoever asked to stop is told that it was not possible; the next to ask tries again.
-    fn stop_failed(&mut self, fault: &ContainerdFault) {
-        tracing::warn!(task.id = %self.id, error.kind = ?fault.kind, error = fault.text, "cannot signal the task");
+    pub(super) fn stop_failed(&mut self, error: &TaskError) {
+        tracing::warn!(task.id = %self.id, error = %error, "cannot signal the task");
         for reply in self.waiting.stop.drain(..) {
-            reply.send(Err(TaskError::Containerd(fault.clone())));
+            reply.send(Err(error.clone()));
         }
     }
+}
+
+/// The outcome of a signal, or that there is none in time.
+async fn in_time(call: impl Future<Output = Result<(), ContainerdFault>>) -> Result<(), ContainerdFault> {
+    tokio::time::timeout(SIGNAL_WITHIN, call).await.unwrap_or_else(|_| {
+        Err(ContainerdFault {
+            kind: FaultKind::Deadline,
+            operation: "kill task",
+            text: format!("no answer within {SIGNAL_WITHIN:?}"),
+        })
+    })
 }

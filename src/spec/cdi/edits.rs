@@ -4,8 +4,23 @@
 //! variable, device or mount takes the place of an earlier one with its name, and mounts are ordered by depth.
 
 use super::file::{Edits, Hook, IntelRdt, Mount, Node};
+use crate::spec::mounts::IMAGE_VOLUME;
 use crate::spec::node::{DeviceKind, DeviceNode, NodeFacts};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// A mount of the edits where one of the job's own or of the driver's is. `taken`: targets and what asked for them.
+pub(super) fn conflict(edits: &Edits, taken: &BTreeMap<String, &'static str>) -> Option<String> {
+    edits.mounts.iter().find_map(|mount| {
+        let by = taken.iter().find(|(target, _)| same(target, &mount.container_path))?.1;
+        (*by != IMAGE_VOLUME).then(|| {
+            format!(
+                "its CDI file mounts something at {}, and {by} has this place: leave the mount or the device out",
+                mount.container_path
+            )
+        })
+    })
+}
 
 /// Makes the edits.
 pub(super) fn apply(spec: &mut Value, edits: &Edits, node: &NodeFacts) -> Result<(), String> {
@@ -105,6 +120,13 @@ fn add_device(spec: &mut Value, device: &Node, node: &NodeFacts) -> Result<(), S
             (kind, device.major, device.minor)
         }
     };
+    if spec["linux"].get("uidMappings").is_some() && device.path != device.on_host() {
+        return Err(format!(
+            "its CDI file has {} of the host at {}, and with userns = \"private\" a device keeps its path of the host",
+            device.on_host(),
+            device.path
+        ));
+    }
     let mut entry = json!({"path": device.path, "type": kind});
     if kind != "p" {
         entry["major"] = json!(major);

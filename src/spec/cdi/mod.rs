@@ -17,7 +17,7 @@ use super::node::NodeFacts;
 use super::task::TaskSpec;
 use file::{Device, File};
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Most names and faults that an error lists.
 const LISTED: usize = 8;
@@ -174,7 +174,18 @@ pub fn wanted_devices(task: &TaskSpec, files: &[SpecFile]) -> BTreeSet<String> {
 }
 
 /// Makes the edits of the task's CDI devices: those of a file once, then those of each device, in the order asked for.
-pub(super) fn apply(spec: &mut Value, task: &TaskSpec, node: &NodeFacts) -> Result<(), SpecError> {
+/// `taken`: the targets of mounts and what asked for them.
+///
+/// A file that mounts something where the job does is refused: one of the two would be hidden. Its variables count before those
+/// of the job, as in the Go implementation: NVIDIA's files set `NVIDIA_VISIBLE_DEVICES=void`, so that no hook gives the
+/// devices once more that Nomad's device plugin, or a job made for Docker, names there. What the image and the runtime bring
+/// gives way to a file too.
+pub(super) fn apply(
+    spec: &mut Value,
+    task: &TaskSpec,
+    node: &NodeFacts,
+    taken: &BTreeMap<String, &'static str>,
+) -> Result<(), SpecError> {
     let names = names(task);
     if names.is_empty() {
         return Ok(());
@@ -185,6 +196,7 @@ pub(super) fn apply(spec: &mut Value, task: &TaskSpec, node: &NodeFacts) -> Resu
         let (number, file, device) = registry.find(at, name)?;
         let of_file = seen.insert(number).then_some(&file.edits);
         for edits in of_file.into_iter().chain([&device.edits]) {
+            edits::conflict(edits, taken).map_or(Ok(()), |reason| Err(SpecError::option(at, name.as_str(), reason)))?;
             edits::apply(spec, edits, node).map_err(|reason| SpecError::option(at, name.as_str(), reason))?;
         }
     }

@@ -89,8 +89,42 @@ fn base() -> Value {
 
 fn applied(names: &[&str], node: &NodeFacts) -> Result<Value, String> {
     let mut spec = base();
-    apply(&mut spec, &task(names), node).map_err(|e| e.to_string())?;
+    apply(&mut spec, &task(names), node, &BTreeMap::new()).map_err(|e| e.to_string())?;
     Ok(spec)
+}
+
+#[test]
+fn a_file_takes_the_place_of_nothing_that_the_job_has() {
+    let node = node(vec![spec_file("/etc/cdi/acme.yaml", 0, YAML)]);
+    let task = task(&["acme.com/gpu=0"]);
+    let with = |task: &TaskSpec, taken: &[(&str, &'static str)]| {
+        let taken = taken.iter().map(|(target, by)| ((*target).to_owned(), *by)).collect();
+        apply(&mut base(), task, &node, &taken).map_err(|e| e.to_string())
+    };
+    let lib = "/usr/lib/libacme.so";
+    let refused = with(&task, &[(lib, "volumes")]).unwrap_err();
+    for word in ["devices[0]", "acme.com/gpu=0", lib, "volumes has this place"] {
+        assert!(refused.contains(word), "{refused}");
+    }
+    assert_eq!(
+        with(
+            &task,
+            &[("/usr/lib", "volumes"), (lib, crate::spec::mounts::IMAGE_VOLUME)]
+        ),
+        Ok(())
+    );
+}
+
+/// NVIDIA's files set `NVIDIA_VISIBLE_DEVICES=void`, and Nomad's device plugin and jobs made for Docker set it too.
+#[test]
+fn a_variable_of_a_file_counts_before_the_jobs() {
+    let node = node(vec![spec_file("/etc/cdi/acme.yaml", 0, YAML)]);
+    let mut task = task(&["acme.com/gpu=0"]);
+    task.env.insert("ACME_ALL".to_owned(), "of-the-job".to_owned());
+    let mut spec = base();
+    spec["process"]["env"] = json!(["A=1", "ACME_ALL=of-the-job", "ACME_ALLOWED=x"]);
+    apply(&mut spec, &task, &node, &BTreeMap::new()).unwrap();
+    assert_eq!(spec["process"]["env"], json!(["A=1", "ACME_ALLOWED=x", "ACME_ALL=1"]));
 }
 
 fn one_device(version: &str, edits: Value) -> String {
@@ -127,6 +161,25 @@ fn edits_of_file_and_device_are_made() {
         s["mounts"][1],
         json!({"destination": "/usr/lib/libacme.so", "type": "bind", "source": "/usr/lib/libacme.so", "options": ["rbind", "ro", "nosuid"]})
     );
+}
+
+#[test]
+fn with_ids_of_its_own_a_container_has_devices_at_their_own_paths() {
+    let mut spec = json!({"process": {}, "linux": {"uidMappings": []}});
+    let files = vec![spec_file("/etc/cdi/a.yaml", 0, YAML)];
+    let error = apply(
+        &mut spec,
+        &task(&["acme.com/gpu=0"]),
+        &node(files.clone()),
+        &BTreeMap::new(),
+    )
+    .unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.starts_with("option devices[0]: ") && text.contains("/dev/real0 of the host at /dev/acme0"),
+        "{text}"
+    );
+    assert!(apply(&mut spec, &task(&["acme.com/gpu=all"]), &node(files), &BTreeMap::new()).is_ok());
 }
 
 #[test]

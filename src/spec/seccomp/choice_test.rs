@@ -136,7 +136,7 @@ fn no_filter_and_no_own_filter_without_consent() {
     ] {
         let error = case.ends_with();
         assert!(
-            error.contains(option) && error.contains("allow_unconfined = [\"seccomp\"]"),
+            error.contains(option) && error.contains("allow_unconfined with \"seccomp\" in it"),
             "{error}"
         );
     }

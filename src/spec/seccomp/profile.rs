@@ -414,9 +414,12 @@ fn is_word(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
-/// A word of the file as an error may show it.
+/// A word of the file as an error may show it: one of a profile, or a short one. A token, as other files of
+/// the host have them for keys, is long and has digits.
 fn shown(text: &str) -> String {
-    if is_word(text) {
+    let of_profile = ["SCMP_", "SECCOMP_"].iter().any(|start| text.starts_with(start));
+    let plain = text.len() <= 10 || (text.len() <= 32 && !text.contains(|c: char| c.is_ascii_digit()));
+    if is_word(text) && (of_profile || plain) {
         format!("{text:?}")
     } else {
         "(not a word)".to_owned()

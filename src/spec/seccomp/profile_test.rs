@@ -54,6 +54,19 @@ fn the_oci_form_is_taken_as_it_is() {
     );
 }
 
+#[test]
+fn a_token_of_another_file_is_not_repeated() {
+    let token = "9f86d081884c7d659a2feaa0c55ad015";
+    for file in [
+        format!(r#"{{"defaultAction": "SCMP_ACT_LOG", "{token}": 1}}"#),
+        format!(r#"{{"defaultAction": "{token}"}}"#),
+        format!(r#"{{"{}": "x"}}"#, "k".repeat(5000)),
+    ] {
+        let text = here(&file).unwrap_err();
+        assert!(!text.contains(token) && text.len() < 400, "{text}");
+    }
+}
+
 const DOCKER: &str = r#"{
   "defaultAction": "SCMP_ACT_ERRNO",
   "archMap": [

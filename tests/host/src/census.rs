@@ -193,15 +193,35 @@ impl Census {
 pub struct Holdings {
     pub descriptors: BTreeMap<u32, String>,
     pub threads: usize,
-    pub pss_kib: u64,
+    pub memory_kib: u64,
 }
 
 impl Holdings {
+    /// The same but for connections to the registry: those are pooled, and closed when idle for long.
+    pub fn unpooled(pid: u32) -> Holdings {
+        let tables =
+            ["tcp", "tcp6"].map(|table| fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default());
+        let inodes: BTreeSet<&str> = tables
+            .iter()
+            .flat_map(|table| table.lines().skip(1))
+            .filter_map(|line| line.split_whitespace().nth(9))
+            .collect();
+        let mut holdings = Holdings::of(pid);
+        let is_pooled = |target: &str| {
+            target
+                .strip_prefix("socket:[")
+                .and_then(|rest| rest.strip_suffix(']'))
+                .is_some_and(|inode| inodes.contains(inode))
+        };
+        holdings.descriptors.retain(|_, target| !is_pooled(target));
+        holdings
+    }
+
     pub fn of(pid: u32) -> Holdings {
         Holdings {
             descriptors: procfs::descriptors(pid),
             threads: procfs::threads(pid),
-            pss_kib: procfs::pss_kib(pid).unwrap_or(0),
+            memory_kib: procfs::anonymous_kib(pid).unwrap_or(0),
         }
     }
 
@@ -246,7 +266,10 @@ fn names(dir: &Path) -> BTreeSet<String> {
         .collect()
 }
 
-/// Named pipes anywhere below `dir`.
+/// How containerd's directory of a snapshotter is called.
+const SNAPSHOTTER: &str = "io.containerd.snapshotter.";
+
+/// Named pipes anywhere below `dir`, but for file systems of containers.
 pub fn fifos_below(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(dir) else {
         return Vec::new();
@@ -254,6 +277,8 @@ pub fn fifos_below(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in entries.flatten() {
         match entry.file_type() {
+            // What images and tasks have in their file systems is no pipe of theirs to the host, and much to look through.
+            Ok(kind) if kind.is_dir() && entry.file_name().to_string_lossy().starts_with(SNAPSHOTTER) => {}
             Ok(kind) if kind.is_dir() => found.extend(fifos_below(&entry.path())),
             Ok(kind) if kind.is_fifo() => found.push(entry.path()),
             Ok(_) | Err(_) => {}

@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tokio::sync::watch;
 
 /// A running daemon. Dropping it kills it.
@@ -76,11 +76,17 @@ impl Daemon {
         *self.exit.borrow()
     }
 
+    /// Sends a signal. After SIGSTOP none of its threads runs when this returns: on a busy machine the kernel needs a moment.
     pub fn signal(&self, signal: Signal) {
         if self.exited().is_none()
             && let Some(pid) = Pid::from_raw(self.pid as i32)
         {
             kill_process(pid, signal).ok();
+            if signal == Signal::STOP {
+                // An end counts too, and stays for whoever waits for it.
+                let stopped = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+                waitid(WaitId::Pid(pid), stopped).ok();
+            }
         }
     }
 

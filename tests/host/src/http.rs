@@ -1,4 +1,4 @@
-//! Just enough HTTP/1.1 to push an image: one request per connection.
+//! Just enough HTTP/1.1 to push an image and to read metrics: one request per connection.
 
 use anyhow::{Context, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -46,9 +46,51 @@ pub async fn request(addr: &str, method: &str, target: &str, content_type: &str,
         .nth(1)
         .and_then(|code| code.parse().ok())
         .context("answer without status")?;
-    Ok(Response {
+    let mut answer = Response {
         status,
         headers,
         body: raw.split_off(split + 4),
-    })
+    };
+    if answer.header("transfer-encoding") == Some("chunked") {
+        answer.body = joined(&answer.body)?;
+    }
+    Ok(answer)
+}
+
+/// The chunks of a body that was sent in such, put together (RFC 9112, section 7.1). A server cuts where its buffer ends, in
+/// the middle of a line too.
+fn joined(mut body: &[u8]) -> Result<Vec<u8>> {
+    let mut whole = Vec::new();
+    loop {
+        let end = body
+            .windows(2)
+            .position(|w| w == b"\r\n")
+            .context("a chunk without a size")?;
+        let head = std::str::from_utf8(&body[..end]).context("the size of a chunk")?;
+        let size = head.split(';').next().unwrap_or_default().trim();
+        let size = usize::from_str_radix(size, 16).with_context(|| format!("the size of a chunk: {size:?}"))?;
+        let rest = &body[end + 2..];
+        if size == 0 {
+            return Ok(whole);
+        }
+        whole.extend(rest.get(..size).context("a chunk that breaks off")?);
+        body = rest
+            .get(size..)
+            .and_then(|rest| rest.strip_prefix(b"\r\n"))
+            .context("a chunk without an end")?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::joined;
+
+    #[test]
+    fn chunks_are_put_together_wherever_they_were_cut() {
+        let whole = joined(b"4\r\ncoun\r\n9;x=y\r\nt 17\r\nnex\r\n1\r\nt\r\n0\r\n\r\n").expect("chunks");
+        assert_eq!(whole, b"count 17\r\nnext");
+        for broken in [&b"4\r\nco"[..], b"x\r\n", b"", b"2\r\nabc\r\n0\r\n\r\n"] {
+            assert!(joined(broken).is_err(), "{broken:?}");
+        }
+    }
 }

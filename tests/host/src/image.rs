@@ -97,6 +97,10 @@ pub struct ImageConfig {
     pub labels: Vec<(String, String)>,
     /// VOLUME paths.
     pub volumes: Vec<String>,
+    /// Symbolic links in the image: path without the first slash, and target. Directories on the way are made.
+    pub links: Vec<(String, String)>,
+    /// Paths, without the first slash, at which the image has a named pipe.
+    pub pipes: Vec<String>,
     /// A second layer of this many incompressible bytes, for slow pulls.
     pub ballast: usize,
     /// Distinguishes layers of otherwise equal images, so that each is really pulled.
@@ -134,6 +138,16 @@ impl ImageConfig {
         self
     }
 
+    pub fn link(mut self, path: impl Into<String>, target: impl Into<String>) -> Self {
+        self.links.push((path.into(), target.into()));
+        self
+    }
+
+    pub fn pipe(mut self, path: impl Into<String>) -> Self {
+        self.pipes.push(path.into());
+        self
+    }
+
     pub fn stop_signal(mut self, signal: impl Into<String>) -> Self {
         self.stop_signal = signal.into();
         self
@@ -165,6 +179,8 @@ impl Blob {
 
 /// Manifest, configuration and layers.
 pub struct Image {
+    /// Of the manifest.
+    pub media_type: &'static str,
     pub manifest: Blob,
     pub config: Blob,
     pub layers: Vec<Blob>,
@@ -197,11 +213,40 @@ pub fn busybox(tweaks: &ImageConfig) -> Result<Image> {
     if tweaks.ballast > 0 {
         tars.push(ballast_layer(tweaks)?);
     }
+    if !tweaks.links.is_empty() || !tweaks.pipes.is_empty() {
+        tars.push(odd_layer(tweaks)?);
+    }
     let diff_ids: Vec<String> = tars.iter().map(|tar| digest(tar)).collect();
     let layers = tars
         .iter()
         .map(|tar| Ok(Blob::new(gzip(tar)?)))
         .collect::<Result<Vec<_>>>()?;
+    let config = Blob::new(configuration(tweaks, architecture(), &diff_ids)?);
+    let entry = |kind: &str, blob: &Blob| json!({"mediaType": kind, "size": blob.bytes.len(), "digest": blob.digest});
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": MANIFEST_TYPE,
+        "config": entry("application/vnd.docker.container.image.v1+json", &config),
+        "layers": layers.iter().map(|layer| entry("application/vnd.docker.image.rootfs.diff.tar.gzip", layer)).collect::<Vec<_>>(),
+    });
+    Ok(Image {
+        media_type: MANIFEST_TYPE,
+        manifest: Blob::new(serde_json::to_vec(&manifest)?),
+        config,
+        layers,
+    })
+}
+
+/// This machine's, as images name it.
+pub fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// The configuration document of an image with these layers.
+pub(crate) fn configuration(tweaks: &ImageConfig, architecture: &str, diff_ids: &[String]) -> Result<Vec<u8>> {
     let mut env = vec!["PATH=/bin".to_owned()];
     env.extend(tweaks.env.iter().cloned());
     let or_null = |items: &[String]| if items.is_empty() { Json::Null } else { json!(items) };
@@ -221,30 +266,14 @@ pub fn busybox(tweaks: &ImageConfig) -> Result<Image> {
         let volumes = tweaks.volumes.iter().map(|path| (path.clone(), json!({})));
         config["Volumes"] = Json::Object(volumes.collect());
     }
-    let architecture = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    };
     let config = json!({
         "architecture": architecture, "os": "linux", "created": "2020-01-01T00:00:00Z", "config": config,
         "rootfs": {"type": "layers", "diff_ids": diff_ids}, "history": [],
     });
-    let config = Blob::new(serde_json::to_vec(&config)?);
-    let entry = |kind: &str, blob: &Blob| json!({"mediaType": kind, "size": blob.bytes.len(), "digest": blob.digest});
-    let manifest = json!({
-        "schemaVersion": 2, "mediaType": MANIFEST_TYPE,
-        "config": entry("application/vnd.docker.container.image.v1+json", &config),
-        "layers": layers.iter().map(|layer| entry("application/vnd.docker.image.rootfs.diff.tar.gzip", layer)).collect::<Vec<_>>(),
-    });
-    Ok(Image {
-        manifest: Blob::new(serde_json::to_vec(&manifest)?),
-        config,
-        layers,
-    })
+    Ok(serde_json::to_vec(&config)?)
 }
 
-fn base_layer(salt: &str) -> Result<Vec<u8>> {
+pub(crate) fn base_layer(salt: &str) -> Result<Vec<u8>> {
     let program = std::fs::read(busybox_path()?).context("read busybox")?;
     let mut tar = Builder::new(Vec::new());
     for (dir, mode, owner) in [
@@ -294,7 +323,20 @@ fn ballast_layer(tweaks: &ImageConfig) -> Result<Vec<u8>> {
     Ok(tar.into_inner()?)
 }
 
-fn header(kind: EntryType, mode: u32, owner: u64, size: u64) -> Header {
+fn odd_layer(tweaks: &ImageConfig) -> Result<Vec<u8>> {
+    let mut tar = Builder::new(Vec::new());
+    for (path, target) in &tweaks.links {
+        let mut header = header(EntryType::Symlink, 0o777, 0, 0);
+        tar.append_link(&mut header, path, target)
+            .with_context(|| format!("link {path}"))?;
+    }
+    for path in &tweaks.pipes {
+        add(&mut tar, EntryType::Fifo, path, 0o644, 0, &[])?;
+    }
+    Ok(tar.into_inner()?)
+}
+
+pub(crate) fn header(kind: EntryType, mode: u32, owner: u64, size: u64) -> Header {
     let mut header = Header::new_gnu();
     header.set_entry_type(kind);
     header.set_mode(mode);
@@ -305,13 +347,20 @@ fn header(kind: EntryType, mode: u32, owner: u64, size: u64) -> Header {
     header
 }
 
-fn add(tar: &mut Builder<Vec<u8>>, kind: EntryType, path: &str, mode: u32, owner: u64, bytes: &[u8]) -> Result<()> {
+pub(crate) fn add(
+    tar: &mut Builder<Vec<u8>>,
+    kind: EntryType,
+    path: &str,
+    mode: u32,
+    owner: u64,
+    bytes: &[u8],
+) -> Result<()> {
     let mut header = header(kind, mode, owner, bytes.len() as u64);
     tar.append_data(&mut header, path, bytes)
         .with_context(|| format!("tar entry {path}"))
 }
 
-fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
+pub(crate) fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(bytes)?;
     Ok(encoder.finish()?)

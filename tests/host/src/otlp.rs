@@ -1,13 +1,19 @@
-//! A collector that keeps the spans it receives.
+//! A collector that keeps the spans and metrics it receives.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
+use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
+    MetricsService, MetricsServiceServer,
+};
+use opentelemetry_proto::tonic::collector::metrics::v1::{ExportMetricsServiceRequest, ExportMetricsServiceResponse};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
+pub use opentelemetry_proto::tonic::metrics::v1::{Metric, metric};
+use opentelemetry_proto::tonic::metrics::v1::{NumberDataPoint, number_data_point};
 pub use opentelemetry_proto::tonic::trace::v1::Span;
 use tokio::sync::watch;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -16,14 +22,31 @@ use tonic::{Request, Response, Status};
 /// A running collector on a free loopback port.
 pub struct Collector {
     addr: std::net::SocketAddr,
-    spans: Arc<Mutex<Vec<Span>>>,
+    kept: Arc<Mutex<Kept>>,
     changed: watch::Receiver<u64>,
     server: tokio::task::JoinHandle<()>,
 }
 
+#[derive(Default)]
+struct Kept {
+    spans: Vec<Span>,
+    /// By name, as received last.
+    metrics: BTreeMap<String, Metric>,
+    /// `service.name` of whoever sent metrics.
+    services: BTreeSet<String>,
+}
+
+#[derive(Clone)]
 struct Service {
-    spans: Arc<Mutex<Vec<Span>>>,
+    kept: Arc<Mutex<Kept>>,
     changed: watch::Sender<u64>,
+}
+
+impl Service {
+    fn keep(&self, change: impl FnOnce(&mut Kept)) {
+        change(&mut self.kept.lock().unwrap_or_else(PoisonError::into_inner));
+        self.changed.send_modify(|n| *n += 1);
+    }
 }
 
 #[tonic::async_trait]
@@ -37,12 +60,27 @@ impl TraceService for Service {
             .resource_spans
             .into_iter()
             .flat_map(|resource| resource.scope_spans);
-        self.spans
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .extend(groups.flat_map(|scope| scope.spans));
-        self.changed.send_modify(|n| *n += 1);
+        self.keep(|kept| kept.spans.extend(groups.flat_map(|scope| scope.spans)));
         Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+#[tonic::async_trait]
+impl MetricsService for Service {
+    async fn export(
+        &self,
+        request: Request<ExportMetricsServiceRequest>,
+    ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
+        self.keep(|kept| {
+            for group in request.into_inner().resource_metrics {
+                let attributes = group.resource.into_iter().flat_map(|resource| resource.attributes);
+                let service = attributes.filter(|entry| entry.key == "service.name");
+                kept.services.extend(service.filter_map(|entry| value(&entry)));
+                let metrics = group.scope_metrics.into_iter().flat_map(|scope| scope.metrics);
+                kept.metrics.extend(metrics.map(|metric| (metric.name.clone(), metric)));
+            }
+        });
+        Ok(Response::new(ExportMetricsServiceResponse::default()))
     }
 }
 
@@ -50,15 +88,16 @@ impl Collector {
     pub async fn start() -> Result<Collector> {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         let addr = listener.local_addr()?;
-        let spans = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::new(Mutex::new(Kept::default()));
         let (tx, changed) = watch::channel(0);
-        let service = TraceServiceServer::new(Service {
-            spans: spans.clone(),
+        let service = Service {
+            kept: kept.clone(),
             changed: tx,
-        });
+        };
         let server = tokio::spawn(async move {
             let serving = tonic::transport::Server::builder()
-                .add_service(service)
+                .add_service(TraceServiceServer::new(service.clone()))
+                .add_service(MetricsServiceServer::new(service))
                 .serve_with_incoming(TcpListenerStream::new(listener));
             if let Err(error) = serving.await {
                 eprintln!("collector: {error}");
@@ -66,7 +105,7 @@ impl Collector {
         });
         Ok(Collector {
             addr,
-            spans,
+            kept,
             changed,
             server,
         })
@@ -77,12 +116,32 @@ impl Collector {
         format!("http://{}", self.addr)
     }
 
-    pub fn spans(&self) -> Vec<Span> {
-        self.spans.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub fn spans(&self) -> Vec<Span> {
+        self.kept().spans.clone()
+    }
+
+    /// By name, each as it was received last.
+    pub fn metrics(&self) -> BTreeMap<String, Metric> {
+        self.kept().metrics.clone()
+    }
+
+    /// The last value of the one point of a counter or gauge.
+    pub fn metric(&self, name: &str) -> Option<u64> {
+        self.kept().metrics.get(name).and_then(single)
+    }
+
+    /// `service.name` of all who sent metrics.
+    pub fn services(&self) -> BTreeSet<String> {
+        self.kept().services.clone()
+    }
+
+    /// Forgets everything.
     pub fn clear(&self) {
-        self.spans.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        *self.kept() = Kept::default();
     }
 
     pub fn named(&self, name: &str) -> Vec<Span> {
@@ -98,10 +157,20 @@ impl Collector {
 
     /// Waits until `probe` finds something among the spans; `None` when the time is over.
     pub async fn wait_for<T>(&self, timeout: Duration, mut probe: impl FnMut(&[Span]) -> Option<T>) -> Option<T> {
+        self.wait_until(timeout, || probe(&self.spans())).await
+    }
+
+    /// Waits until that counter or gauge is received with that value; false when the time is over.
+    pub async fn wait_metric(&self, timeout: Duration, name: &str, wanted: u64) -> bool {
+        let reached = || (self.metric(name) == Some(wanted)).then_some(());
+        self.wait_until(timeout, reached).await.is_some()
+    }
+
+    async fn wait_until<T>(&self, timeout: Duration, mut probe: impl FnMut() -> Option<T>) -> Option<T> {
         let mut changed = self.changed.clone();
         let search = async {
             loop {
-                if let Some(found) = probe(&self.spans()) {
+                if let Some(found) = probe() {
                     return Some(found);
                 }
                 changed.changed().await.ok()?;
@@ -120,6 +189,25 @@ impl Collector {
 impl Drop for Collector {
     fn drop(&mut self) {
         self.server.abort();
+    }
+}
+
+/// The points of a counter or gauge.
+pub fn points(metric: &Metric) -> &[NumberDataPoint] {
+    match &metric.data {
+        Some(metric::Data::Sum(sum)) => &sum.data_points,
+        Some(metric::Data::Gauge(gauge)) => &gauge.data_points,
+        _ => &[],
+    }
+}
+
+fn single(metric: &Metric) -> Option<u64> {
+    match points(metric) {
+        [point] => match point.value? {
+            number_data_point::Value::AsInt(n) => u64::try_from(n).ok(),
+            number_data_point::Value::AsDouble(_) => None,
+        },
+        _ => None,
     }
 }
 

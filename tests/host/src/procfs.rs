@@ -147,11 +147,12 @@ pub fn threads(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count)
 }
 
-/// Proportional set size in KiB.
-pub fn pss_kib(pid: u32) -> Option<u64> {
+/// Memory of a process that no file stands for, in KiB: what others that run the same program share does not count, since
+/// it changes with how many there are.
+pub fn anonymous_kib(pid: u32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
     text.lines()
-        .find_map(|line| line.strip_prefix("Pss:"))?
+        .find_map(|line| line.strip_prefix("Pss_Anon:"))?
         .split_whitespace()
         .next()?
         .parse()

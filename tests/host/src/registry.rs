@@ -13,7 +13,7 @@ use crate::image::{self, Blob, Image, ImageConfig};
 pub const LOGIN: (&str, &str) = ("user-of-test", "secret-of-test");
 
 /// The password as `htpasswd -B` has it.
-const LOGIN_HASH: &str = "$2b$04$6GrFP8rbkjL45vo/GrRS9ODfu9lY2SfRYZxp63GuB0JqXu83yu8CC";
+pub(crate) const LOGIN_HASH: &str = "$2b$04$6GrFP8rbkjL45vo/GrRS9ODfu9lY2SfRYZxp63GuB0JqXu83yu8CC";
 
 /// A running registry. Dropping it kills the daemon and removes its storage.
 pub struct Registry {
@@ -89,6 +89,13 @@ impl Registry {
         self.start_again().await
     }
 
+    /// From now on it serves everybody again.
+    pub async fn let_all_in(&mut self) -> Result<()> {
+        self.stop().await;
+        std::fs::write(self.root.join("config.yml"), config_text(&self.root, &self.addr))?;
+        self.start_again().await
+    }
+
     pub async fn stop(&mut self) {
         if let Some(daemon) = self.daemon.take() {
             daemon.kill().await;
@@ -120,6 +127,11 @@ impl Registry {
         format!("{}/{name}:{tag}", self.addr)
     }
 
+    /// What it keeps: another registry on it serves the same images.
+    pub fn storage(&self) -> PathBuf {
+        self.root.join("storage")
+    }
+
     pub fn log_path(&self) -> PathBuf {
         self.root.join("registry.log")
     }
@@ -133,18 +145,32 @@ impl Registry {
 
     /// Pushes an image; returns the digest of its manifest.
     pub async fn push(&self, name: &str, tag: &str, image: &Image) -> Result<String> {
+        self.push_parts(name, image).await?;
+        self.push_document(name, tag, image.media_type, &image.manifest).await
+    }
+
+    /// Everything of an image but its name: what an index refers to.
+    pub async fn push_parts(&self, name: &str, image: &Image) -> Result<()> {
         for blob in image.layers.iter().chain([&image.config]) {
             self.push_blob(name, blob).await?;
         }
+        let by_digest = &image.manifest.digest;
+        self.push_document(name, by_digest, image.media_type, &image.manifest)
+            .await
+            .map(drop)
+    }
+
+    /// A manifest or an index under a tag or its digest; returns the digest.
+    pub async fn push_document(&self, name: &str, tag: &str, media_type: &str, document: &Blob) -> Result<String> {
         let target = format!("/v2/{name}/manifests/{tag}");
-        let answer = http::request(&self.addr, "PUT", &target, image::MANIFEST_TYPE, &image.manifest.bytes).await?;
+        let answer = http::request(&self.addr, "PUT", &target, media_type, &document.bytes).await?;
         ensure!(
             answer.status == 201,
             "push of manifest {name}:{tag}: {} {}",
             answer.status,
             String::from_utf8_lossy(&answer.body)
         );
-        Ok(image.manifest.digest.clone())
+        Ok(document.digest.clone())
     }
 
     async fn push_blob(&self, name: &str, blob: &Blob) -> Result<()> {

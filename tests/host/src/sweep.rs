@@ -48,13 +48,15 @@ pub fn sweep(root: &Path) {
         }
         doomed.extend(roots);
         doomed.retain(|pid| procfs::alive(*pid) && *pid != std::process::id());
-        if doomed.is_empty() || Instant::now() > end {
-            break;
-        }
+        let none = doomed.is_empty();
         for pid in doomed {
             if let Some(pid) = Pid::from_raw(pid as i32) {
                 kill_process(pid, Signal::KILL).ok();
             }
+        }
+        // Only now: to look for so many may have taken all the time there is.
+        if none || Instant::now() > end {
+            break;
         }
         std::thread::sleep(Duration::from_millis(20));
     }

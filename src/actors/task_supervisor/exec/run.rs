@@ -12,6 +12,7 @@ use crate::messages::runtime::{ContainerdFault, FaultKind, TaskView};
 use crate::messages::task::TaskError;
 use crate::spec::exec;
 use crate::spec::identity::ContainerId;
+use crate::telemetry::steps::step;
 use crate::telemetry::{Counter, names};
 use bytes::Bytes;
 use std::future::Future;
@@ -140,6 +141,7 @@ impl Entry {
             .map_err(|reason| command_error(req, reason))?;
         let ends = tokio::task::block_in_place(|| self.pipes.open(req.stdin, !req.terminal))
             .map_err(|e: HostError| command_error(req, e.to_string()))?;
+        step!(ExecPipes);
         let new = NewExec {
             container: self.container.as_str().to_owned(),
             id: self.exec.clone(),
@@ -150,8 +152,10 @@ impl Entry {
             terminal: req.terminal,
         };
         self.gateway.add_exec(new).await?;
+        step!(ExecAdded);
         let (container, exec) = self.id();
         let pid = self.gateway.start_exec(container, exec).await?;
+        step!(ExecStarted);
         Ok((ends, pid))
     }
 
@@ -298,6 +302,7 @@ impl Entry {
 
     /// Removes entry and pipes, after a kill if it may still run.
     async fn remove(&self) {
+        step!(ExecEnded);
         let (container, exec) = self.id();
         let mut rest = REST.0;
         for _ in 0..REMOVALS {
@@ -316,6 +321,7 @@ impl Entry {
             tokio::time::sleep(rest).await;
             rest = (rest * 2).min(REST.1);
         }
+        step!(ExecDeleted);
         if let Err(e) = tokio::task::block_in_place(|| self.pipes.remove()) {
             tracing::warn!(exec.id = exec, error = %e, "pipes of a command not removed");
         }

@@ -2,8 +2,9 @@
 
 mod binaries;
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -40,10 +41,15 @@ pub struct Containerd {
     daemon: Mutex<Option<Daemon>>,
     keep: bool,
     without_unified: bool,
+    /// Where it serves when something else has its address.
+    aside: OnceLock<PathBuf>,
 }
 
-/// Runs the rest of its arguments where no unified hierarchy is mounted. Mounts made outside go on arriving.
-const HIDE_UNIFIED: &str = "umount /sys/fs/cgroup/unified && exec \"$0\" \"$@\"";
+/// Runs crun where no unified hierarchy is mounted. Only crun, and anew each time: a daemon in a mount namespace of its own
+/// would not see what is mounted later, unless the whole tree is shared, as no init system may have made it.
+const HIDE_UNIFIED: &str = "#!/bin/sh
+exec unshare -m --propagation slave sh -c 'umount /sys/fs/cgroup/unified && exec \"$0\" \"$@\"' CRUN \"$@\"
+";
 
 impl Containerd {
     /// Starts one below `root`, which it creates and owns. `root` must be short: the socket path has to stay below 100 bytes.
@@ -56,7 +62,7 @@ impl Containerd {
         Containerd::begin(kind, root, extra_config, false).await
     }
 
-    /// The same in a mount namespace of its own, without the unified hierarchy that lies beside version 1.
+    /// The same, whose crun does not see the unified hierarchy that lies beside version 1.
     pub async fn start_without_unified(kind: ContainerdKind, root: &Path, extra_config: &str) -> Result<Containerd> {
         Containerd::begin(kind, root, extra_config, true).await
     }
@@ -69,6 +75,7 @@ impl Containerd {
             daemon: Mutex::new(None),
             keep: false,
             without_unified,
+            aside: OnceLock::new(),
         };
         ensure!(
             containerd.socket().as_os_str().len() < 100,
@@ -79,26 +86,42 @@ impl Containerd {
             std::fs::create_dir_all(root.join(dir))?;
         }
         std::fs::write(root.join("config.toml"), containerd.binaries.config(root, extra_config))?;
+        if without_unified {
+            containerd.wrap_crun()?;
+        }
         containerd.start_again().await?;
         Ok(containerd)
+    }
+
+    /// A program before the daemon's `PATH` proper that takes crun's name.
+    fn wrap_crun(&self) -> Result<()> {
+        let path = self.binaries.path();
+        let mut candidates = std::env::split_paths(&path).map(|dir| dir.join("crun"));
+        let crun = candidates.find(|file| file.is_file()).context("there is no crun")?;
+        let script = HIDE_UNIFIED.replace("CRUN", &crun.display().to_string());
+        let own = self.own_programs();
+        std::fs::create_dir_all(&own)?;
+        std::fs::write(own.join("crun"), script)?;
+        std::fs::set_permissions(own.join("crun"), std::fs::Permissions::from_mode(0o755))?;
+        Ok(())
+    }
+
+    fn own_programs(&self) -> PathBuf {
+        self.root.join("programs")
     }
 
     /// Starts the daemon if it does not run and waits until it serves.
     pub async fn start_again(&self) -> Result<()> {
         if self.pid().is_none() {
-            let mut argv: Vec<std::ffi::OsString> = Vec::new();
+            let mut path = self.binaries.path();
             if self.without_unified {
-                argv.extend(["unshare", "-m", "--propagation", "slave", "sh", "-c", HIDE_UNIFIED].map(Into::into));
+                let dirs: Vec<PathBuf> = std::env::split_paths(&path).collect();
+                path = std::env::join_paths(std::iter::once(self.own_programs()).chain(dirs))?;
             }
-            argv.extend([
-                self.binaries.containerd.clone().into(),
-                "--config".into(),
-                self.root.join("config.toml").into(),
-            ]);
             let recipe = Recipe {
-                bin: argv.remove(0).into(),
-                args: argv,
-                env: vec![("PATH".into(), self.binaries.path())],
+                bin: self.binaries.containerd.clone(),
+                args: vec!["--config".into(), self.root.join("config.toml").into()],
+                env: vec![("PATH".into(), path)],
                 log: self.log_path(),
             };
             let daemon = Daemon::spawn(&recipe)?;
@@ -130,8 +153,8 @@ impl Containerd {
 
     /// Version and revision, from the running daemon.
     pub async fn version(&self) -> Result<(String, String)> {
-        let endpoint = Endpoint::from_shared(format!("unix://{}", self.socket().display()))?
-            .connect_timeout(Duration::from_secs(2));
+        let endpoint =
+            Endpoint::from_shared(format!("unix://{}", self.door().display()))?.connect_timeout(Duration::from_secs(2));
         let channel = endpoint.connect().await?;
         let mut client = containerd_client::services::v1::version_client::VersionClient::new(channel);
         let answer = tokio::time::timeout(Duration::from_secs(2), client.version(()))
@@ -200,6 +223,20 @@ impl Containerd {
         self.root.join("c.sock")
     }
 
+    /// Leaves its address, [`Containerd::socket`], to something else that stands in front of it: a listening socket can be
+    /// renamed. Its shims know it by that address all the same. The answer is where it serves from now on, until it is
+    /// started again.
+    pub fn step_aside(&self) -> Result<PathBuf> {
+        let aside = self.root.join("aside.sock");
+        std::fs::rename(self.socket(), &aside)?;
+        Ok(self.aside.get_or_init(|| aside).clone())
+    }
+
+    /// Where this host's own calls go.
+    fn door(&self) -> PathBuf {
+        self.aside.get().cloned().unwrap_or_else(|| self.socket())
+    }
+
     pub fn binaries(&self) -> &Binaries {
         &self.binaries
     }
@@ -216,7 +253,7 @@ impl Containerd {
 
     /// A lazily connected channel; it belongs to the runtime this is called in.
     pub fn channel(&self) -> Result<Channel> {
-        Ok(Endpoint::from_shared(format!("unix://{}", self.socket().display()))?.connect_lazy())
+        Ok(Endpoint::from_shared(format!("unix://{}", self.door().display()))?.connect_lazy())
     }
 
     /// A channel for the generated `…Client::new`, bound to a namespace.
@@ -231,7 +268,7 @@ impl Containerd {
     pub async fn ctr(&self, namespace: &str, args: &[&str]) -> Result<String> {
         let output = tokio::process::Command::new(&self.binaries.ctr)
             .arg("-a")
-            .arg(self.socket())
+            .arg(self.door())
             .args(["-n", namespace])
             .args(args)
             .env("PATH", self.binaries.path())

@@ -22,6 +22,7 @@ use crate::alloc::{Alloc, random_hex};
 use crate::census::Scope;
 use crate::containerd::{Containerd, ContainerdKind};
 use crate::image::ImageConfig;
+use crate::other_driver::OtherDriver;
 use crate::plugin::{Driver, LaunchOpts, Plugin};
 use crate::registry::Registry;
 use crate::task::TaskSpec;
@@ -55,12 +56,19 @@ pub struct RigOpts {
     pub like_agent: bool,
     /// Hide the unified hierarchy that lies beside version 1 from containerd and what it starts.
     pub without_unified: bool,
+    /// The plugin is another driver than ours.
+    pub other: Option<OtherDriver>,
 }
 
 impl RigOpts {
     pub fn new(kind: ContainerdKind) -> Result<RigOpts> {
         let bin = std::env::var_os("CD_DRIVER_BIN").context("CD_DRIVER_BIN does not name the plugin under test")?;
-        Ok(RigOpts::of(kind, bin))
+        let mut opts = RigOpts::of(kind, bin);
+        opts.other = OtherDriver::from_env()?;
+        if let Some(other) = &opts.other {
+            opts.namespace = other.namespace.clone();
+        }
+        Ok(opts)
     }
 
     pub fn of(kind: ContainerdKind, bin: impl Into<PathBuf>) -> RigOpts {
@@ -74,6 +82,7 @@ impl RigOpts {
             dir: None,
             like_agent: false,
             without_unified: false,
+            other: None,
         }
     }
 }
@@ -116,6 +125,9 @@ impl Backend {
             for (key, value) in more {
                 config[key] = value.clone();
             }
+        }
+        if let Some(other) = &opts.other {
+            config = other.settings(&config);
         }
         // The socket then lies in the rig's directory and the sweep recognises the process.
         opts.launch = opts.launch.env("TMPDIR", home.path().join("tmp"));

@@ -1,21 +1,29 @@
 //! What every actor is given at birth: settings, the gateway, the doors of its neighbours. No actor holds another's
 //! type; each door is a capability to say one kind of thing.
 
+pub mod holds;
+
 use super::supervision::book::{Asks, Tells};
 use crate::containerd::Gateway;
+use crate::host::leftovers::inode;
+use crate::host::liveness;
 use crate::messages::Cx;
-use crate::messages::container::{CreateContainer, RemoveContainer};
+use crate::messages::container::{CreateContainer, ReapContainer, RemoveContainer};
 use crate::messages::health::{ProbeNow, Verdict};
 use crate::messages::image::{EnsureImage, PullProgress};
 use crate::messages::logs::{Attach, CheckLogPaths, Drain};
 use crate::messages::runtime::{ContainerdAway, ContainerdFault, ForgetTask, LookUpTask, TaskExited, TaskOom};
 use crate::messages::task::TaskEvent;
 use crate::spec::identity::ContainerId;
+use crate::spec::owner::{Owner, ProcessId, agent_of};
 use crate::spec::settings::Settings;
-use std::path::PathBuf;
-use std::sync::Arc;
+use holds::ImageHolds;
+use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, broadcast, watch};
 
 /// Tells the supervisor of a task something, by container or by task.
@@ -40,6 +48,8 @@ pub struct Links {
     pub create_container: Arc<dyn Asks<CreateContainer>>,
     /// `ContainerFactory`.
     pub remove_container: Arc<dyn Asks<RemoveContainer>>,
+    /// `ContainerFactory`.
+    pub reap_container: Arc<dyn Asks<ReapContainer>>,
     /// `EventStream`.
     pub look_up_task: Arc<dyn Asks<LookUpTask>>,
     /// `EventStream`.
@@ -78,7 +88,7 @@ pub struct Shared {
     /// Facts about this node that do not change.
     pub node: crate::host::node::Node,
     /// Sum of the MHz of all cores as Nomad counts them; 0 until it has told.
-    pub total_compute_mhz: Arc<AtomicU64>,
+    pub total_compute_mhz: AtomicU64,
     /// Whether containerd has the transfer service, as the health probe last saw; it pulls images faster than we can.
     pub transfer: AtomicBool,
     /// Directory for files of tasks without an allocation directory.
@@ -87,6 +97,108 @@ pub struct Shared {
     pub cores: usize,
     /// Names and turns of the commands that run in tasks.
     pub execs: Execs,
+    /// Who this process is, for the labels of what it makes.
+    pub process: ProcessId,
+    /// The process that has launched this one, if it tells the agent.
+    pub launcher: Option<ProcessId>,
+    /// Its parent when it began, whatever that tells.
+    pub parent: Option<ProcessId>,
+    /// Whose tasks it has.
+    pub served: Served,
+    /// Which containers may be an earlier life of which task.
+    pub lives: Lives,
+    /// Which images are about to be used.
+    pub images: Arc<ImageHolds>,
+}
+
+/// Containers by the task of an allocation that they are a life of: those that earlier processes had left when this one was
+/// asked for its first start, and its own. Kept here since containerd finds none without looking at all of them.
+#[derive(Default)]
+pub struct Lives {
+    listed: tokio::sync::OnceCell<()>,
+    /// Container to allocation and task.
+    known: Mutex<HashMap<String, (String, String)>>,
+}
+
+impl Lives {
+    /// Lists those of earlier processes, once per process.
+    ///
+    /// # Errors
+    /// What `list` says; then it is asked again.
+    pub async fn listed<E>(
+        &self,
+        list: impl Future<Output = Result<Vec<(String, (String, String))>, E>>,
+    ) -> Result<(), E> {
+        let fill = async {
+            let found = list.await?;
+            self.known().extend(found);
+            Ok(())
+        };
+        self.listed.get_or_try_init(|| fill).await.map(drop)
+    }
+
+    /// One more.
+    pub fn note(&self, container: &str, alloc_id: &str, task: &str) {
+        let life = (alloc_id.to_owned(), task.to_owned());
+        self.known().insert(container.to_owned(), life);
+    }
+
+    /// It is gone.
+    pub fn forget(&self, container: &str) {
+        self.known().remove(container);
+    }
+
+    /// The containers of this task but for this one.
+    #[must_use]
+    pub fn others(&self, container: &str, alloc_id: &str, task: &str) -> Vec<String> {
+        let known = self.known();
+        let is_its =
+            |(id, life): &(&String, &(String, String))| *id != container && life.0 == alloc_id && life.1 == task;
+        known.iter().filter(is_its).map(|(id, _)| id.clone()).collect()
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<String, (String, String)>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The agents whose tasks this process has started or taken up, by their directories of allocations. It outlives every
+/// actor: what the reaper may remove depends on how long it is known.
+pub struct Served {
+    begun: Instant,
+    agents: Mutex<BTreeMap<PathBuf, Instant>>,
+}
+
+impl Default for Served {
+    fn default() -> Self {
+        Self {
+            begun: Instant::now(),
+            agents: Mutex::default(),
+        }
+    }
+}
+
+impl Served {
+    /// A task of this agent is here.
+    pub fn note(&self, agent: &Path) {
+        let mut agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
+        if !agents.contains_key(agent) {
+            agents.insert(agent.to_owned(), Instant::now());
+        }
+    }
+
+    /// The agents, and for how long each is known.
+    #[must_use]
+    pub fn since(&self) -> BTreeMap<PathBuf, Duration> {
+        let agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
+        agents.iter().map(|(agent, at)| (agent.clone(), at.elapsed())).collect()
+    }
+
+    /// For how long this process has run.
+    #[must_use]
+    pub fn running(&self) -> Duration {
+        self.begun.elapsed()
+    }
 }
 
 /// Starts of commands at once, per core. Each is mostly runc's own work, about half of a container's start.
@@ -157,6 +269,21 @@ impl Execs {
 }
 
 impl Shared {
+    /// Whose a task's container is, and notes that its agent has a task here. Looks at a directory: not on a thread that
+    /// others wait for.
+    #[must_use]
+    pub fn owner_of(&self, alloc_dir: &Path) -> Owner {
+        let agent = agent_of(alloc_dir);
+        if let Some(agent) = agent {
+            self.served.note(agent);
+        }
+        let owner = Owner::new(&self.process, alloc_dir, agent.and_then(inode)).launched_by(self.launcher.as_ref());
+        match liveness::place() {
+            Some(place) => owner.at(&place),
+            None => owner,
+        }
+    }
+
     /// The configuration in force.
     ///
     /// # Errors

@@ -1,0 +1,52 @@
+//! Remove what nobody needs any more, unless it is somebody's by now.
+//!
+//! Whoever asks for a task has a supervisor before any work on its container is asked for, and that work waits for its turn
+//! behind this: so what is not claimed here cannot be in the hands of anybody in this process.
+
+use super::remove::{at, remove};
+use crate::actors::shared::{Links, Shared};
+use crate::host::leftovers;
+use crate::messages::container::{ContainerError, ReapContainer, Reaped};
+use crate::spec::labels::KEY_PIPES;
+
+/// See the module.
+pub(super) async fn reap(shared: &Shared, links: &Links, req: &ReapContainer) -> Result<Reaped, ContainerError> {
+    let id = &req.container;
+    if links.tasks.containers().contains(id) {
+        return Ok(Reaped::Claimed);
+    }
+    let configured = shared.configured().map_err(at("removing orphan"))?;
+    let record = configured
+        .gateway
+        .container(id.as_str())
+        .await
+        .map_err(at("reading container"))?;
+    let is_same = match (&record, req.created_at) {
+        (Some(record), Some(judged)) => record.created_at == judged,
+        // It went by itself; what it had goes now.
+        (None, _) => true,
+        (Some(_), None) => false,
+    };
+    if !is_same {
+        return Ok(Reaped::Claimed);
+    }
+    // What a task of the Go driver has beside its container is found by its pipes.
+    let adopted = record.as_ref().is_some_and(|r| r.labels.contains_key(KEY_PIPES));
+    let namespace = adopted.then(|| configured.gateway.namespace().to_owned());
+    let dir = shared.run_dir.join(id.as_str());
+    // A plain removal would go through a mount that somebody has made there.
+    let removed = shared.io.spawn_blocking({
+        let dir = dir.clone();
+        move || leftovers::unmount_beneath(&dir)
+    });
+    removed
+        .await
+        .map_err(|e| ContainerError::Interrupted(e.to_string()))?
+        .map_err(|e| ContainerError::Host {
+            what: e.what,
+            path: e.path.display().to_string(),
+            reason: e.reason,
+        })?;
+    remove(shared, id, namespace.as_deref()).await?;
+    Ok(Reaped::Removed)
+}

@@ -1,0 +1,109 @@
+//! Ends the shim of a container whose task containerd has forgotten.
+//!
+//! A call to create a task that breaks off, since its caller was killed, has containerd take down what it had begun; where
+//! the shim is busy making the task and does not answer for five seconds, containerd 1.6 forgets it and leaves it and its
+//! bundle behind. The shim makes the task to its end and then waits for ever. One whose bundle went before it had opened its
+//! log there hangs without ever having served.
+
+use crate::actors::shared::Shared;
+use crate::containerd::Gateway;
+use crate::host::members;
+use crate::host::shims::{self, Held};
+use crate::messages::container::ContainerError;
+use crate::spec::identity::ContainerId;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// How long it may take to answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+
+/// How long it may take to be gone when it was asked to leave, and when it was killed.
+const GONE_WITHIN: Duration = Duration::from_secs(3);
+
+/// How long nothing has happened in a bundle without a shim before it counts as left behind: containerd makes it and starts
+/// the shim at once.
+const ORPHANED: Duration = Duration::from_secs(5);
+
+/// See the module. For containers without a task in containerd only.
+///
+/// # Errors
+/// If the shim stays: what it has made may run. Worth another try, or force.
+pub(super) async fn end(shared: &Shared, gateway: &Gateway, id: &ContainerId) -> Result<(), ContainerError> {
+    let (address, namespace, container) = (gateway.socket().to_owned(), gateway.namespace().to_owned(), id.clone());
+    let look = move || shims::hold(&address, &namespace, container.as_str());
+    let held = match shared.io.spawn_blocking(look).await {
+        Ok(held) if held.is_empty() => return forget(shared, gateway, id).await,
+        Ok(held) => held,
+        Err(panic) => return Err(ContainerError::Interrupted(panic.to_string())),
+    };
+    // It may leave before it has answered: what counts is that it is gone.
+    let asked = timeout(ANSWER_WITHIN, gateway.end_at_shim(id.as_str())).await;
+    let (container, version) = (id.as_str().to_owned(), shared.node.cgroups);
+    let gone = move || {
+        let ends =
+            |shim: &Held| shim.ends_within(GONE_WITHIN) || (shim.kill_childless() && shim.ends_within(GONE_WITHIN));
+        let all = held.iter().all(ends);
+        // What it may have made while it was looked at has nobody else any more.
+        let left = members::kill_all(&[container], None, version, GONE_WITHIN).left;
+        (all && left.is_empty()).then(|| {
+            let removed: Result<Vec<()>, _> = held.iter().map(Held::remove_bundle).collect();
+            removed.map(drop)
+        })
+    };
+    match shared.io.spawn_blocking(gone).await {
+        Ok(Some(Ok(()))) => {
+            tracing::info!(container.id = %id, "a shim that containerd had forgotten was ended");
+            Ok(())
+        }
+        Ok(Some(Err(error))) => {
+            tracing::warn!(container.id = %id, error = %error, "the bundle of a shim is left");
+            Ok(())
+        }
+        Ok(None) => Err(ContainerError::Interrupted(match asked {
+            Ok(Ok(())) => "a shim that containerd has forgotten stays".to_owned(),
+            Ok(Err(fault)) => format!("a shim that containerd has forgotten stays: {fault}"),
+            Err(_) => format!("a shim that containerd has forgotten does not answer within {ANSWER_WITHIN:?}"),
+        })),
+        Err(panic) => Err(ContainerError::Interrupted(panic.to_string())),
+    }
+}
+
+/// Removes a bundle without a shim that keeps containerd from making this task, as its refusal names it.
+pub(super) async fn clear_orphan(shared: &Shared, gateway: &Gateway, id: &ContainerId, refusal: &ContainerError) {
+    let ContainerError::Containerd { source, .. } = refusal else {
+        return;
+    };
+    let Some(bundle) = source.directory_in_the_way() else {
+        return;
+    };
+    let (namespace, container, bundle) = (
+        gateway.namespace().to_owned(),
+        id.as_str().to_owned(),
+        PathBuf::from(bundle),
+    );
+    let remove = move || shims::remove_orphan(&bundle, &namespace, &container, ORPHANED);
+    match shared.io.spawn_blocking(remove).await {
+        Ok(Ok(false)) => {}
+        Ok(Ok(true)) => tracing::info!(container.id = %id, "a bundle that containerd had left behind was removed"),
+        Ok(Err(error)) => tracing::warn!(container.id = %id, error = %error, "a bundle without a shim is in the way"),
+        Err(panic) => tracing::error!(container.id = %id, error = %panic, "the removal of a bundle broke off"),
+    }
+}
+
+/// Of a shim that has gone already, its runtime's note of the container may be left.
+async fn forget(shared: &Shared, gateway: &Gateway, id: &ContainerId) -> Result<(), ContainerError> {
+    let (namespace, container) = (gateway.namespace().to_owned(), id.as_str().to_owned());
+    let forgotten = shared
+        .io
+        .spawn_blocking(move || shims::forget_state(&namespace, &container));
+    match forgotten.await {
+        Ok(forgotten) => {
+            if let Err(error) = forgotten {
+                tracing::warn!(container.id = %id, error = %error, "the runtime's note of the container is left");
+            }
+            Ok(())
+        }
+        Err(panic) => Err(ContainerError::Interrupted(panic.to_string())),
+    }
+}

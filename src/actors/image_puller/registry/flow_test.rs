@@ -1,0 +1,271 @@
+//! A session with registries and mirrors of all sorts, over HTTP.
+
+use super::fake_test::{
+    Asked, Fake, MANIFEST, MINUTE, Reply, credentials, descriptor, no_keys, nobody, read, said, session, with,
+};
+use super::*;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Answers so many times otherwise than it should.
+fn at_first(times: usize, first: Reply, then: Reply) -> impl Fn(&Asked) -> Reply {
+    let count = AtomicUsize::new(0);
+    move |_| match count.fetch_add(1, Ordering::Relaxed) < times {
+        true => first.clone(),
+        false => then.clone(),
+    }
+}
+
+#[tokio::test]
+async fn a_busy_registry_is_asked_again_when_it_says() {
+    let busy = Reply::new(429, "slow down").with("Retry-After", "1");
+    let registry = Fake::start(at_first(2, busy, Reply::new(200, MANIFEST))).await;
+    let begun = Instant::now();
+    with(&registry, None).await.top().await.unwrap();
+    assert!(begun.elapsed() >= Duration::from_secs(2));
+    let busy = Reply::new(429, "slow down").with("Retry-After", "1");
+    let registry = Fake::start(at_first(1, busy, Reply::new(200, "x"))).await;
+    let blob = with(&registry, None).await.blob(&descriptor(b"x"), 0).await.unwrap();
+    assert_eq!(read(blob).await.unwrap(), b"x");
+}
+
+#[tokio::test]
+async fn a_registry_that_is_busy_for_longer_than_the_pull_is_not_waited_for() {
+    let registry = Fake::start(|_| Reply::new(429, "slow down").with("Retry-After", "3600")).await;
+    let error = with(&registry, None).await.top().await.unwrap_err();
+    assert!(
+        error.is_transient()
+            && error
+                .to_string()
+                .contains("slow down; it is to be asked again in 3600s"),
+        "{error}"
+    );
+    assert_eq!(registry.asked().len(), 1);
+}
+
+#[tokio::test]
+async fn a_document_is_asked_for_again_after_trouble() {
+    for trouble in [Reply::new(503, ""), Reply::new(200, MANIFEST).cut_after(3)] {
+        let registry = Fake::start(at_first(1, trouble, Reply::new(200, MANIFEST))).await;
+        assert_eq!(with(&registry, None).await.top().await.unwrap().0, MANIFEST);
+    }
+    let registry = Fake::start(|_| Reply::new(500, "")).await;
+    let error = with(&registry, None).await.top().await.unwrap_err();
+    assert!(matches!(error, ImageError::Registry { .. }), "{error}");
+    assert_eq!(registry.asked().len(), ROUNDS as usize);
+    let error = session(&Registries::default(), &nobody().await, &no_keys())
+        .await
+        .top()
+        .await;
+    assert!(matches!(error, Err(ImageError::Registry { .. })), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_blob_goes_on_where_it_broke_off_whatever_the_registry_can() {
+    const BLOB: &[u8] = b"0123456789";
+    let target = descriptor(BLOB);
+    let whole = |_: &Asked| Reply::new(200, BLOB);
+    let ranges = |asked: &Asked| {
+        assert_eq!(asked.header("range"), Some("bytes=4-"));
+        Reply::new(206, &BLOB[4..]).with("Content-Range", "bytes 4-9/10")
+    };
+    let earlier = |_: &Asked| Reply::new(206, &BLOB[2..]).with("Content-Range", "bytes 2-9/10");
+    let refuses = |asked: &Asked| match asked.header("range") {
+        Some(_) => Reply::new(416, ""),
+        None => Reply::new(200, BLOB),
+    };
+    for fake in [
+        Fake::start(whole).await,
+        Fake::start(ranges).await,
+        Fake::start(earlier).await,
+        Fake::start(refuses).await,
+    ] {
+        let blob = with(&fake, None).await.blob(&target, 4).await.unwrap();
+        assert_eq!(read(blob).await.unwrap(), b"456789");
+        assert!(fake.asked()[0].is(&format!("/v2/a/b/blobs/{}", target.digest)));
+    }
+    let later = Fake::start(|_| Reply::new(206, &BLOB[6..]).with("Content-Range", "bytes 6-9/10")).await;
+    assert!(with(&later, None).await.blob(&target, 4).await.is_err());
+    let none = Fake::start(|asked| {
+        assert_eq!(asked.header("range"), None);
+        Reply::new(200, BLOB)
+    })
+    .await;
+    assert_eq!(
+        read(with(&none, None).await.blob(&target, 0).await.unwrap())
+            .await
+            .unwrap(),
+        BLOB
+    );
+}
+
+#[tokio::test]
+async fn a_registry_that_says_nothing_any_more_ends_the_attempt() {
+    let quick = Registries {
+        idle: Duration::from_millis(200),
+        ..Registries::default()
+    };
+    let registry = Fake::start(|_| Reply::new(200, "0123456789").stalled_after(3)).await;
+    let one = session(&quick, &registry.addr, &no_keys()).await;
+    let blob = one.blob(&descriptor(b"0123456789"), 0).await.unwrap();
+    assert_eq!(read(blob).await.unwrap_err(), "nothing came for 200ms");
+    let cut = Fake::start(|_| Reply::new(200, "0123456789").cut_after(3)).await;
+    let two = session(&quick, &cut.addr, &no_keys()).await;
+    assert!(
+        read(two.blob(&descriptor(b"0123456789"), 0).await.unwrap())
+            .await
+            .is_err()
+    );
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = silent.local_addr().unwrap().to_string();
+    let three = session(&quick, &addr, &no_keys()).await;
+    assert!(matches!(
+        three.blob(&descriptor(b"x"), 0).await,
+        Err(ImageError::Registry { .. })
+    ));
+}
+
+#[tokio::test]
+async fn mirrors_are_asked_in_their_order_and_the_registry_last() {
+    let lacks = Fake::start(|_| Reply::new(404, "")).await;
+    let broken = Fake::start(|_| Reply::new(503, "")).await;
+    let registry = Fake::start(|_| Reply::new(200, MANIFEST)).await;
+    let dead = nobody().await;
+    let hosts = format!(
+        "[host.'http://{dead}']\n[host.'http://{}/proxy']\n[host.'http://{}/api']\noverride_path = true\n\
+         [host.'http://{}/api'.header]\nx-a = 'b'\n",
+        broken.addr, lacks.addr, lacks.addr
+    );
+    let (_root, registries) = said(&registry.addr, &hosts);
+    let keyring = Keyring::single(&registry.addr, Some(credentials()));
+    let session = session(&registries, &registry.addr, &keyring).await;
+    assert_eq!(session.top().await.unwrap().0, MANIFEST);
+    let ns = format!("?ns={}", registry.addr.replace(':', "%3A"));
+    assert_eq!(broken.targets(), [format!("/proxy/v2/a/b/manifests/1{ns}")]);
+    assert_eq!(lacks.targets(), [format!("/api/a/b/manifests/1{ns}")]);
+    assert_eq!(lacks.asked()[0].header("x-a"), Some("b"));
+    assert_eq!(registry.targets(), ["/v2/a/b/manifests/1"]);
+    // Those in trouble come last now.
+    session.top().await.unwrap();
+    assert_eq!(
+        (broken.targets().len(), lacks.targets().len(), registry.targets().len()),
+        (1, 2, 2)
+    );
+}
+
+#[tokio::test]
+async fn what_is_told_of_several_hosts_is_the_registrys_word_and_names_the_mirrors() {
+    let registry = Fake::start(|_| {
+        Reply::new(
+            404,
+            r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"no such tag"}]}"#,
+        )
+    })
+    .await;
+    let dead = nobody().await;
+    let (_root, registries) = said(&registry.addr, &format!("[host.'http://{dead}']\n"));
+    let session = session(&registries, &registry.addr, &no_keys()).await;
+    let error = session.top().await.unwrap_err();
+    let ImageError::NotFound { reason, .. } = &error else {
+        panic!("{error}")
+    };
+    assert!(reason.starts_with(&format!("no such tag; mirror {dead}: ")), "{reason}");
+}
+
+#[tokio::test]
+async fn a_mirror_that_may_not_resolve_gives_content_only() {
+    let mirror = Fake::start(|_| Reply::new(200, MANIFEST)).await;
+    let registry = Fake::start(|_| Reply::new(200, MANIFEST)).await;
+    let hosts = format!("[host.'http://{}']\ncapabilities = ['pull']\n", mirror.addr);
+    let (_root, registries) = said(&registry.addr, &hosts);
+    let one = session(&registries, &registry.addr, &no_keys()).await;
+    let (_, digest) = one.top().await.unwrap();
+    assert_eq!((mirror.targets().len(), registry.targets().len()), (0, 1));
+    one.document(&digest).await.unwrap();
+    assert_eq!((mirror.targets().len(), registry.targets().len()), (1, 1));
+    let (_root, registries) = said(&registry.addr, "capabilities = ['push']\n");
+    let error = session(&registries, &registry.addr, &no_keys()).await.top().await;
+    assert!(
+        matches!(&error, Err(ImageError::Unusable { reason, .. }) if reason.contains("capabilities")),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn what_a_mirror_has_damaged_the_next_host_gives() {
+    let mirror = Fake::start(|_| Reply::new(200, "something else")).await;
+    let registry = Fake::start(|_| Reply::new(200, MANIFEST)).await;
+    let (_root, registries) = said(&registry.addr, &format!("[host.'http://{}']\n", mirror.addr));
+    let one = session(&registries, &registry.addr, &no_keys()).await;
+    let target = descriptor(MANIFEST.as_bytes());
+    assert_eq!(one.document(&target.digest).await.unwrap(), MANIFEST);
+    assert_eq!(one.small_blob(&target).await.unwrap(), MANIFEST.as_bytes());
+    assert_eq!(mirror.targets().len(), 1);
+    let alone = with(&mirror, None).await;
+    let error = alone.document(&target.digest).await.unwrap_err();
+    assert!(
+        matches!(&error, ImageError::Unusable { reason, .. } if reason.contains("is damaged")),
+        "{error}"
+    );
+    let error = alone.small_blob(&target).await.unwrap_err();
+    assert!(matches!(error, ImageError::Unusable { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_tag_that_is_not_what_its_registry_says_is_refused() {
+    let registry =
+        Fake::start(|_| Reply::new(200, MANIFEST).with("Docker-Content-Digest", Digest::sha256(b"x").to_string()))
+            .await;
+    let error = with(&registry, None).await.top().await.unwrap_err();
+    assert!(
+        matches!(&error, ImageError::Unusable { reason, .. } if reason.contains("is damaged")),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_document_is_read_up_to_a_limit() {
+    let big = vec![b' '; usize::try_from(plan::DOCUMENT_MAX_BYTES).unwrap() + 1];
+    let registry = Fake::start(move |_| Reply::new(200, big.clone())).await;
+    let error = with(&registry, None).await.top().await.unwrap_err();
+    assert!(
+        matches!(&error, ImageError::Unusable { reason, .. } if reason.contains("more than 8388608 bytes")),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_is_told_and_not_passed_over() {
+    let registry = nobody().await;
+    let (root, registries) = said(&registry, "capabilities = ['pul']\n");
+    let of = Reference::parse(&format!("{registry}/a")).unwrap();
+    let error = registries.session(&of, &no_keys(), MINUTE).await.err().unwrap();
+    assert!(
+        error.to_string().contains("hosts.toml: capabilities: \"pul\""),
+        "{error}"
+    );
+    let dir = std::fs::read_dir(root.path()).unwrap().next().unwrap().unwrap().path();
+    for (text, want) in [
+        ("ca = 'ca.pem'", "ca: \"ca.pem\": certificates in PEM form"),
+        ("client = 'ca.pem'", "client: \"ca.pem\": a certificate and its key"),
+        ("[header]\n'a b' = 'c'", "header: \"a b\": a name"),
+        (
+            "[header]\na = \"hunter2\\n\"",
+            "header.a: a text that a header can have",
+        ),
+    ] {
+        std::fs::write(dir.join("hosts.toml"), text).unwrap();
+        std::fs::write(dir.join("ca.pem"), "hunter2").unwrap();
+        let error = registries
+            .session(&of, &no_keys(), MINUTE)
+            .await
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(error.contains(want) && !error.contains("hunter2"), "{error}");
+    }
+    assert_eq!(
+        registries.host_dir(&of).await.unwrap(),
+        Some(root.path().display().to_string())
+    );
+    assert_eq!(Registries::default().host_dir(&of).await.unwrap(), None);
+}

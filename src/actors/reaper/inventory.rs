@@ -1,0 +1,325 @@
+//! What there is: containerd's records of the namespace, and what the host shows. Looked at, not judged.
+//!
+//! Containers are listed last and the supervisors after them: a record is the first to be made and the last to go, so what
+//! was seen before has its record, and a start that began meanwhile has its supervisor.
+
+use super::verdict::{
+    AllocSight, CgroupFacts, ContainerFacts, Held, HostFacts, ImageFacts, LeaseFacts, RunDirFacts, Scene, ShimFacts,
+    SnapshotFacts,
+};
+use crate::actors::shared::{Configured, Links, Shared, unix_nanos};
+use crate::containerd::{ContainerRecord, ImageRecord, Labels, LeaseRecord, SnapshotKind, SnapshotRecord};
+use crate::host::leftovers::{self, BundleMount, CgroupDir, RunDir};
+use crate::host::shims::{self, Shim};
+use crate::host::{HostError, liveness, node};
+use crate::messages::audit::AuditError;
+use crate::messages::runtime::ContainerdFault;
+use crate::spec::canary::is_canary;
+use crate::spec::identity::{TaskId, is_by_convention};
+use crate::spec::image_gc::{self, Origin};
+use crate::spec::labels::{KEY_ALLOC_ID, KEY_PIPES, KEY_TASK_ID, Marks};
+use crate::spec::owner::{Owner, ProcessId};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What the host shows, read on a thread that may block.
+struct Host {
+    run_dirs: Vec<RunDir>,
+    shims: Vec<Shim>,
+    mounts: Vec<BundleMount>,
+    cgroups: Vec<CgroupDir>,
+}
+
+/// Looks at everything in the namespace of `configured`.
+pub(super) async fn take(
+    shared: &Arc<Shared>,
+    links: &Links,
+    configured: &Configured,
+    grace: Duration,
+) -> Result<Scene, AuditError> {
+    let gateway = &configured.gateway;
+    let host = {
+        let (run_dir, cgroups) = (shared.run_dir.clone(), shared.node.cgroups);
+        let read = shared.io.spawn_blocking(move || -> Result<Host, HostError> {
+            Ok(Host {
+                run_dirs: leftovers::run_dirs(&run_dir)?,
+                shims: shims::all(),
+                mounts: leftovers::bundle_mounts(),
+                cgroups: leftovers::cgroups(Path::new(node::CGROUP_ROOT), cgroups),
+            })
+        });
+        read.await
+            .map_err(|e| AuditError::Host(e.to_string()))?
+            .map_err(|e| AuditError::Host(e.to_string()))?
+    };
+    let tasks = gateway.list_tasks().await?;
+    let leases = gateway.list_leases().await?;
+    let mut snapshots = Vec::new();
+    for snapshotter in snapshotters(configured).await? {
+        let found = gateway.list_snapshots(&snapshotter).await?.into_iter();
+        // Layers are containerd's to collect.
+        let live = found.filter(|s| s.kind != SnapshotKind::Committed);
+        snapshots.extend(live.map(|s| (snapshotter.clone(), s)));
+    }
+    let images = gateway.list_images().await?;
+    let records = gateway.list_containers(&[]).await?;
+    let claimed: BTreeSet<String> = links
+        .tasks
+        .containers()
+        .into_iter()
+        .map(|id| id.as_str().to_owned())
+        .collect();
+    let shared = Arc::clone(shared);
+    let (address, namespace) = (gateway.socket().to_owned(), gateway.namespace().to_owned());
+    let work = move || {
+        let seen = Seen {
+            host,
+            tasks: tasks.into_iter().map(|(id, _)| id.as_str().to_owned()).collect(),
+            leases,
+            snapshots,
+            images,
+            records,
+            claimed,
+            address,
+            namespace,
+        };
+        seen.scene(&shared, grace)
+    };
+    // Directories of allocations are looked at, perhaps on a slow disk.
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| AuditError::Host(e.to_string()))
+}
+
+/// The snapshotters that there are; the configured one in any case, so that a fault of it is told.
+async fn snapshotters(configured: &Configured) -> Result<BTreeSet<String>, ContainerdFault> {
+    let mut all: BTreeSet<String> = configured.gateway.abilities().await?.snapshotters.into_iter().collect();
+    all.insert(configured.settings.snapshotter.clone());
+    Ok(all)
+}
+
+struct Seen {
+    host: Host,
+    tasks: Vec<String>,
+    leases: Vec<LeaseRecord>,
+    snapshots: Vec<(String, SnapshotRecord)>,
+    images: Vec<ImageRecord>,
+    records: Vec<ContainerRecord>,
+    claimed: BTreeSet<String>,
+    address: String,
+    namespace: String,
+}
+
+impl Seen {
+    fn scene(self, shared: &Shared, grace: Duration) -> Scene {
+        let mut sight = Sight::default();
+        let snapshot_of: HashMap<(String, String), String> = self
+            .records
+            .iter()
+            .map(|r| ((r.snapshotter.clone(), r.snapshot_key.clone()), r.id.clone()))
+            .collect();
+        let users: HashMap<String, String> = self.records.iter().map(|r| (r.image.clone(), r.id.clone())).collect();
+        let images = self.images.into_iter().map(|image| ImageFacts {
+            origin: Origin::read(&image.labels),
+            idle_since: image_gc::idle_since(&image.labels),
+            user: users.get(&image.name).cloned(),
+            name: image.name,
+        });
+        let images = images.collect();
+        let mut owners: Vec<(ContainerRecord, Owner)> = self.records.into_iter().map(with_owner).collect();
+        // Whose tasks we have, also if they were recovered and not started here.
+        for (record, owner) in &mut owners {
+            if self.claimed.contains(&record.id)
+                && let Some(agent) = owner.agent().map(Path::to_owned)
+            {
+                shared.served.note(&agent);
+                // What the agent of a living task sees is what we see.
+                if owner.agent_inode.is_none() {
+                    owner.agent_inode = sight.inode(&agent);
+                }
+            }
+        }
+        let agents = shared.served.since();
+        let containers = owners
+            .into_iter()
+            .map(|(record, owner)| ContainerFacts {
+                ours: marks(&record.labels).is_some(),
+                canary: record
+                    .labels
+                    .get(KEY_TASK_ID)
+                    .is_some_and(|id| is_canary(&TaskId::new(id))),
+                adopted: record.labels.contains_key(KEY_PIPES),
+                created_at: record.created_at,
+                id: record.id,
+                held: sight.held(owner, &agents),
+            })
+            .collect();
+        let snapshots = self
+            .snapshots
+            .into_iter()
+            .map(|(snapshotter, s)| {
+                let owner = Owner::read(&s.labels);
+                SnapshotFacts {
+                    container: snapshot_of.get(&(snapshotter.clone(), s.name.clone())).cloned(),
+                    held: (owner != Owner::default()).then(|| sight.held(owner, &agents)),
+                    created_at: s.created_at,
+                    key: s.name,
+                    snapshotter,
+                }
+            })
+            .collect();
+        let here = |address: &str, namespace: &str| {
+            address.trim_end_matches('/') == self.address.trim_end_matches('/') && namespace == self.namespace
+        };
+        let mut elsewhere = BTreeSet::new();
+        let (mut run_dirs, mut shims, mut mounts) = (Vec::new(), Vec::new(), Vec::new());
+        for dir in self.host.run_dirs {
+            let is_here = dir.owner.as_ref().is_some_and(|o| here(&o.address, &o.namespace));
+            if dir.owner.is_some() && !is_here {
+                elsewhere.insert(dir.container.clone());
+            }
+            run_dirs.push(RunDirFacts {
+                container: dir.container,
+                path: text(&dir.path),
+                held: dir.owner.map(|o| sight.held(o.owner, &agents)),
+                here: is_here,
+                changed_at: dir.changed_at,
+                fifos: dir.fifos.iter().map(|fifo| text(fifo)).collect(),
+            });
+        }
+        for shim in self.host.shims {
+            if !shim.is_of(&self.address, &self.namespace) {
+                elsewhere.insert(shim.container);
+                continue;
+            }
+            // One that has ended meanwhile is none.
+            let Some(started_at) = shim.started_at() else { continue };
+            shims.push(ShimFacts {
+                name: shim.pid.to_string(),
+                ours: is_by_convention(&shim.container),
+                container: shim.container,
+                started_at,
+            });
+        }
+        for mount in self.host.mounts {
+            if mount.namespace != self.namespace || elsewhere.contains(&mount.container) {
+                continue;
+            }
+            mounts.push(HostFacts {
+                name: text(&mount.target),
+                container: mount.container,
+            });
+        }
+        let leases = self.leases.into_iter().map(|lease| LeaseFacts {
+            expires_at: lease.expires_at(),
+            abandoned: Owner::read(&lease.labels)
+                .plugin
+                .is_some_and(|by| !by.is_out_of_sight(&shared.process) && !sight.lives(&by)),
+            id: lease.id,
+        });
+        let cgroups = self.host.cgroups.into_iter();
+        let cgroups = cgroups.map(|c| CgroupFacts {
+            path: text(&c.path),
+            changed_at: c.changed_at,
+            processes: c.pids.len(),
+            container: c.container,
+        });
+        Scene {
+            now: unix_nanos(),
+            grace,
+            me: shared.process.clone(),
+            launcher: shared.launcher.clone(),
+            parent: shared.parent.clone(),
+            running: shared.served.running(),
+            agents,
+            claimed: self.claimed,
+            containers,
+            tasks: self.tasks,
+            snapshots,
+            leases: leases.collect(),
+            run_dirs,
+            shims,
+            mounts,
+            cgroups: cgroups.collect(),
+            images,
+            elsewhere,
+        }
+    }
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn marks(labels: &Labels) -> Option<Marks> {
+    Marks::read(&labels.clone().into_iter().collect())
+}
+
+fn with_owner(record: ContainerRecord) -> (ContainerRecord, Owner) {
+    let owner = Owner::read(&record.labels);
+    let alloc = record.labels.get(KEY_ALLOC_ID).map(String::as_str).unwrap_or_default();
+    if owner != Owner::default() || alloc.is_empty() || marks(&record.labels).is_none() {
+        return (record, owner);
+    }
+    // A specification that is none shows no mounts.
+    let spec = serde_json::from_slice(&record.spec_json).unwrap_or_default();
+    let owner = owner.or_by_mounts(&spec, alloc);
+    (record, owner)
+}
+
+/// Looks at each directory and each process once.
+#[derive(Default)]
+struct Sight {
+    inodes: HashMap<PathBuf, Option<u64>>,
+    lives: HashMap<String, bool>,
+    /// [`liveness::place`], once it was asked for.
+    here: Option<Option<String>>,
+}
+
+impl Sight {
+    fn held(&mut self, owner: Owner, agents: &BTreeMap<PathBuf, Duration>) -> Held {
+        let lives = owner.plugin.as_ref().is_some_and(|process| self.lives(process));
+        let launcher_lives = owner.launcher.as_ref().is_some_and(|process| self.lives(process));
+        Held {
+            alloc: self.alloc(&owner, agents),
+            lives,
+            launcher_lives,
+            owner,
+        }
+    }
+
+    fn lives(&mut self, process: &ProcessId) -> bool {
+        let known = self.lives.entry(process.text());
+        *known.or_insert_with(|| liveness::lives(process))
+    }
+
+    fn inode(&mut self, agent: &Path) -> Option<u64> {
+        let known = self.inodes.entry(agent.to_owned());
+        *known.or_insert_with(|| leftovers::inode(agent))
+    }
+
+    /// Whether the paths of an owner mean the same here.
+    fn is_here(&mut self, owner: &Owner) -> bool {
+        let here = self.here.get_or_insert_with(liveness::place);
+        here.is_some() && *here == owner.seen_from
+    }
+
+    fn alloc(&mut self, owner: &Owner, agents: &BTreeMap<PathBuf, Duration>) -> AllocSight {
+        let (Some(dir), Some(agent)) = (&owner.alloc_dir, owner.agent()) else {
+            return AllocSight::None;
+        };
+        if !leftovers::is_gone(dir) {
+            return AllocSight::There;
+        }
+        match (self.inode(agent), owner.agent_inode) {
+            (Some(now), Some(then)) if now == then => AllocSight::Gone,
+            // Nobody has noted which directory it was; the agent's own is what we see ourselves.
+            (Some(_), None) if agents.contains_key(agent) => AllocSight::Gone,
+            // The directory was wiped and made anew: our agent is another one in the place of the first.
+            (Some(_), Some(_)) if agents.contains_key(agent) && self.is_here(owner) => AllocSight::Gone,
+            _ => AllocSight::Unseen,
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! Shims as the host shows them: processes that outlive containerd, and that it may have forgotten.
+
+use super::error::HostError;
+use super::leftovers::{self, BUNDLES};
+use super::liveness;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Where runc notes its containers, by namespace, unless a runtime's options say otherwise (containerd's `RuncRoot`).
+const RUNC_STATE: &str = "/run/containerd/runc";
+
+/// A shim that runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shim {
+    /// Process id.
+    pub pid: u32,
+    /// The container it was started for.
+    pub container: String,
+    /// containerd namespace.
+    pub namespace: String,
+    /// Path of containerd's socket.
+    pub address: String,
+}
+
+/// All shims that run.
+#[must_use]
+pub fn all() -> Vec<Shim> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter_map(|pid: u32| shim(pid, &std::fs::read(format!("/proc/{pid}/cmdline")).ok()?))
+        .filter(|shim| is_of_this_host(shim.pid))
+        .collect()
+}
+
+/// A containerd inside a container has shims there, whose sockets and names are not ours.
+fn is_of_this_host(pid: u32) -> bool {
+    let namespace = |of: &str| std::fs::read_link(format!("/proc/{of}/ns/pid")).ok();
+    namespace(&pid.to_string()).is_none_or(|its| Some(its) == namespace("self"))
+}
+
+/// A shim by its arguments (`containerd-shim-runc-v2 -namespace N -id I -address A`), `None` for another program.
+fn shim(pid: u32, cmdline: &[u8]) -> Option<Shim> {
+    let args: Vec<&str> = cmdline
+        .split(|b| *b == 0)
+        .map(std::str::from_utf8)
+        .collect::<Result<_, _>>()
+        .ok()?;
+    let program = args.first()?.rsplit('/').next()?;
+    let after = |flag: &str| {
+        let at = args.iter().position(|arg| *arg == flag)?;
+        args.get(at + 1).map(|value| (*value).to_owned())
+    };
+    program.starts_with("containerd-shim").then_some(())?;
+    Some(Shim {
+        pid,
+        container: after("-id")?,
+        namespace: after("-namespace")?,
+        address: after("-address")?,
+    })
+}
+
+impl Shim {
+    /// Whether it was started by the containerd at this socket, for its namespace of this name.
+    #[must_use]
+    pub fn is_of(&self, address: &str, namespace: &str) -> bool {
+        self.address.trim_end_matches('/') == address.trim_end_matches('/') && self.namespace == namespace
+    }
+
+    /// When it was started, nanoseconds since the Unix epoch, to about a second; `None` if it has ended.
+    #[must_use]
+    pub fn started_at(&self) -> Option<i64> {
+        liveness::started_at(self.pid)
+    }
+}
+
+/// A shim that is held fast: its number cannot become another process's, and its bundle is known.
+#[derive(Debug)]
+pub struct Held {
+    pid: u32,
+    /// What runc may have noted of the container.
+    state: PathBuf,
+    process: OwnedFd,
+    bundle: Option<PathBuf>,
+}
+
+/// The shims of a container of the containerd at this socket, for those that run.
+#[must_use]
+pub fn hold(address: &str, namespace: &str, container: &str) -> Vec<Held> {
+    let is_its = |shim: &Shim| shim.is_of(address, namespace) && shim.container == container;
+    all()
+        .into_iter()
+        .filter(is_its)
+        .filter_map(|found| {
+            let pid = Pid::from_raw(i32::try_from(found.pid).ok()?)?;
+            let process = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+            // This look counts: it comes after the descriptor.
+            let again = shim(
+                found.pid,
+                &std::fs::read(format!("/proc/{pid}/cmdline", pid = found.pid)).ok()?,
+            )?;
+            // A shim works in its container's bundle.
+            let bundle = std::fs::read_link(format!("/proc/{}/cwd", found.pid)).ok();
+            (again == found).then(|| Held {
+                pid: found.pid,
+                state: Path::new(RUNC_STATE).join(namespace).join(container),
+                process,
+                bundle: bundle.filter(|dir| is_bundle(dir, namespace, container)),
+            })
+        })
+        .collect()
+}
+
+/// SIGKILL to the shims of a container: one that does not answer keeps containerd from taking down what is left. True if
+/// there was one.
+#[must_use]
+pub fn kill(address: &str, namespace: &str, container: &str) -> bool {
+    let mut any = false;
+    for shim in hold(address, namespace, container) {
+        any |= pidfd_send_signal(&shim.process, Signal::KILL).is_ok();
+    }
+    any
+}
+
+fn is_bundle(dir: &Path, namespace: &str, container: &str) -> bool {
+    dir.ends_with(Path::new(BUNDLES).join(namespace).join(container))
+}
+
+impl Held {
+    /// Waits for its end. False if it has not come in time. Blocks.
+    #[must_use]
+    pub fn ends_within(&self, patience: Duration) -> bool {
+        let end = Instant::now() + patience;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let timeout = Timespec::try_from(left).unwrap_or_default();
+            let mut ends = [PollFd::new(&self.process, PollFlags::IN)];
+            match poll(&mut ends, Some(&timeout)) {
+                Ok(0) if left.is_zero() => return false,
+                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                // A process whose end cannot be seen counts as one that runs.
+                answer => return answer.is_ok(),
+            }
+        }
+    }
+
+    /// SIGKILL, if it has no child: the processes of its containers would be its children. False if it has, or the kernel
+    /// refuses.
+    #[must_use]
+    pub fn kill_childless(&self) -> bool {
+        // The descriptor keeps the number from being another's only as long as this one was not waited for; then nothing is
+        // sent either.
+        !liveness::has_children(self.pid) && pidfd_send_signal(&self.process, Signal::KILL).is_ok()
+    }
+
+    /// Removes the bundle of one that has ended, with what is mounted in it, and what runc has noted of a container whose
+    /// processes are gone: containerd does so only when it starts.
+    ///
+    /// # Errors
+    /// Names what failed.
+    pub fn remove_bundle(&self) -> Result<(), HostError> {
+        remove(&self.state)?;
+        self.bundle.as_deref().map_or(Ok(()), clear)
+    }
+}
+
+/// Removes a bundle that nobody works in: without a shim, and unchanged for this long. containerd leaves one behind where
+/// it is interrupted between making it and starting its shim, and refuses every other task of that id until it starts anew.
+/// False if it is in use, or the path is none of this container's bundle.
+///
+/// # Errors
+/// Names what failed.
+pub fn remove_orphan(bundle: &Path, namespace: &str, container: &str, unchanged: Duration) -> Result<bool, HostError> {
+    let has_shim = || {
+        let mut all = all().into_iter();
+        all.any(|shim| shim.namespace == namespace && shim.container == container)
+    };
+    if !is_bundle(bundle, namespace, container) || !is_older(bundle, unchanged) || has_shim() {
+        return Ok(false);
+    }
+    clear(bundle)?;
+    Ok(true)
+}
+
+/// Whether nothing was made or removed in this directory for this long.
+fn is_older(dir: &Path, than: Duration) -> bool {
+    let found = dir.symlink_metadata().ok().filter(std::fs::Metadata::is_dir);
+    let changed = found.and_then(|found| found.modified().ok());
+    changed.is_some_and(|at| at.elapsed().is_ok_and(|age| age >= than))
+}
+
+/// Removes a bundle with what is mounted in it, and its other half.
+fn clear(bundle: &Path) -> Result<(), HostError> {
+    leftovers::unmount_beneath(bundle)?;
+    // The other half of it, in containerd's root; not there for every kind of container.
+    let work = std::fs::read_link(bundle.join("work")).ok();
+    let twin = |dir: &Path| dir.iter().rev().take(3).eq(bundle.iter().rev().take(3));
+    for dir in work.as_deref().filter(|dir| twin(dir)).into_iter().chain([bundle]) {
+        remove(dir)?;
+    }
+    Ok(())
+}
+
+/// Removes what runc has noted of a container that nobody looks after any more: a runtime that was making it when its shim
+/// was ended notes it afterwards, and nobody asks for it again.
+///
+/// # Errors
+/// Names what failed.
+pub fn forget_state(namespace: &str, container: &str) -> Result<(), HostError> {
+    remove(&Path::new(RUNC_STATE).join(namespace).join(container))
+}
+
+fn remove(dir: &Path) -> Result<(), HostError> {
+    match std::fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(HostError::from_io("remove bundle", dir, &e)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn a_shim_is_known_by_its_arguments_and_nothing_else_is_one() {
+        let line = b"/usr/bin/containerd-shim-runc-v2\0-namespace\0n\0-id\0web\0-address\0/a.sock\0";
+        let found = shim(7, line).unwrap();
+        assert_eq!((found.pid, found.container.as_str()), (7, "web"));
+        assert_eq!((found.namespace.as_str(), found.address.as_str()), ("n", "/a.sock"));
+        assert!(found.is_of("/a.sock/", "n") && !found.is_of("/a.sock", "m") && !found.is_of("/b.sock", "n"));
+        assert_eq!(shim(7, b"/bin/sh\0-namespace\0n\0-id\0web\0-address\0/a\0"), None);
+        assert_eq!(shim(7, b"containerd-shim-runc-v2\0-id\0"), None);
+        assert_eq!(shim(7, b""), None);
+    }
+
+    /// A process that looks like a shim, in its bundle.
+    fn pretend(root: &Path, container: &str) -> (std::process::Child, PathBuf) {
+        let bundle = root.join(BUNDLES).join("n").join(container);
+        std::fs::create_dir_all(bundle.join("rootfs")).unwrap();
+        std::fs::write(bundle.join("log.json"), "").unwrap();
+        let program = root.join("containerd-shim-pretended");
+        std::os::unix::fs::symlink("/bin/sh", &program).unwrap();
+        let child = Command::new(program)
+            .args([
+                "-c",
+                "read line; exec sleep 60",
+                "sh",
+                "-namespace",
+                "n",
+                "-id",
+                container,
+                "-address",
+                "/a.sock",
+            ])
+            .current_dir(&bundle)
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        (child, bundle)
+    }
+
+    /// What was pretended, once it has become that.
+    fn held(container: &str) -> Held {
+        let end = Instant::now() + Duration::from_secs(10);
+        loop {
+            if let Some(held) = hold("/a.sock", "n", container).pop() {
+                return held;
+            }
+            assert!(Instant::now() < end, "it does not become what was spawned");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn one_that_is_held_is_waited_for_and_its_bundle_goes_with_its_other_half() {
+        let root = tempfile::tempdir().unwrap();
+        let (mut child, bundle) = pretend(root.path(), "web");
+        let work = root.path().join("root").join(BUNDLES).join("n/web");
+        std::fs::create_dir_all(work.join("x")).unwrap();
+        std::os::unix::fs::symlink(&work, bundle.join("work")).unwrap();
+        let held = held("web");
+        assert!(hold("/b.sock", "n", "web").is_empty() && hold("/a.sock", "n", "we").is_empty());
+        assert!(!held.ends_within(Duration::from_millis(20)));
+        assert!(!kill("/a.sock", "n", "we") && kill("/a.sock", "n", "web"));
+        assert!(held.ends_within(Duration::from_secs(10)));
+        child.wait().unwrap();
+        held.remove_bundle().unwrap();
+        held.remove_bundle().unwrap();
+        assert!(leftovers::is_gone(&bundle) && leftovers::is_gone(&work));
+        assert!(!leftovers::is_gone(root.path()));
+    }
+
+    #[test]
+    fn a_bundle_without_a_shim_goes_when_it_is_old_enough() {
+        let root = tempfile::tempdir().unwrap();
+        let (mut child, bundle) = pretend(root.path(), "orphan");
+        held("orphan");
+        let none = Duration::ZERO;
+        assert!(!remove_orphan(&bundle, "n", "orphan", none).unwrap(), "it has a shim");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(
+            !remove_orphan(&bundle, "n", "orphan", Duration::from_secs(60)).unwrap(),
+            "it is too young"
+        );
+        assert!(!remove_orphan(&bundle, "n", "orphans", none).unwrap(), "another's");
+        assert!(!remove_orphan(root.path(), "n", "orphan", none).unwrap(), "no bundle");
+        assert!(remove_orphan(&bundle, "n", "orphan", none).unwrap());
+        assert!(leftovers::is_gone(&bundle) && !leftovers::is_gone(bundle.parent().unwrap()));
+        assert!(!remove_orphan(&bundle, "n", "orphan", none).unwrap(), "it is gone");
+    }
+
+    #[test]
+    fn only_a_directory_named_as_a_bundle_is_one() {
+        let good = Path::new("/run/containerd").join(BUNDLES).join("n/web");
+        assert!(is_bundle(&good, "n", "web"));
+        assert!(!is_bundle(&good, "n", "we") && !is_bundle(Path::new("/"), "n", "web"));
+        assert!(!is_bundle(Path::new("/srv/n/web"), "n", "web"));
+    }
+}

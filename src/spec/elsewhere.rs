@@ -1,0 +1,134 @@
+//! Options of Nomad's Docker driver for what a job has from Nomad here. Without them in the schema the agent would refuse
+//! the job by itself, with no word about what to use instead.
+
+use super::error::SpecError;
+use super::schema::{AttrType, Schema};
+use super::table::OptionValue;
+use super::value::{concrete, is_nothing};
+use rmpv::Value;
+
+/// An option that is refused, but for words that say what is so anyway. Its type in the schema is `any`: whatever a job
+/// writes there reaches the refusal.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Elsewhere;
+
+/// What to use in place of an option.
+fn instead(option: &str) -> &'static str {
+    match option {
+        "healthchecks" => {
+            "the HEALTHCHECK of an image is never run; a check block in the job's service block asks the task, and disable = true alone is taken"
+        }
+        "logging" => {
+            "output goes to Nomad, as nomad alloc logs shows it; a logs block in the task says how much of it is kept, or that none is"
+        }
+        "storage_opt" => {
+            "the size of a root file system is the snapshotter's affair; ephemeral_disk in the group bounds what the task keeps, and tmpfs gives it a file system with a size"
+        }
+        "volume_driver" => {
+            "volumes and mounts take paths; a volume block in the group and a volume_mount block in the task give it a host volume or one of a CSI plugin"
+        }
+        "port_map" => "a port block in the group's network block maps a port with its to",
+        _ => "leave it out",
+    }
+}
+
+/// True for what changes nothing: `healthchecks { disable = true }`, and nothing else in it.
+fn is_so_anyway(option: &str, value: &Value) -> bool {
+    match value {
+        Value::Array(blocks) => matches!(blocks.as_slice(), [block] if is_so_anyway(option, concrete(block))),
+        Value::Map(pairs) => matches!(
+            pairs.as_slice(),
+            [(key, Value::Boolean(true))] if option == "healthchecks" && key.as_str() == Some("disable")
+        ),
+        _ => false,
+    }
+}
+
+impl OptionValue for Elsewhere {
+    const TYPE: &'static str = "none";
+    fn schema(_required: bool, _default: Option<String>) -> Schema {
+        Schema::Attr {
+            ty: AttrType::Any,
+            required: false,
+            default: None,
+        }
+    }
+    fn literal(&self) -> Option<String> {
+        None
+    }
+    /// The value is not shown: that of `logging` may hold a token.
+    fn read(at: &str, value: &Value) -> Result<Option<Self>, SpecError> {
+        let value = concrete(value);
+        if is_nothing(value) || is_so_anyway(at, value) {
+            return Ok(None);
+        }
+        Err(SpecError::Refused {
+            option: at.to_owned(),
+            text: format!("option {at}: this driver has no such option; {}", instead(at)),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::options;
+
+    /// The options that are refused, by the table.
+    fn refused() -> Vec<String> {
+        let all = options::table().into_iter();
+        all.filter(|o| o.ty == Elsewhere::TYPE).map(|o| o.name).collect()
+    }
+
+    #[test]
+    fn each_says_what_to_use_instead_and_shows_no_value() {
+        assert!(refused().len() >= 5);
+        for name in refused() {
+            assert_ne!(instead(&name), "leave it out", "{name}");
+            for value in [
+                Value::from("hunter2"),
+                Value::from(true),
+                Value::Array(vec![Value::Map(vec![(Value::from("token"), Value::from("hunter2"))])]),
+            ] {
+                let error = Elsewhere::read(&name, &value).unwrap_err().to_string();
+                assert!(error.starts_with(&format!("option {name}: ")), "{error}");
+                assert!(error.contains(instead(&name)) && !error.contains("hunter2"), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn health_checks_can_be_said_to_be_none() {
+        let block =
+            |pairs: &[(&str, Value)]| Value::Map(pairs.iter().map(|(k, v)| (Value::from(*k), v.clone())).collect());
+        let none = block(&[("disable", true.into())]);
+        let listed = Value::Array(vec![none.clone()]);
+        for value in [&none, &listed] {
+            assert_eq!(Elsewhere::read("healthchecks", value), Ok(None), "{value}");
+            assert!(Elsewhere::read("logging", value).is_err());
+        }
+        for other in [
+            block(&[("disable", false.into())]),
+            block(&[("disable", "true".into())]),
+            block(&[("disable", true.into()), ("more", true.into())]),
+            block(&[("enable", true.into())]),
+            Value::Array(vec![none.clone(), none]),
+            Value::from(true),
+        ] {
+            assert!(Elsewhere::read("healthchecks", &other).is_err(), "{other}");
+        }
+    }
+
+    #[test]
+    fn what_nobody_wrote_is_no_option() {
+        for value in [
+            Value::Nil,
+            Value::from(""),
+            Value::Array(vec![]),
+            Value::Array(vec![Value::Nil]),
+            Value::Map(vec![]),
+        ] {
+            assert_eq!(Elsewhere::read("logging", &value), Ok(None), "{value}");
+        }
+    }
+}
