@@ -15,3 +15,6 @@ die() {
 	exit 1
 }
 have() { command -v "$1" >/dev/null 2>&1; }
+
+# A build from nothing for every run: cargo's notes for the next change would only double what it takes on disk.
+export CARGO_INCREMENTAL=${CARGO_INCREMENTAL:-0}

@@ -12,6 +12,10 @@ set -euo pipefail
 containerd_version=2.4.2
 deny_version=0.20.2
 
+# What must not stay when this ends.
+trash=()
+trap 'rm -rf "${trash[@]}"' EXIT
+
 # have_static NAME: the command exists and runs in a container without libraries.
 have_static() { have "$1" && ! ldd "$(command -v "$1")" >/dev/null 2>&1; }
 
@@ -40,7 +44,7 @@ install_packages() {
 	# Debian starts a daemon when its package is installed. Ours are started by the tests, on sockets of their own,
 	# so nothing may start here. An existing policy is somebody's decision and stays.
 	if [ ! -e /usr/sbin/policy-rc.d ]; then
-		trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+		trash+=(/usr/sbin/policy-rc.d)
 		printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
 		chmod +x /usr/sbin/policy-rc.d
 	fi
@@ -66,8 +70,11 @@ containerd_24() {
 	done
 	[ ${#missing[@]} -gt 0 ] || return 0
 	say "building containerd $containerd_version into $bin (some minutes, once)"
-	# Not from inside the repository: a go.mod there must not have a say.
-	(cd / && GOBIN=$bin GOFLAGS='' go install "${missing[@]}")
+	# Not from inside the repository: a go.mod there must not have a say. What the build leaves, over a gigabyte, goes.
+	local scratch
+	scratch=$(mktemp -d)
+	trash+=("$scratch")
+	(cd / && GOBIN=$bin GOFLAGS=-modcacherw GOCACHE=$scratch/build GOMODCACHE=$scratch/mod go install "${missing[@]}")
 }
 
 what=${1:-run}
