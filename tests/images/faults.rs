@@ -6,7 +6,7 @@ use crate::scene::{
 };
 use crate::store::Store;
 use testhost::layers::{Layer, Plan};
-use testhost::registry_proxy::{Fate, RegistryProxy, Rule};
+use testhost::registry_proxy::{Fate, RegistryProxy, Rule, Seen};
 use testhost::task::TaskSpec;
 
 macro_rules! cases {
@@ -31,6 +31,10 @@ macro_rules! cases_of_our_client {
         group!($(#[$attribute])* $name, $bench, if $wanted, {
             a_registry_in_trouble_for_a_moment_is_asked_again,
             a_layer_that_comes_wrong_once_comes_right_the_next_time,
+            a_part_that_is_cut_goes_on_where_it_ended,
+            a_large_layer_that_is_damaged_comes_right_the_next_time,
+            a_large_layer_of_a_registry_without_ranges_comes_once,
+            a_large_layer_of_a_registry_that_refuses_ranges_comes_once,
         });
     };
 }
@@ -166,4 +170,79 @@ async fn a_redirect_to_another_host_takes_no_credentials_along(b: &mut Bench) {
     without_credentials(&seen);
     let first = proxy.seen();
     assert!(first.iter().any(|s| s.authorization.is_some()), "{first:?}");
+}
+
+/// Large enough to come in parts.
+const LARGE: usize = 40 << 20;
+
+/// An image with a large layer behind a proxy, and the digest of the layer.
+async fn large(b: &Bench, salt: &str) -> (RegistryProxy, String) {
+    let plan = Plan::new(salt).layer(Layer::of(LARGE, salt));
+    let image = pushed(b, &format!("fault/{salt}"), &plan).await;
+    (proxy(b).await, image.layers[1].digest.clone())
+}
+
+/// Runs a task that looks whether it is whole, and tells what was asked of it.
+async fn large_arrives(b: &mut Bench, proxy: &RegistryProxy, salt: &str, digest: &str) -> Vec<Seen> {
+    let image = proxy.reference(&format!("fault/{salt}"), "1");
+    assert_eq!(b.run(whole(&image, salt)).await, (0, format!("{LARGE}\n")));
+    let mut asked = proxy.blobs();
+    asked.retain(|seen| seen.path.contains(digest));
+    asked
+}
+
+fn assert_sent(asked: &[Seen], most: usize) {
+    let sent: u64 = asked.iter().map(|seen| seen.sent).sum();
+    assert!(sent <= most as u64, "{sent} bytes, at most {most}: {asked:?}");
+}
+
+fn unhindered() -> Fate {
+    Fate::Slow { per_second: u64::MAX }
+}
+
+async fn a_part_that_is_cut_goes_on_where_it_ended(b: &mut Bench) {
+    const CUT: u64 = 100_000;
+    let (proxy, digest) = large(b, "part").await;
+    proxy.arm(Rule::times(2, &digest, unhindered()).method("GET"));
+    proxy.arm(Rule::once(&digest, Fate::Cut { after: CUT }).method("GET"));
+    let asked = large_arrives(b, &proxy, "part", &digest).await;
+    let begins = |seen: &Seen| {
+        let range = seen.range.as_deref()?.strip_prefix("bytes=")?;
+        range.split('-').next()?.parse::<u64>().ok()
+    };
+    let cut = begins(&asked[2]).expect("a range");
+    assert!(cut > 0 && asked[2].sent == CUT, "{asked:?}");
+    let again = asked.iter().filter_map(begins).any(|from| from == cut + CUT);
+    assert!(again, "nobody went on from {}: {asked:?}", cut + CUT);
+    assert_sent(&asked, LARGE * 12 / 10);
+}
+
+async fn a_large_layer_that_is_damaged_comes_right_the_next_time(b: &mut Bench) {
+    let (proxy, digest) = large(b, "mixed").await;
+    proxy.arm(Rule::times(2, &digest, unhindered()).method("GET"));
+    proxy.arm(Rule::once(&digest, Fate::Damage { at: 5000 }).method("GET"));
+    let asked = large_arrives(b, &proxy, "mixed", &digest).await;
+    let last = asked.last().expect("asked");
+    assert!(last.range.is_none() && last.sent > LARGE as u64, "{last:?}");
+    assert!(asked.len() > 3 && asked[2].range.is_some(), "{asked:?}");
+}
+
+async fn a_large_layer_of_a_registry_without_ranges_comes_once(b: &mut Bench) {
+    let (proxy, digest) = large(b, "all").await;
+    proxy.arm(Rule::always(&digest, Fate::WithoutRanges).method("GET"));
+    let asked = large_arrives(b, &proxy, "all", &digest).await;
+    assert_eq!(asked.len(), 1, "{asked:?}");
+}
+
+async fn a_large_layer_of_a_registry_that_refuses_ranges_comes_once(b: &mut Bench) {
+    let (proxy, digest) = large(b, "refused").await;
+    let refusal = Fate::Answer {
+        status: 416,
+        headers: Vec::new(),
+        body: String::new(),
+    };
+    proxy.arm(Rule::once(&digest, refusal).method("GET"));
+    let asked = large_arrives(b, &proxy, "refused", &digest).await;
+    assert_eq!(asked.len(), 2, "{asked:?}");
+    assert_eq!(asked[1].range, None);
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 use testhost::image::{self, Image};
 use testhost::layers::{Format, Layer, Packing, Plan, index};
-use testhost::registry_proxy::{Fate, RegistryProxy, Rule};
+use testhost::registry_proxy::{Fate, RegistryProxy, Rule, Seen};
 use testhost::task::TaskSpec;
 use testhost::within::within;
 
@@ -30,6 +30,22 @@ macro_rules! cases {
 
 cases!(pulls, usual(),);
 cases!(pulls_by_ourselves, by_ourselves(), if has_transfer(),);
+
+/// Of our own client, since how containerd's fetches is its own affair.
+macro_rules! cases_of_our_client {
+    ($(#[$attribute:meta])* $name:ident, $bench:expr, if $wanted:expr,) => {
+        group!($(#[$attribute])* $name, $bench, if $wanted, {
+            parts_of_a_large_layer_come_side_by_side,
+        });
+    };
+}
+
+cases_of_our_client!(pulls_of_our_client, usual(), if !has_transfer(),);
+cases_of_our_client!(
+    pulls_of_our_client_beside_transfer,
+    by_ourselves(),
+    if has_transfer(),
+);
 
 async fn every_format_of_an_image_is_pulled_and_runs(b: &mut Bench) {
     for (format, packing) in [
@@ -170,8 +186,7 @@ async fn another_image_is_pulled_beside_a_slow_one(b: &mut Bench) {
     slow.arm(Rule::always("/blobs/", Fate::Hold));
     let image = slow.reference("beside/slow", "1");
     let (first, ()) = tokio::join!(which(b, &image), async {
-        let asked =
-            |seen: &[testhost::registry_proxy::Seen]| seen.iter().any(|s| s.path.contains("/blobs/")).then_some(());
+        let asked = |seen: &[Seen]| seen.iter().any(|s| s.path.contains("/blobs/")).then_some(());
         slow.wait_for(patience(), "the slow pull", asked).await;
         assert_eq!(which(b, &b.rig.registry.reference("beside/quick", "1")).await, "quick");
         slow.disarm();
@@ -242,4 +257,27 @@ async fn a_tag_that_does_not_exist_is_a_short_error(b: &mut Bench) {
         let length = error.message().len();
         assert!(length < 400, "{length} bytes: {error:?}");
     }
+}
+
+async fn parts_of_a_large_layer_come_side_by_side(b: &mut Bench) {
+    const LARGE: usize = 80 << 20;
+    let proxy = proxy(b).await;
+    let plan = Plan::new("parts").layer(Layer::of(LARGE, "parts"));
+    let image = pushed(b, "large/parts", &plan).await;
+    let large = &image.layers[1];
+    // The first shows that this registry does parts; those that follow are seen all at once.
+    let free = Fate::Slow { per_second: u64::MAX };
+    proxy.arm(Rule::once(&large.digest, free).method("GET"));
+    proxy.arm(Rule::always(&large.digest, Fate::Hold).method("GET"));
+    let spec = TaskSpec::new(&proxy.reference("large/parts", "1")).sh("wc -c < /var/parts-0");
+    let (found, ()) = tokio::join!(b.run(spec), async {
+        let held = |s: &&Seen| s.path.contains(&large.digest) && s.range.is_some() && s.status == 0;
+        let several = |seen: &[Seen]| (seen.iter().filter(held).count() > 1).then_some(());
+        proxy.wait_for(patience(), "requests at once", several).await;
+        proxy.disarm();
+    });
+    assert_eq!(found, (0, format!("{LARGE}\n")));
+    let bound = image.layers.iter().map(|layer| layer.bytes.len() as u64).sum::<u64>() + (1 << 20);
+    let sent = proxy.blob_bytes();
+    assert!(sent <= bound, "{sent} bytes of {bound}: {:?}", proxy.blobs());
 }

@@ -7,6 +7,7 @@ use super::course::{self, Course};
 use super::facts::{self, FactsMemory, Here, Known};
 use super::flights::{Flights, Seat};
 use super::keyring::{Keyring, Keys};
+use super::lanes::Lanes;
 use super::lease::Living;
 use super::progress::{Pulling, Watcher, Way};
 use super::pull::Resolved;
@@ -50,6 +51,8 @@ pub(super) struct PullConfig {
     pub(super) living: Living,
     /// Turns of unpacks.
     pub(super) unpacks: Unpacks,
+    /// Requests beside the first of each blob.
+    pub(super) lanes: Lanes,
 }
 
 #[cfg(test)]
@@ -63,6 +66,7 @@ impl PullConfig {
             keys: Keys::default(),
             living: Living::default(),
             unpacks: Unpacks::Held,
+            lanes: Lanes::default(),
         }
     }
 }
@@ -88,6 +92,7 @@ pub(super) struct Desk {
     pulls: Budget,
     loads: Budget,
     unpacks: Budget,
+    lanes: Lanes,
     /// Looks at what is on disk.
     looking: Flights<Key, Result<Option<Here>, ImageError>>,
     /// Questions to registries whether a private image on disk, of this digest, may be used.
@@ -110,6 +115,7 @@ impl Desk {
             pulls: Budget::new(0, (Gauge::PullsRunning, Gauge::PullsWaiting)),
             loads: Budget::new(LOADS, (Gauge::LoadsRunning, Gauge::LoadsWaiting)),
             unpacks: Budget::new(0, (Gauge::UnpacksRunning, Gauge::UnpacksWaiting)),
+            lanes: Lanes::default(),
             looking: Flights::default(),
             admitting: Flights::default(),
             asking: Flights::default(),
@@ -276,6 +282,7 @@ impl Errand<'_> {
             keys: self.desk.keys.with(&self.configured.settings),
             living: Arc::clone(&self.desk.living),
             unpacks: Unpacks::Each(self.desk.unpacks.clone(), self.req.job.clone()),
+            lanes: self.desk.lanes.clone(),
         }
     }
 

@@ -1,18 +1,16 @@
 //! Blobs from a registry into the content store, resumed where an earlier pull broke off.
 
+use super::lanes::{self, Lanes};
 use super::plan::source_labels;
-use super::registry::{Blob, Session};
+use super::registry::Session;
 use crate::containerd::{ContentWriter, Descriptor, Gateway, Ingest, Labels};
 use crate::messages::image::ImageError;
 use crate::messages::runtime::{ContainerdFault, FaultKind};
 use crate::spec::reference::Reference;
 use crate::telemetry::Counter;
-use futures_util::future::join;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// One write to the content store. Larger is not faster; 16 MiB is the limit.
-const CHUNK_BYTES: usize = 1 << 20;
 /// Tries in a row that bring no new byte, and the wait after the first; it doubles.
 const TRIES: u32 = 5;
 const BACKOFF: Duration = Duration::from_millis(500);
@@ -39,7 +37,7 @@ impl Tally {
     }
 
     /// Corrects one blob's share, down as well: a write may be thrown away.
-    fn correct(&self, old: u64, new: u64) {
+    pub(super) fn correct(&self, old: u64, new: u64) {
         self.fetched_bytes.fetch_add(new.wrapping_sub(old), Ordering::Relaxed);
     }
 }
@@ -50,6 +48,7 @@ pub(super) struct Fetcher<'a> {
     pub(super) lease: &'a str,
     pub(super) session: &'a Session,
     pub(super) reference: &'a Reference,
+    pub(super) lanes: &'a Lanes,
     pub(super) tally: &'a Tally,
 }
 
@@ -98,6 +97,8 @@ impl Fetcher<'_> {
         let mut failures = 0;
         // What an earlier pull left here was damaged, or what came: once more from the start, and from each other host.
         let mut fresh_starts = self.session.hosts().max(2) - 1;
+        // Requests at once: fewer after each failure, since too many may be the reason.
+        let mut widest = lanes::WIDEST;
         loop {
             let Some(mut writer) = self.open(&reference, target).await? else {
                 self.tally.correct(counted, target.size);
@@ -107,7 +108,7 @@ impl Fetcher<'_> {
             self.tally.correct(counted, start);
             counted = start;
             let mut host = None;
-            let copied = self.copy(&mut writer, target, &mut counted, &mut host).await;
+            let copied = self.copy(&mut writer, target, widest, &mut counted, &mut host).await;
             match copied {
                 Ok(()) => match writer.commit(&self.sourced(labels.clone(), None)).await {
                     Err(fault) if fault.kind == FaultKind::FailedPrecondition => {
@@ -118,12 +119,14 @@ impl Fetcher<'_> {
                             return Err(self.unusable(format!("{kind} {} is damaged: {}", target.digest, fault.text)));
                         }
                         fresh_starts -= 1;
+                        widest = 1;
                         self.containerd(self.gateway.abort_ingest(&reference).await)?;
                     }
                     answer => return self.containerd(answer),
                 },
                 Err(ImageError::Registry { .. }) if failures + 1 < TRIES => {
                     failures = if writer.offset() > start { 0 } else { failures + 1 };
+                    widest = (widest / 2).max(1);
                     drop(writer);
                     tokio::time::sleep(BACKOFF * 2_u32.pow(failures)).await;
                 }
@@ -175,68 +178,6 @@ impl Fetcher<'_> {
         }
     }
 
-    /// Copies what is not here yet. `host` is told from whom it comes.
-    async fn copy(
-        &self,
-        writer: &mut ContentWriter,
-        target: &Descriptor,
-        counted: &mut u64,
-        host: &mut Option<usize>,
-    ) -> Result<(), ImageError> {
-        let mut left = target.size.saturating_sub(writer.offset());
-        if left == 0 {
-            return Ok(());
-        }
-        let mut blob = self.session.blob(target, writer.offset()).await?;
-        *host = Some(blob.host());
-        let mut chunk = Vec::with_capacity(CHUNK_BYTES);
-        let mut end = self.fill(&mut blob, &mut chunk, &mut left).await;
-        // What has come is kept, also before a broken connection is reported.
-        while !chunk.is_empty() {
-            let full = std::mem::replace(&mut chunk, Vec::with_capacity(CHUNK_BYTES));
-            let written = match &end {
-                // While containerd writes one, the next comes.
-                None => {
-                    let (written, next) = join(writer.write(full), self.fill(&mut blob, &mut chunk, &mut left)).await;
-                    end = next;
-                    written
-                }
-                Some(_) => writer.write(full).await,
-            };
-            self.containerd(written)?;
-            self.tally.correct(*counted, writer.offset());
-            *counted = writer.offset();
-        }
-        match end {
-            // Whether it is the right one, the commit finds out.
-            Some(End::Whole) => Ok(()),
-            Some(End::TooLong) => {
-                self.session.distrust(blob.host());
-                Err(self.unusable(format!("{} is larger than its manifest says", target.digest)))
-            }
-            Some(End::Broken(reason)) => Err(self.session.unavailable(reason)),
-            None => Err(self.session.unavailable("the connection ended early".to_owned())),
-        }
-    }
-
-    /// Fills a chunk; `None` if there is more to come.
-    async fn fill(&self, blob: &mut Blob, chunk: &mut Vec<u8>, left: &mut u64) -> Option<End> {
-        while chunk.len() < CHUNK_BYTES {
-            match blob.next(&|bytes| self.tally.came(bytes)).await {
-                Ok(Some(bytes)) if bytes.len() as u64 > *left => return Some(End::TooLong),
-                Ok(Some(bytes)) => {
-                    *left -= bytes.len() as u64;
-                    chunk.extend_from_slice(&bytes);
-                }
-                // What is told of a connection after its last byte does not matter.
-                _ if *left == 0 => return Some(End::Whole),
-                Ok(None) => return Some(End::Broken("the connection ended early".to_owned())),
-                Err(reason) => return Some(End::Broken(reason)),
-            }
-        }
-        None
-    }
-
     fn sourced(&self, mut labels: Labels, present: Option<&Labels>) -> Labels {
         labels.extend(source_labels(
             self.reference.registry(),
@@ -253,22 +194,12 @@ impl Fetcher<'_> {
         })
     }
 
-    fn unusable(&self, reason: String) -> ImageError {
+    pub(super) fn unusable(&self, reason: String) -> ImageError {
         ImageError::Unusable {
             image: self.session.image().to_owned(),
             reason,
         }
     }
-}
-
-/// Why there is no more of a blob.
-enum End {
-    /// It is all here.
-    Whole,
-    /// There is more of it than there should be.
-    TooLong,
-    /// The connection broke.
-    Broken(String),
 }
 
 /// Name of an interrupted write: containerd's own (`remotes.MakeRefKey`), so that `ctr` and we continue each other's.

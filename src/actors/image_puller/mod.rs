@@ -13,12 +13,14 @@
 
 mod admission;
 mod budget;
+mod copy;
 mod course;
 mod ensure;
 mod facts;
 mod fetch;
 mod flights;
 mod keyring;
+mod lanes;
 mod lease;
 mod load;
 mod mark;

@@ -78,6 +78,7 @@ pub(super) async fn pull(
         lease: &lease.id,
         session,
         reference,
+        lanes: &config.lanes,
         tally,
     };
     let unpacker = Unpacker {

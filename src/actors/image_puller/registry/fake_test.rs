@@ -182,6 +182,8 @@ async fn serve(stream: TcpStream, answer: Arc<Answer>, log: Arc<Mutex<Vec<Asked>
 }
 
 pub(super) const MANIFEST: &str = r#"{"schemaVersion":2}"#;
+/// Most that is read at once: less than what comes.
+const READ: usize = 3;
 pub(super) const MINUTE: Duration = Duration::from_secs(60);
 
 pub(super) fn credentials() -> Credentials {
@@ -218,7 +220,7 @@ pub(super) async fn with(fake: &Fake, credentials: Option<Credentials>) -> Sessi
 
 pub(super) async fn read(mut blob: Blob) -> Result<Vec<u8>, String> {
     let mut all = Vec::new();
-    while let Some(part) = blob.next(&|_| ()).await? {
+    while let Some(part) = blob.next(READ, &|_| ()).await? {
         all.extend_from_slice(&part);
     }
     Ok(all)

@@ -99,6 +99,75 @@ async fn a_blob_goes_on_where_it_broke_off_whatever_the_registry_can() {
 }
 
 #[tokio::test]
+async fn a_part_of_a_blob_is_a_part_or_goes_on_to_the_end() {
+    const BLOB: &[u8] = b"0123456789";
+    let target = descriptor(BLOB);
+    let ranges = |asked: &Asked| {
+        assert_eq!(asked.header("range"), Some("bytes=4-6"));
+        Reply::new(206, &BLOB[4..7]).with("Content-Range", "bytes 4-6/10")
+    };
+    // More than it says: that is nobody's part.
+    let more = |_: &Asked| Reply::new(206, &BLOB[4..9]).with("Content-Range", "bytes 4-6/10");
+    let to_the_end = |_: &Asked| Reply::new(206, &BLOB[4..]).with("Content-Range", "bytes 4-9/10");
+    let whole = |_: &Asked| Reply::new(200, BLOB);
+    let refuses = |status: u16| {
+        move |asked: &Asked| match asked.header("range") {
+            Some(_) => Reply::new(status, ""),
+            None => Reply::new(200, BLOB),
+        }
+    };
+    for (fake, part, asked) in [
+        (Fake::start(ranges).await, true, 1),
+        (Fake::start(more).await, true, 1),
+        (Fake::start(to_the_end).await, false, 1),
+        (Fake::start(whole).await, false, 1),
+        (Fake::start(refuses(416)).await, false, 2),
+        (Fake::start(refuses(400)).await, false, 2),
+    ] {
+        let blob = with(&fake, None).await.part(&target, 4, Some(7), None).await.unwrap();
+        assert_eq!(blob.is_part(), part);
+        let read = read(blob).await.unwrap();
+        assert_eq!(read, if part { &BLOB[4..7] } else { &BLOB[4..] });
+        assert_eq!(fake.asked().len(), asked);
+    }
+    let first = Fake::start(|asked| {
+        assert_eq!(asked.header("range"), Some("bytes=0-2"));
+        Reply::new(206, &BLOB[..3])
+    })
+    .await;
+    let blob = with(&first, None).await.part(&target, 0, Some(3), None).await.unwrap();
+    assert!(blob.is_part());
+    assert_eq!(read(blob).await.unwrap(), &BLOB[..3]);
+}
+
+#[tokio::test]
+async fn a_part_of_one_host_is_asked_of_no_other() {
+    let mirror = Fake::start(|_| Reply::new(503, "")).await;
+    let registry = Fake::start(|_| Reply::new(206, "345")).await;
+    let (_root, registries) = said(&registry.addr, &format!("[host.'http://{}']\n", mirror.addr));
+    let session = session(&registries, &registry.addr, &no_keys()).await;
+    let target = descriptor(b"0123456789");
+    let of = async |host| session.part(&target, 3, Some(6), host).await;
+    assert!(matches!(of(Some(0)).await, Err(ImageError::Registry { .. })));
+    assert_eq!((mirror.asked().len(), registry.asked().len()), (1, 0));
+    assert_eq!(of(Some(1)).await.unwrap().host(), 1);
+    // The one in trouble comes last now.
+    assert_eq!(of(None).await.unwrap().host(), 1);
+    assert_eq!(mirror.asked().len(), 1);
+}
+
+#[tokio::test]
+async fn a_busy_host_is_waited_for_by_those_who_want_a_part_of_it() {
+    let busy = Reply::new(429, "slow down").with("Retry-After", "1");
+    let registry = Fake::start(at_first(1, busy, Reply::new(206, "012"))).await;
+    let begun = Instant::now();
+    let session = with(&registry, None).await;
+    let part = session.part(&descriptor(b"0123456789"), 0, Some(3), Some(0)).await;
+    assert_eq!(read(part.unwrap()).await.unwrap(), b"012");
+    assert!(begun.elapsed() >= Duration::from_secs(1));
+}
+
+#[tokio::test]
 async fn a_registry_that_says_nothing_any_more_ends_the_attempt() {
     let quick = Registries {
         idle: Duration::from_millis(200),

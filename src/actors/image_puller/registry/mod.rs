@@ -190,6 +190,7 @@ impl Session {
             path: format!("manifests/{version}"),
             accept: Some(MANIFESTS),
             from: 0,
+            to: None,
             by_digest: digest.is_some(),
         };
         let limit = plan::DOCUMENT_MAX_BYTES;
@@ -203,7 +204,7 @@ impl Session {
             limit: blob.size,
             digest: Some(digest),
         };
-        Ok(self.whole(&blob_from(blob, 0), &whole).await?.into())
+        Ok(self.whole(&blob_from(blob, 0, None), &whole).await?.into())
     }
 
     async fn whole(&self, ask: &Ask, wanted: &Whole) -> Result<Bytes, ImageError> {
@@ -243,11 +244,23 @@ impl Session {
         Err(self.outcome(failures))
     }
 
-    /// A blob from byte `offset` on. A busy registry is waited for; other failures are the caller's to try again.
-    pub(super) async fn blob(&self, blob: &Descriptor, offset: u64) -> Result<Blob, ImageError> {
+    /// A blob from byte `from` on. A busy registry is waited for; other failures are the caller's to try again.
+    pub(super) async fn blob(&self, blob: &Descriptor, from: u64) -> Result<Blob, ImageError> {
+        self.part(blob, from, None, None).await
+    }
+
+    /// The same up to byte `to`, or of one host. The answer of a host that cannot do parts goes on to the end.
+    pub(super) async fn part(
+        &self,
+        blob: &Descriptor,
+        from: u64,
+        to: Option<u64>,
+        host: Option<usize>,
+    ) -> Result<Blob, ImageError> {
+        let ask = blob_from(blob, from, to);
         let mut failed = 0;
         loop {
-            let failure = match self.blob_once(blob, offset).await {
+            let failure = match self.blob_once(blob, &ask, host).await {
                 Ok(blob) => return Ok(blob),
                 Err(failure) => failure,
             };
@@ -256,19 +269,19 @@ impl Session {
         }
     }
 
-    async fn blob_once(&self, blob: &Descriptor, offset: u64) -> Result<Blob, Failure> {
-        let ask = blob_from(blob, offset);
+    async fn blob_once(&self, blob: &Descriptor, ask: &Ask, host: Option<usize>) -> Result<Blob, Failure> {
         let mut failures = Vec::new();
-        for number in self.order(&ask) {
+        let asked = |number: &usize| host.is_none_or(|host| host == *number);
+        for number in self.order(ask).into_iter().filter(asked) {
             let Some(remote) = self.remotes.get(number) else {
                 continue;
             };
-            let mut answer = remote.get(&ask, &self.common).await;
-            if offset > 0 && matches!(answer, Err(Failure::Unusable(_))) {
+            let mut answer = remote.get(ask, &self.common).await;
+            if ask.range().is_some() && matches!(answer, Err(Failure::Unusable(_))) {
                 // One that cannot do ranges may say so instead of sending all.
-                answer = remote.get(&blob_from(blob, 0), &self.common).await;
+                answer = remote.get(&blob_from(blob, 0, None), &self.common).await;
             }
-            match answer.and_then(|response| Blob::new(response, offset, self.common.idle, number)) {
+            match answer.and_then(|response| Blob::new(response, ask, self.common.idle, number)) {
                 Ok(blob) => return Ok(blob),
                 Err(failure) => failures.push(self.noted(number, failure)),
             }
@@ -353,11 +366,12 @@ impl Session {
     }
 }
 
-fn blob_from(blob: &Descriptor, from: u64) -> Ask {
+fn blob_from(blob: &Descriptor, from: u64, to: Option<u64>) -> Ask {
     Ask {
         path: format!("blobs/{}", blob.digest),
         accept: None,
         from,
+        to,
         by_digest: true,
     }
 }

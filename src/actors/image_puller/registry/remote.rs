@@ -26,8 +26,21 @@ pub(super) struct Ask {
     pub(super) accept: Option<&'static str>,
     /// The first byte that is wanted.
     pub(super) from: u64,
+    /// The first one that is not, if it is not all that follow.
+    pub(super) to: Option<u64>,
     /// Whether the answer is verified by its digest, so that it does not matter who gives it.
     pub(super) by_digest: bool,
+}
+
+impl Ask {
+    /// The header of one that does not want all.
+    pub(super) fn range(&self) -> Option<String> {
+        match (self.from, self.to) {
+            (0, None) => None,
+            (from, None) => Some(format!("bytes={from}-")),
+            (from, Some(to)) => Some(format!("bytes={from}-{}", to.saturating_sub(1))),
+        }
+    }
 }
 
 /// A host of a registry.
@@ -153,8 +166,8 @@ impl Remote {
             if let Some(accept) = ask.accept {
                 request = request.header(header::ACCEPT, accept);
             }
-            if ask.from > 0 {
-                request = request.header(header::RANGE, format!("bytes={}-", ask.from));
+            if let Some(range) = ask.range() {
+                request = request.header(header::RANGE, range);
             }
             if at_home {
                 let mut headers = self.headers.clone();
