@@ -9,7 +9,8 @@
 //!
 //! Each asker is a task of the I/O runtime (`ensure`) with a deadline of its own. Askers share work in flight (`flights`),
 //! which ends with the last of them; a private image on disk is for those who could pull it (`admission`), with the
-//! credentials there are (`keyring`, `programs`). A pull (`course`) waits for its turn (`turns`, `budget`) and is watched (`watch`).
+//! credentials there are (`keyring`, `programs`). A pull (`course`) waits for its turn (`turns`, `budget`) and is watched (`watch`);
+//! `fetch` brings its blobs, which `copy` writes as they come, large ones in parts (`lanes`).
 
 mod admission;
 mod budget;
