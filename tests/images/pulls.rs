@@ -269,7 +269,7 @@ async fn parts_of_a_large_layer_come_side_by_side(b: &mut Bench) {
     let free = Fate::Slow { per_second: u64::MAX };
     proxy.arm(Rule::once(&large.digest, free).method("GET"));
     proxy.arm(Rule::always(&large.digest, Fate::Hold).method("GET"));
-    let spec = TaskSpec::new(&proxy.reference("large/parts", "1")).sh("wc -c < /var/parts-0");
+    let spec = TaskSpec::new(proxy.reference("large/parts", "1")).sh("wc -c < /var/parts-0");
     let (found, ()) = tokio::join!(b.run(spec), async {
         let held = |s: &&Seen| s.path.contains(&large.digest) && s.range.is_some() && s.status == 0;
         let several = |seen: &[Seen]| (seen.iter().filter(held).count() > 1).then_some(());
