@@ -9,6 +9,7 @@
 //! | pump threads | log bytes, from the first attachment on |
 
 use crate::actors::log_pump::Pumps;
+use crate::actors::shared::groups::Groups;
 use crate::actors::shared::{Execs, Lives, Served, Shared};
 use crate::actors::supervision::book::ask_until;
 use crate::actors::supervision::front::Front;
@@ -140,6 +141,7 @@ impl Engine {
             launcher: liveness::launcher(),
             parent: liveness::parent(),
             lives: Lives::default(),
+            groups: Groups::new(Path::new(RUN_DIR)),
             images: Arc::default(),
             served: Served::default(),
         });
@@ -276,6 +278,7 @@ impl cli::LogDoor for Logs {
                 address: configured.gateway.socket().to_owned(),
                 namespace: configured.gateway.namespace().to_owned(),
                 owner: self.shared.owner_of(Path::new("")),
+                shim: None,
             };
             leftovers::claim_run_dir(&dir, &owner).map_err(|e| fault("output", &dir, e.to_string()))?;
             fifo::make_fifo(&pipes.stdout).map_err(|e| fault("stdout", &pipes.stdout, e.to_string()))?;

@@ -1,12 +1,13 @@
-//! The shim of one container, asked directly: while containerd is away, or when it has forgotten the shim.
+//! The shim of a container, asked directly: while containerd is away, or when it has forgotten the shim.
 //!
 //! Why: a containerd that starts removes every shim whose container has no process left (`shouldCleanupShim` in
 //! `core/runtime/v2/shim_load.go`, since containerd#6860), and with it the only record of an exit that happened while it
 //! was away. The shim itself answers all the time. It speaks ttrpc, of which unary calls are needed here: a frame of
 //! ten bytes (length, stream, kind, flags; big endian) and a protobuf message.
 //!
-//! The socket's name is a digest of containerd's address, the namespace and the container (`CreateSocketAddress` in
-//! `pkg/shim/util_unix.go`, the same from 1.6 to 2.4). A containerd with another socket directory, or configured under
+//! The socket's name is a digest of containerd's address, the namespace and the container, or the group of containers that
+//! share the shim (`CreateSocketAddress` in `pkg/shim/util_unix.go`, the same from 1.6 to 2.4). A group is named after the
+//! container that its shim was started for, so that a shim always is. A containerd with another socket directory, or configured under
 //! another spelling of its address, has its shims elsewhere: then there is no answer, and nothing is worse than before.
 
 use super::Gateway;
@@ -29,6 +30,7 @@ const SERVICES: [&str; 2] = ["containerd.task.v3.Task", "containerd.task.v2.Task
 const NAMESPACE: &str = "containerd-namespace-ttrpc";
 const OPERATION: &str = "wait for task at its shim";
 const ENDING: &str = "end the shim";
+const LOOKING: &str = "look for the container at a shim";
 /// How long a killed process may take to be gone before its task is deleted all the same.
 const KILLED_WITHIN: std::time::Duration = std::time::Duration::from_secs(2);
 /// Kinds of frames.
@@ -99,7 +101,13 @@ struct KillRequest {
     all: bool,
 }
 
-/// `WaitRequest`, `DeleteRequest` and `ShutdownRequest`, as far as they are needed.
+#[derive(Clone, PartialEq, Message)]
+struct ConnectResponse {
+    #[prost(uint32, tag = "2")]
+    task_pid: u32,
+}
+
+/// `WaitRequest`, `DeleteRequest`, `ConnectRequest` and `ShutdownRequest`, as far as they are needed.
 #[derive(Clone, PartialEq, Message)]
 struct NamedRequest {
     #[prost(string, tag = "1")]
@@ -107,13 +115,13 @@ struct NamedRequest {
 }
 
 impl Gateway {
-    /// Ends a shim that containerd has forgotten: kills and deletes what it may still have made, and bids it to leave. One
-    /// that has other containers too stays.
+    /// Ends a container that containerd has forgotten, at its shim: kills and deletes what that may still have made, and bids
+    /// it to leave if `alone`. Another container may be just being made in it, which it does not know of yet.
     ///
     /// # Errors
     /// `Unreachable` if there is no such shim; it may also leave before it has answered. `Failed` for what it refuses.
-    pub async fn end_at_shim(&self, container: &str) -> Result<(), ContainerdFault> {
-        let path = socket_of(self.socket(), &self.namespace, container);
+    pub async fn end_at_shim(&self, shim: &str, container: &str, alone: bool) -> Result<(), ContainerdFault> {
+        let path = socket_of(self.socket(), &self.namespace, shim);
         let id = container.to_owned();
         let kill = KillRequest {
             id: id.clone(),
@@ -137,6 +145,7 @@ impl Gateway {
             drop(tokio::time::timeout(KILLED_WITHIN, wait).await);
             match self.call(service, &path, ENDING, "Delete", named.clone()).await {
                 Err(fault) if fault.kind == FaultKind::Unreachable => return Err(fault),
+                _ if !alone => return Ok(()),
                 _ => {}
             }
             return self.call(service, &path, ENDING, "Shutdown", named).await.map(drop);
@@ -144,18 +153,47 @@ impl Gateway {
         Err(last)
     }
 
-    /// Whether there is a socket of the container's shim: one that runs, or one that was killed. Looks at a file.
+    /// Whether there is a socket of this shim: one that runs, or one that was killed. Looks at a file.
     #[must_use]
-    pub fn has_shim(&self, container: &str) -> bool {
-        socket_of(self.socket(), &self.namespace, container).exists()
+    pub fn has_shim(&self, shim: &str) -> bool {
+        socket_of(self.socket(), &self.namespace, shim).exists()
+    }
+
+    /// Whether a shim listens there: one that was killed does not.
+    pub async fn shim_listens(&self, shim: &str) -> bool {
+        let path = socket_of(self.socket(), &self.namespace, shim);
+        UnixStream::connect(path).await.is_ok()
+    }
+
+    /// Whether a shim has this container. One that is busy may take its time.
+    ///
+    /// # Errors
+    /// `Unreachable` if there is no such shim, `Failed` for what it refuses.
+    pub async fn is_at_shim(&self, shim: &str, container: &str) -> Result<bool, ContainerdFault> {
+        let path = socket_of(self.socket(), &self.namespace, shim);
+        let named = NamedRequest {
+            id: container.to_owned(),
+        };
+        let mut last = ended(LOOKING);
+        for service in SERVICES {
+            match self
+                .call(service, &path, LOOKING, "Connect", named.encode_to_vec())
+                .await
+            {
+                Err(fault) if fault.kind == FaultKind::FailedPrecondition => last = fault,
+                Err(fault) => return Err(fault),
+                Ok(payload) => return has_task(&payload),
+            }
+        }
+        Err(last)
     }
 
     /// Waits at the shim for the exit of a container's first process; at once if it has ended. As long as it takes.
     ///
     /// # Errors
     /// `Unreachable` if there is no such shim or it goes away, `Failed` for what it refuses.
-    pub async fn wait_at_shim(&self, container: &str) -> Result<ExitRecord, ContainerdFault> {
-        let path = socket_of(self.socket(), &self.namespace, container);
+    pub async fn wait_at_shim(&self, shim: &str, container: &str) -> Result<ExitRecord, ContainerdFault> {
+        let path = socket_of(self.socket(), &self.namespace, shim);
         let mut last = ended(OPERATION);
         for service in SERVICES {
             match self.wait_by(service, &path, container).await {
@@ -237,6 +275,12 @@ fn answer(operation: &'static str, body: &[u8]) -> Result<Vec<u8>, ContainerdFau
 fn exit_of(payload: &[u8]) -> Result<ExitRecord, ContainerdFault> {
     let wait = WaitResponse::decode(payload).map_err(|error| refused(OPERATION, error.to_string()))?;
     Ok(exit_record(wait.exit_status, nanoseconds(wait.exited_at)))
+}
+
+/// Shims answer also for containers that they do not have.
+fn has_task(payload: &[u8]) -> Result<bool, ContainerdFault> {
+    let found = ConnectResponse::decode(payload).map_err(|error| refused(LOOKING, error.to_string()))?;
+    Ok(found.task_pid != 0)
 }
 
 /// A request on the first stream of a connection.

@@ -98,10 +98,9 @@ pub fn run_dirs(root: &Path) -> Result<Vec<RunDir>, HostError> {
         let path = entry.path();
         // One that was removed meanwhile is none.
         let Some(changed_at) = changed_at(&path) else { continue };
-        let owner = read(path.join(OWNER_FILE)).ok();
         found.push(RunDir {
             container,
-            owner: owner.and_then(|text| RunOwner::decode(text.as_bytes())),
+            owner: owner_of(&path),
             changed_at,
             fifos: fifos(&path, DEPTH),
             path,
@@ -109,6 +108,12 @@ pub fn run_dirs(root: &Path) -> Result<Vec<RunDir>, HostError> {
     }
     found.sort_by(|a, b| a.container.cmp(&b.container));
     Ok(found)
+}
+
+/// Whose a container's run directory is; `None` if no file tells.
+#[must_use]
+pub fn owner_of(dir: &Path) -> Option<RunOwner> {
+    RunOwner::decode(read(dir.join(OWNER_FILE)).ok()?.as_bytes())
 }
 
 /// Makes a container's run directory if it is missing, and the file in it that tells whose it is.
@@ -249,6 +254,7 @@ mod tests {
             address: "/a".to_owned(),
             namespace: "n".to_owned(),
             owner: Owner::default(),
+            shim: None,
         };
         let dir = run.path().join("web");
         claim_run_dir(&dir, &owner).unwrap();

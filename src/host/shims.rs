@@ -87,10 +87,12 @@ pub struct Held {
     bundle: Option<PathBuf>,
 }
 
-/// The shims of a container of the containerd at this socket, for those that run.
+/// The shims that were started for the container `shim` of the containerd at this socket, for those that run. `container` is
+/// the one whose bundle counts: this one, or another that shares the shim.
 #[must_use]
-pub fn hold(address: &str, namespace: &str, container: &str) -> Vec<Held> {
-    let is_its = |shim: &Shim| shim.is_of(address, namespace) && shim.container == container;
+pub fn hold(address: &str, namespace: &str, shim: &str, container: &str) -> Vec<Held> {
+    let started_for = shim;
+    let is_its = |shim: &Shim| shim.is_of(address, namespace) && shim.container == started_for;
     all()
         .into_iter()
         .filter(is_its)
@@ -98,12 +100,14 @@ pub fn hold(address: &str, namespace: &str, container: &str) -> Vec<Held> {
             let pid = Pid::from_raw(i32::try_from(found.pid).ok()?)?;
             let process = pidfd_open(pid, PidfdFlags::empty()).ok()?;
             // This look counts: it comes after the descriptor.
-            let again = shim(
+            let again = self::shim(
                 found.pid,
                 &std::fs::read(format!("/proc/{pid}/cmdline", pid = found.pid)).ok()?,
             )?;
-            // A shim works in its container's bundle.
-            let bundle = std::fs::read_link(format!("/proc/{}/cwd", found.pid)).ok();
+            // A shim works in the bundle of the container that it was started for, which may be gone; that of another that
+            // shares it lies beside.
+            let works_in = std::fs::read_link(format!("/proc/{}/cwd", found.pid)).ok();
+            let bundle = works_in.and_then(|dir| Some(dir.parent()?.join(container)));
             (again == found).then(|| Held {
                 pid: found.pid,
                 state: Path::new(RUNC_STATE).join(namespace).join(container),
@@ -119,7 +123,7 @@ pub fn hold(address: &str, namespace: &str, container: &str) -> Vec<Held> {
 #[must_use]
 pub fn kill(address: &str, namespace: &str, container: &str) -> bool {
     let mut any = false;
-    for shim in hold(address, namespace, container) {
+    for shim in hold(address, namespace, container, container) {
         any |= pidfd_send_signal(&shim.process, Signal::KILL).is_ok();
     }
     any
@@ -267,7 +271,7 @@ mod tests {
     fn held(container: &str) -> Held {
         let end = Instant::now() + Duration::from_secs(10);
         loop {
-            if let Some(held) = hold("/a.sock", "n", container).pop() {
+            if let Some(held) = hold("/a.sock", "n", container, container).pop() {
                 return held;
             }
             assert!(Instant::now() < end, "it does not become what was spawned");
@@ -283,7 +287,7 @@ mod tests {
         std::fs::create_dir_all(work.join("x")).unwrap();
         std::os::unix::fs::symlink(&work, bundle.join("work")).unwrap();
         let held = held("web");
-        assert!(hold("/b.sock", "n", "web").is_empty() && hold("/a.sock", "n", "we").is_empty());
+        assert!(hold("/b.sock", "n", "web", "web").is_empty() && hold("/a.sock", "n", "we", "we").is_empty());
         assert!(!held.ends_within(Duration::from_millis(20)));
         assert!(!kill("/a.sock", "n", "we") && kill("/a.sock", "n", "web"));
         assert!(held.ends_within(Duration::from_secs(10)));

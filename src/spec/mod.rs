@@ -59,6 +59,7 @@ mod security;
 mod security_opt;
 pub mod settings;
 mod settings_check;
+pub mod shim_group;
 pub mod signal;
 mod sysctl;
 pub mod table;

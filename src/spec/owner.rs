@@ -10,6 +10,7 @@
 //! A plugin that was told nothing yet still knows which process has launched it. What an earlier plugin of that same process
 //! has made belongs to the same agent, and is noted for that.
 
+use super::shim_group::ShimGroup;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -216,6 +217,9 @@ pub struct RunOwner {
     pub namespace: String,
     /// Whose it is.
     pub owner: Owner,
+    /// The group that the container shares a shim with, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shim: Option<ShimGroup>,
 }
 
 impl RunOwner {
@@ -268,6 +272,7 @@ mod tests {
             address: "/run/c.sock".to_owned(),
             namespace: "nomad".to_owned(),
             owner,
+            shim: ShimGroup::parse("kin/leader"),
         };
         assert_eq!(RunOwner::decode(&run.encode().unwrap()), Some(run));
     }

@@ -66,6 +66,12 @@ impl Runtime {
             .is_some_and(|name| ["runc", "crun"].contains(&name))
     }
 
+    /// True if its shim takes several containers into one process.
+    #[must_use]
+    pub(super) fn shares_shims(&self) -> bool {
+        self.kind == RUNC_SHIM
+    }
+
     /// True if a container's root can be looked at through its first process, which is a process of this kernel.
     #[must_use]
     pub fn shows_its_root(&self) -> bool {

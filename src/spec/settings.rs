@@ -11,7 +11,7 @@ use super::hosts;
 use super::runtime;
 use super::schema::Schema;
 use super::table::{self, OptionDoc, options};
-use super::{image_gc, netfiles, pull, settings_check, userns};
+use super::{image_gc, netfiles, pull, settings_check, shim_group, userns};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -35,6 +35,12 @@ options! {
         runtimes: BTreeMap<String, String> = BTreeMap::new();
         /// Whether cgroups are made by systemd. Nomad's own cgroups of the tasks are then not used.
         systemd_cgroup: bool = false;
+        /// Which tasks share a process of containerd's shim, of runtimes with the shim of runc: `none`, where each task has one of
+        /// its own; `alloc`, those of an allocation; `node`, those of the node. A shared shim saves memory, and all of its tasks
+        /// are lost with it if it dies. Counts for tasks that are started from then on.
+        shim_group: String = "none".to_owned();
+        /// Most tasks of one shared shim, at least 1: as many are lost with it.
+        shim_group_max: i64 = 100;
 
         /// What the settings below are where nothing is said: `strict`, or `go-driver` for what the Go driver allowed.
         security_profile: String = "strict".to_owned();
@@ -274,6 +280,7 @@ pub fn decode(msgpack: &[u8]) -> Result<Settings, SpecError> {
     canary::check(&settings)?;
     netfiles::servers("dns_servers", &settings.dns_servers)?;
     settings_check::check(&settings)?;
+    shim_group::check(&settings)?;
     pull::check(&settings)?;
     image_gc::check(&settings)?;
     Ok(settings)

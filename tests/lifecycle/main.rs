@@ -49,6 +49,7 @@ mod reaper;
 mod recovery;
 mod refusals;
 mod registry;
+mod shim_groups;
 mod starting;
 mod stats;
 mod stopping;

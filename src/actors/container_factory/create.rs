@@ -8,6 +8,7 @@
 use super::claim::claim;
 use super::earlier;
 use super::fault::{runtime_fault, task_fault};
+use super::grouping;
 use super::on_host::{self, Held, Logs, end_unused_log, host_side, place, stdin};
 use super::remap::remap;
 use super::remove::{at, remove};
@@ -27,6 +28,7 @@ use crate::spec::labels::{self, Marks};
 use crate::spec::oci::{self, ContainerPlan};
 use crate::spec::owner::Owner;
 use crate::spec::settings::Settings;
+use crate::spec::shim_group::ShimGroup;
 use crate::spec::signal;
 use crate::spec::task::TaskSpec;
 use crate::telemetry::names;
@@ -134,7 +136,7 @@ pub(super) async fn create(
             Ok(Attempt::Unsettled(e)) | Err(e) => {
                 // What this attempt has begun goes down with the containerd that began it, and then the next one needs the pipes.
                 if is_away(&e)
-                    && tokio::task::block_in_place(|| gateway.has_shim(id.as_str()))
+                    && tokio::task::block_in_place(|| gateway.has_shim(&shared.groups.shim_of(id.as_str())))
                     && let Err(e) = held.take().await
                 {
                     return Err(undo(shared, &id, e).await);
@@ -227,6 +229,9 @@ impl Beginning<'_> {
             logs,
         } = *self;
         let (now, snapshotter) = (unix_nanos(), plan.snapshotter.as_str());
+        let mut group = grouping::join(shared, gateway, settings, owner, &req.task.alloc_id, plan).await;
+        let mut labels = labels_of(req, settings, plan, stop_signal, now, owner);
+        labels.extend(group.iter().map(ShimGroup::label));
         let container = NewContainer {
             id: id.as_str().to_owned(),
             image: req.image.name.clone(),
@@ -238,8 +243,8 @@ impl Beginning<'_> {
                 systemd_cgroup: plan.runtime.systemd_cgroup,
                 ..RuntimeOptions::default()
             }),
-            spec_json: on_host::spec_of(shared, id, plan)?,
-            labels: labels_of(req, settings, plan, stop_signal, now, owner),
+            spec_json: grouping::annotated(on_host::spec_of(shared, id, plan)?, group.as_ref())?,
+            labels,
         };
         let adopted = match gateway.create_container(container).await {
             Ok(()) => None,
@@ -248,6 +253,7 @@ impl Beginning<'_> {
                 match record {
                     Some(record) => match marks(&record) {
                         Some(marks) if marks.fits(plan) => {
+                            group = grouping::settle(shared, &record);
                             Some((marks.started_at.unwrap_or(now), marks.exit.is_some()))
                         }
                         _ => return Ok(Attempt::InTheWay),
@@ -270,6 +276,7 @@ impl Beginning<'_> {
         if let Some((started_at, has_ended)) = adopted {
             match gateway.task(id.as_str()).await.map_err(at("reading task"))? {
                 Some(view @ (TaskView::Running { .. } | TaskView::Stopped(_))) => {
+                    shared.groups.entered(id.as_str());
                     tokio::task::block_in_place(|| end_unused_log(id, plan, &req.task.alloc_dir, logs));
                     return Ok(created(view, started_at));
                 }
@@ -282,6 +289,9 @@ impl Beginning<'_> {
         }
         // One that containerd has forgotten holds the log pipes, and looks like their reader.
         if !purged && tokio::task::block_in_place(|| gateway.has_shim(id.as_str())) {
+            return Ok(Attempt::InTheWay);
+        }
+        if adopted.is_some() && grouping::is_forgotten_in(gateway, group.as_ref(), id).await {
             return Ok(Attempt::InTheWay);
         }
         let checked = tokio::task::block_in_place(|| {
@@ -309,7 +319,7 @@ impl Beginning<'_> {
         step!(StartSnapshot);
         let stdin = tokio::task::block_in_place(|| stdin(shared, id, plan))?;
         step!(StartStdin);
-        tokio::task::block_in_place(|| claim(shared, gateway, id, owner))?;
+        tokio::task::block_in_place(|| claim(shared, gateway, id, owner, group.clone()))?;
         let task = NewTask {
             container: id.as_str().to_owned(),
             rootfs,
@@ -326,11 +336,17 @@ impl Beginning<'_> {
         match gateway.create_task(task).await {
             Ok(pid) => {
                 step!(StartTask);
+                shared.groups.entered(id.as_str());
                 tokio::task::block_in_place(|| place(shared, id, plan, pid, &checked))?;
                 step!(StartPlaced);
             }
             // A shim of an interrupted start that containerd is still taking down, or its bundle.
             Err(fault) if fault.kind == FaultKind::AlreadyExists && !purged => return Ok(Attempt::InTheWay),
+            // The last one in its shim has gone, or somebody has killed it.
+            Err(fault) if grouping::has_died(shared, gateway, group.as_ref(), id, &fault).await => {
+                tracing::info!(container.id = %id, error = %fault, "the shim that the container was to share is gone");
+                return Ok(Attempt::InTheWay);
+            }
             Err(fault) => {
                 let settled = adopted.is_none() && !purged;
                 let error = task_fault(&req.task, plan, fault, settled);

@@ -11,6 +11,7 @@ mod claim;
 mod create;
 mod earlier;
 mod fault;
+mod grouping;
 pub mod node;
 mod on_host;
 mod reap;

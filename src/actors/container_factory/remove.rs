@@ -3,7 +3,7 @@
 //! The container record goes last, also after the files: while it is there, an interrupted removal can be found and
 //! finished.
 
-use super::{on_host, stray};
+use super::{grouping, on_host, stray};
 use crate::actors::shared::Shared;
 use crate::containerd::{Gateway, Stdio};
 use crate::host::fifo::remove_client_pipe;
@@ -33,6 +33,10 @@ pub(super) async fn remove(
     let gateway = &configured.gateway;
     let record = gateway.container(id.as_str()).await.map_err(at("reading container"))?;
     step!(RemoveBegun);
+    if let Some(record) = &record {
+        grouping::settle_if_unknown(shared, record);
+    }
+    tokio::task::block_in_place(|| shared.groups.leaves(id.as_str()));
     if go_namespace.is_some() {
         let dir = record.as_ref().and_then(|r| r.labels.get(KEY_PIPES)).map(PathBuf::from);
         remove_pipes(shared, gateway, id, dir).await?;
@@ -69,6 +73,7 @@ pub(super) async fn remove(
             .map_err(at("deleting container"))?;
     }
     shared.lives.forget(id.as_str());
+    shared.groups.left(id.as_str());
     shared.images.container_gone();
     step!(RemoveRecord);
     Ok(())
@@ -142,8 +147,12 @@ async fn remove_task(
         }
     }
     step!(RemoveKilled);
+    let turn = shared.groups.turn_to_delete(id.as_str()).await;
     match gateway.delete_task(id.as_str()).await {
-        Err(fault) if fault.kind == FaultKind::NotFound => stray::end(shared, gateway, id).await,
+        Err(fault) if fault.kind == FaultKind::NotFound => {
+            drop(turn);
+            stray::end(shared, gateway, id).await
+        }
         other => other.map(|_| ()).map_err(at("deleting task")),
     }
 }

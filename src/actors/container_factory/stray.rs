@@ -4,7 +4,11 @@
 //! the shim is busy making the task and does not answer for five seconds, containerd 1.6 forgets it and leaves it and its
 //! bundle behind. The shim makes the task to its end and then waits for ever. One whose bundle went before it had opened its
 //! log there hangs without ever having served.
+//!
+//! A shim that other containers need is never ended for one: it is asked to let go of that one, and if it does not answer the
+//! removal waits.
 
+use super::grouping;
 use crate::actors::shared::Shared;
 use crate::containerd::Gateway;
 use crate::host::members;
@@ -31,19 +35,29 @@ const ORPHANED: Duration = Duration::from_secs(5);
 /// If the shim stays: what it has made may run. Worth another try, or force.
 pub(super) async fn end(shared: &Shared, gateway: &Gateway, id: &ContainerId) -> Result<(), ContainerError> {
     let (address, namespace, container) = (gateway.socket().to_owned(), gateway.namespace().to_owned(), id.clone());
-    let look = move || shims::hold(&address, &namespace, container.as_str());
+    let (shim, alone) = tokio::task::block_in_place(|| {
+        let groups = &shared.groups;
+        (groups.shim_of(id.as_str()), groups.is_alone(id.as_str()))
+    });
+    let look = {
+        let shim = shim.clone();
+        move || shims::hold(&address, &namespace, &shim, container.as_str())
+    };
     let held = match shared.io.spawn_blocking(look).await {
         Ok(held) if held.is_empty() => return forget(shared, gateway, id).await,
         Ok(held) => held,
         Err(panic) => return Err(ContainerError::Interrupted(panic.to_string())),
     };
     // It may leave before it has answered: what counts is that it is gone.
-    let asked = timeout(ANSWER_WITHIN, gateway.end_at_shim(id.as_str())).await;
+    let _turn = shared.groups.turn_to_delete(id.as_str()).await;
+    let asked = timeout(ANSWER_WITHIN, gateway.end_at_shim(&shim, id.as_str(), alone)).await;
     let (container, version) = (id.as_str().to_owned(), shared.node.cgroups);
+    // One that others need stays; it has to say that it has let go of this container.
+    let answered = matches!(asked, Ok(Ok(())));
     let gone = move || {
         let ends =
             |shim: &Held| shim.ends_within(GONE_WITHIN) || (shim.kill_childless() && shim.ends_within(GONE_WITHIN));
-        let all = held.iter().all(ends);
+        let all = if alone { held.iter().all(ends) } else { answered };
         // What it may have made while it was looked at has nobody else any more.
         let left = members::kill_all(&[container], None, version, GONE_WITHIN).left;
         (all && left.is_empty()).then(|| {
@@ -53,7 +67,7 @@ pub(super) async fn end(shared: &Shared, gateway: &Gateway, id: &ContainerId) ->
     };
     match shared.io.spawn_blocking(gone).await {
         Ok(Some(Ok(()))) => {
-            tracing::info!(container.id = %id, "a shim that containerd had forgotten was ended");
+            tracing::info!(container.id = %id, shim = alone, "what containerd had forgotten was ended");
             Ok(())
         }
         Ok(Some(Err(error))) => {
@@ -77,6 +91,10 @@ pub(super) async fn clear_orphan(shared: &Shared, gateway: &Gateway, id: &Contai
     let Some(bundle) = source.directory_in_the_way() else {
         return;
     };
+    let group = tokio::task::block_in_place(|| shared.groups.group(id.as_str()));
+    if grouping::is_forgotten_in(gateway, group.as_ref(), id).await {
+        return;
+    }
     let (namespace, container, bundle) = (
         gateway.namespace().to_owned(),
         id.as_str().to_owned(),

@@ -19,6 +19,7 @@ use crate::spec::identity::{TaskId, is_by_convention};
 use crate::spec::image_gc::{self, Origin};
 use crate::spec::labels::{KEY_ALLOC_ID, KEY_PIPES, KEY_TASK_ID, Marks};
 use crate::spec::owner::{Owner, ProcessId};
+use crate::spec::shim_group::{KEY_SHIM_GROUP, ShimGroup};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -120,6 +121,13 @@ impl Seen {
             .iter()
             .map(|r| ((r.snapshotter.clone(), r.snapshot_key.clone()), r.id.clone()))
             .collect();
+        let mut members: HashMap<String, Vec<String>> = HashMap::new();
+        for record in &self.records {
+            let label = record.labels.get(KEY_SHIM_GROUP);
+            if let Some(group) = label.and_then(|text| ShimGroup::parse(text)) {
+                members.entry(group.leader).or_default().push(record.id.clone());
+            }
+        }
         let users: HashMap<String, String> = self.records.iter().map(|r| (r.image.clone(), r.id.clone())).collect();
         let images = self.images.into_iter().map(|image| ImageFacts {
             origin: Origin::read(&image.labels),
@@ -199,6 +207,7 @@ impl Seen {
             shims.push(ShimFacts {
                 name: shim.pid.to_string(),
                 ours: is_by_convention(&shim.container),
+                members: members.remove(&shim.container).unwrap_or_default(),
                 container: shim.container,
                 started_at,
             });

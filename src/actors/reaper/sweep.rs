@@ -67,12 +67,11 @@ fn reapable(scene: &Scene, thing: &Thing) -> Option<(String, Option<i64>)> {
             .iter()
             .find(|dir| dir.path == thing.name || dir.fifos.contains(&thing.name))
             .map(|dir| (dir.container.clone(), None)),
-        // Its removal ends what it has left, a shim too.
-        ThingKind::Shim => scene
-            .shims
-            .iter()
-            .find(|shim| shim.name == thing.name)
-            .map(|shim| (shim.container.clone(), None)),
+        // Its removal ends what it has left, a shim too; one that is shared goes with the last of those that share it.
+        ThingKind::Shim => scene.shims.iter().find(|shim| shim.name == thing.name).map(|shim| {
+            let of = shim.members.last().unwrap_or(&shim.container);
+            (of.clone(), made(of))
+        }),
         ThingKind::Task | ThingKind::Lease | ThingKind::Mount | ThingKind::Cgroup | ThingKind::Image => None,
     }
 }

@@ -94,7 +94,10 @@ pub(super) struct CgroupFacts {
 
 #[derive(Debug, Clone)]
 pub(super) struct ShimFacts {
+    /// The container that it was started for.
     pub(super) container: String,
+    /// The containers that share it, by their labels; none for one that is not shared.
+    pub(super) members: Vec<String>,
     /// Its process id.
     pub(super) name: String,
     /// Whether the container is named as those of tasks are.
@@ -208,6 +211,15 @@ pub(super) fn judge(scene: &Scene) -> Vec<Thing> {
     }
     let gone = || bare(opinion(Standing::Leftover, "its container is gone"));
     for shim in &scene.shims {
+        if !shim.members.is_empty() {
+            let of: Vec<_> = shim
+                .members
+                .iter()
+                .filter_map(|id| containers.get(id.as_str()))
+                .collect();
+            put(ThingKind::Shim, &shim.name, None, &|| shared_shim(&of));
+            continue;
+        }
         put(ThingKind::Shim, &shim.name, Some(&shim.container), &|| {
             bare(self::shim(scene, shim))
         });
@@ -389,6 +401,26 @@ fn lease(scene: &Scene, lease: &LeaseFacts) -> Opinion {
     }
 }
 
+/// One that several containers share is as much needed as the one that is needed most.
+fn shared_shim(of: &[&(&ContainerFacts, Opinion)]) -> (String, Opinion) {
+    let owners: BTreeSet<String> = of.iter().map(|(c, _)| owner_text(&c.held.owner)).collect();
+    let owners: Vec<String> = owners.into_iter().filter(|owner| !owner.is_empty()).collect();
+    let rank = |standing: Standing| match standing {
+        Standing::InUse => 0,
+        Standing::Foreign => 1,
+        Standing::Waiting => 2,
+        Standing::Leftover => 3,
+        Standing::Orphan => 4,
+    };
+    let standing = of.iter().map(|(_, (standing, _))| *standing).min_by_key(|s| rank(*s));
+    let names: Vec<&str> = of.iter().map(|(c, _)| c.id.as_str()).collect();
+    let why = match names.as_slice() {
+        [one] => format!("shared, now by container {one} alone"),
+        all => format!("shared by {} containers: {}", all.len(), all.join(", ")),
+    };
+    (owners.join(", "), opinion(standing.unwrap_or(Standing::InUse), why))
+}
+
 /// One without a container. containerd has none either: it lists no task that has no container.
 fn shim(scene: &Scene, shim: &ShimFacts) -> Opinion {
     if !shim.ours {
@@ -459,3 +491,7 @@ fn image(scene: &Scene, image: &ImageFacts) -> (String, Opinion) {
 #[cfg(test)]
 #[path = "verdict_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "verdict_shim_tests.rs"]
+mod shim_tests;

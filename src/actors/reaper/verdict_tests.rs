@@ -16,7 +16,7 @@ fn process(pid: u32) -> ProcessId {
     }
 }
 
-fn scene() -> Scene {
+pub(super) fn scene() -> Scene {
     Scene {
         now: NOW,
         grace: GRACE,
@@ -55,7 +55,7 @@ fn held(alloc: AllocSight) -> Held {
     }
 }
 
-fn old(alloc: AllocSight) -> ContainerFacts {
+pub(super) fn old(alloc: AllocSight) -> ContainerFacts {
     ContainerFacts {
         id: "web".to_owned(),
         ours: true,
@@ -271,6 +271,7 @@ fn belongings(of: &str, old: i64) -> Scene {
         }],
         shims: vec![ShimFacts {
             container: of.to_owned(),
+            members: Vec::new(),
             name: "4711".to_owned(),
             ours: true,
             started_at: old,

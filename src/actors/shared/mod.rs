@@ -1,6 +1,7 @@
 //! What every actor is given at birth: settings, the gateway, the doors of its neighbours. No actor holds another's
 //! type; each door is a capability to say one kind of thing.
 
+pub mod groups;
 pub mod holds;
 
 use super::supervision::book::{Asks, Tells};
@@ -17,6 +18,7 @@ use crate::messages::task::TaskEvent;
 use crate::spec::identity::ContainerId;
 use crate::spec::owner::{Owner, ProcessId, agent_of};
 use crate::spec::settings::Settings;
+use groups::Groups;
 use holds::ImageHolds;
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
@@ -107,6 +109,8 @@ pub struct Shared {
     pub served: Served,
     /// Which containers may be an earlier life of which task.
     pub lives: Lives,
+    /// Which containers share a shim.
+    pub groups: Groups,
     /// Which images are about to be used.
     pub images: Arc<ImageHolds>,
 }

@@ -9,6 +9,7 @@ use crate::messages::{Fact as _, Tell};
 use crate::telemetry::names;
 use crate::telemetry::propagate::handling;
 use actix::{ActorFutureExt as _, AsyncContext as _, Context, Handler, WrapFuture as _};
+use std::sync::Arc;
 use tokio::task::{JoinError, JoinHandle};
 
 /// Aborts a task when dropped: the wait ends with its supervisor.
@@ -47,11 +48,11 @@ impl TaskSupervisor {
         let Ok(configured) = self.configured() else {
             return;
         };
-        let container = self.container.clone();
-        let work = self
-            .shared
-            .io
-            .spawn(async move { configured.gateway.wait_at_shim(container.as_str()).await });
+        let (shared, container) = (Arc::clone(&self.shared), self.container.clone());
+        let work = self.shared.io.spawn(async move {
+            let shim = tokio::task::block_in_place(|| shared.groups.shim_of(container.as_str()));
+            configured.gateway.wait_at_shim(&shim, container.as_str()).await
+        });
         self.at_shim = Some(ctx.spawn(Abort::guard(work).into_actor(self).map(|exit, actor, ctx| {
             actor.at_shim = None;
             match exit {

@@ -4,7 +4,7 @@ use super::memory::is_near;
 use super::state::{Event, State};
 use super::{ACTOR, TaskSupervisor};
 use crate::actors::shared::unix_nanos;
-use crate::host::oom;
+use crate::host::{members, oom};
 use crate::messages::runtime::{ContainerdFault, TaskExited, TaskOom, TaskView};
 use crate::messages::{Fact as _, Tell};
 use crate::spec::labels::{self, Marks};
@@ -27,6 +27,9 @@ const UNKNOWN: i32 = 255;
 /// How long the exit of a killed task is held back for the news that memory was the reason. The shim learns of the
 /// exit from a signal and of the memory from a file watch, and publishes them in the order in which it learns.
 const OOM_NEWS: Duration = Duration::from_millis(250);
+
+/// How long processes may take to be gone that a dead shim has left and containerd has not killed.
+const LEFT_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long after the news of a want of memory the kernel has counted its victim. With cgroup v1 the want is told before
 /// the victim is chosen (`mem_cgroup_oom` in `mm/memcontrol.c`).
@@ -110,13 +113,21 @@ impl TaskSupervisor {
         };
         let container = self.container.clone();
         let counter = self.about.oom_counter.clone();
+        let exit_code = exit.code;
         let (told, tally, exit_at) = (self.is_told_to_lack_memory(&exit), self.about.oom_tally, exit.at);
         let kills = self
             .shared
             .io
             .spawn_blocking(move || counter.and_then(|counter| oom::kills(&counter)));
+        let (io, version) = (self.shared.io.clone(), self.shared.node.cgroups);
         let look = async move {
             let found = configured.gateway.task(container.as_str()).await;
+            // containerd has five seconds for all that a shim had, and says the same if that was not enough.
+            if matches!(found, Ok(None)) && exit_code == UNKNOWN {
+                let marks = [container.as_str().to_owned()];
+                let kill = io.spawn_blocking(move || members::kill_all(&marks, None, version, LEFT_WITHIN));
+                drop(kill.await);
+            }
             // What cannot be counted is what was told.
             let kills = kills.await.ok().flatten();
             (found, kills.map_or(told, |kills| tally.is_reason(kills, exit_at)))

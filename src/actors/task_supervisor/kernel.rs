@@ -16,6 +16,7 @@ use crate::messages::task::TaskError;
 use crate::spec::record::ExitRecord;
 use actix::{ActorFutureExt as _, AsyncContext as _, Context, WrapFuture as _};
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -246,11 +247,13 @@ impl TaskSupervisor {
     }
 
     /// Ends whatever keeps a removal from being done: the container's processes, and then, if containerd itself answers,
-    /// the shim, which does not. containerd takes down what a dead shim leaves. Ends when that has been sent.
+    /// the shim, which does not, unless others need it. containerd takes down what a dead shim leaves. Ends when that has been
+    /// sent.
     pub(super) fn force(&self) -> impl Future<Output = Result<(), ContainerdFault>> + use<> {
         // A later run of the same task may be in the host's scope by now: that name counts only for a process known here.
         let (container, scope, pid) = (self.container.clone(), self.cgroup_names(), self.about.pid);
         let (configured, io, version) = (self.configured(), self.shared.io.clone(), self.shared.node.cgroups);
+        let shared = Arc::clone(&self.shared);
         async move {
             let broken = |e: tokio::task::JoinError| super::interrupted("kill task", e.to_string());
             let own = container.as_str().to_owned();
@@ -264,10 +267,13 @@ impl TaskSupervisor {
             gateway.container(container.as_str()).await?;
             let (address, namespace) = (gateway.socket().to_owned(), gateway.namespace().to_owned());
             let id = container.clone();
-            let shim = io
-                .spawn_blocking(move || shims::kill(&address, &namespace, id.as_str()))
-                .await
-                .map_err(broken)?;
+            let end = move || {
+                // With others of a shared one, the removal waits until the shim answers or they are removed as well.
+                let groups = &shared.groups;
+                let alone = groups.is_alone(id.as_str());
+                alone && shims::kill(&address, &namespace, &groups.shim_of(id.as_str()))
+            };
+            let shim = io.spawn_blocking(end).await.map_err(broken)?;
             for _ in 0..if shim { TAKEN_DOWN.0 } else { 0 } {
                 if let Ok(None) = gateway.task(container.as_str()).await {
                     break;

@@ -1,0 +1,85 @@
+//! Which shim a container gets, if it shares one: decided before its record is made, which says so, and no part of its plan.
+
+use crate::actors::shared::Shared;
+use crate::containerd::{ContainerRecord, Gateway};
+use crate::messages::container::ContainerError;
+use crate::messages::runtime::{ContainerdFault, FaultKind};
+use crate::spec::identity::ContainerId;
+use crate::spec::oci::ContainerPlan;
+use crate::spec::owner::Owner;
+use crate::spec::settings::Settings;
+use crate::spec::shim_group::{self, KEY_SHIM_GROUP, ShimGroup};
+use std::time::Duration;
+use tokio::task::block_in_place;
+use tokio::time::timeout;
+
+/// How long a shim may take to say whether it has a container. One of containerd 1.6 says nothing while it makes another.
+const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+
+/// The group of a container: the one that it was made with, or a place in one. `None` for a shim of its own.
+pub(super) async fn join(
+    shared: &Shared,
+    gateway: &Gateway,
+    settings: &Settings,
+    owner: &Owner,
+    alloc_id: &str,
+    plan: &ContainerPlan,
+) -> Option<ShimGroup> {
+    let id = plan.container.as_str();
+    let Some(kin) = shim_group::kin(settings, owner, alloc_id, &plan.runtime) else {
+        return block_in_place(|| shared.groups.group(id));
+    };
+    block_in_place(|| shared.groups.read());
+    let listens = |shim: String| async move { gateway.shim_listens(&shim).await };
+    let group = shared.groups.join(id, &kin, shim_group::most(settings), listens).await;
+    Some(group)
+}
+
+/// The specification of a container of this group.
+pub(super) fn annotated(spec_json: Vec<u8>, group: Option<&ShimGroup>) -> Result<Vec<u8>, ContainerError> {
+    match group {
+        Some(group) => Ok(group.annotate(&spec_json)?),
+        None => Ok(spec_json),
+    }
+}
+
+/// A container of an earlier start has the group that its record names.
+pub(super) fn settle(shared: &Shared, record: &ContainerRecord) -> Option<ShimGroup> {
+    let label = record.labels.get(KEY_SHIM_GROUP);
+    let group = label.and_then(|text| ShimGroup::parse(text));
+    block_in_place(|| shared.groups.settle(&record.id, group.as_ref()));
+    group
+}
+
+/// A container that is to be removed, and whose run directory has not told its group.
+pub(super) fn settle_if_unknown(shared: &Shared, record: &ContainerRecord) {
+    if record.labels.contains_key(KEY_SHIM_GROUP) {
+        settle(shared, record);
+    }
+}
+
+/// Whether a shim that others have too has made something of a container that containerd does not know.
+pub(super) async fn is_forgotten_in(gateway: &Gateway, group: Option<&ShimGroup>, id: &ContainerId) -> bool {
+    let Some(group) = group.filter(|group| group.leader != id.as_str()) else {
+        return false;
+    };
+    let look = gateway.is_at_shim(&group.leader, id.as_str());
+    matches!(timeout(ANSWER_WITHIN, look).await, Ok(Ok(true)))
+}
+
+/// What a failure to make a task tells of a shim that others have too. True if it is worth another try in another shim: this
+/// one has died. One that does not answer is not used again.
+pub(super) async fn has_died(
+    shared: &Shared,
+    gateway: &Gateway,
+    group: Option<&ShimGroup>,
+    id: &ContainerId,
+    fault: &ContainerdFault,
+) -> bool {
+    let Some(group) = group else { return false };
+    let died = group.leader != id.as_str() && !gateway.shim_listens(&group.leader).await;
+    if died || fault.kind == FaultKind::Deadline {
+        shared.groups.close(&group.leader);
+    }
+    died
+}
