@@ -27,6 +27,7 @@ mod burst;
 mod cache;
 mod confinement;
 mod credentials;
+mod density;
 mod destroying;
 mod disk;
 mod doctor;

@@ -14,6 +14,7 @@
 //! | [`registry_proxy`] | requests to a registry counted, cut, slowed, damaged, refused |
 //! | [`fault_proxy`] | calls to containerd delayed, lost, repeated, cut |
 //! | [`census`], [`procfs`], [`sweep`] | what is left behind, and its removal |
+//! | [`crowd`] | as many tasks as a node takes |
 //! | [`go_task`] | tasks as the Go driver makes them |
 //! | [`other_driver`] | the suites on another driver than ours |
 //! | [`otlp`] | a trace collector |
@@ -26,6 +27,7 @@ pub mod archive;
 pub mod census;
 pub mod certificates;
 pub mod containerd;
+pub mod crowd;
 pub mod cty;
 pub mod daemon;
 pub mod fault_proxy;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Every pid there is.
 pub fn pids() -> Vec<u32> {
@@ -150,13 +151,26 @@ pub fn threads(pid: u32) -> usize {
 /// Memory of a process that no file stands for, in KiB: what others that run the same program share does not count, since
 /// it changes with how many there are.
 pub fn anonymous_kib(pid: u32) -> Option<u64> {
+    rollup(pid, "Pss_Anon:")
+}
+
+/// The proportional share of a process of all memory that it maps, in KiB: what it shares is divided among those who do.
+pub fn share_kib(pid: u32) -> Option<u64> {
+    rollup(pid, "Pss:")
+}
+
+fn rollup(pid: u32, field: &str) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-    text.lines()
-        .find_map(|line| line.strip_prefix("Pss_Anon:"))?
-        .split_whitespace()
-        .next()?
-        .parse()
-        .ok()
+    let value = text.lines().find_map(|line| line.strip_prefix(field))?;
+    value.split_whitespace().next()?.parse().ok()
+}
+
+/// CPU time of a process so far, in the kernel and outside of it, with that of its threads; in steps of a hundredth second.
+pub fn cpu_time(pid: u32) -> Option<Duration> {
+    let fields = stat(pid)?;
+    let ticks = |index: usize| fields.get(index)?.parse::<u64>().ok();
+    // USER_HZ is 100 on every machine that Linux has kept.
+    Some(Duration::from_millis((ticks(11)? + ticks(12)?) * 10))
 }
 
 /// The paths of the unix sockets a process holds.

@@ -1,0 +1,60 @@
+//! Many tasks on one node: none is forgotten, whatever their number. What that costs is measured by `make density`.
+
+use crate::bench::{Bench, group, patience, secs, settle, slowness};
+use std::time::Duration;
+use testhost::crowd::{Crowd, STUBBORN};
+use testhost::procfs;
+use testhost::within::within;
+
+group!(density, Bench::new(), {
+    sixty_start_at_once_survive_the_plugin_and_end,
+});
+
+/// A guest takes 25 times as long to start a process.
+fn count() -> usize {
+    if slowness() > 1 { 10 } else { 60 }
+}
+
+/// Of the plugin at rest, however many tasks it has.
+const THREADS: usize = 16;
+
+async fn sixty_start_at_once_survive_the_plugin_and_end(b: &mut Bench) {
+    let count = count();
+    let mut crowd = Crowd::new().expect("readers");
+    let spec = b.sh(STUBBORN);
+    within(secs(120), "first lines", crowd.start(&b.rig, &spec, count))
+        .await
+        .expect("starts");
+    assert_eq!(crowd.tasks.len(), count);
+    let attendance = crowd.attend(Duration::from_secs(1)).await.expect("open calls");
+    rest(b).await;
+    drop(attendance);
+    for is_at_once in [false, true] {
+        b.rig.relaunch_only().await.expect("relaunch");
+        let recovery = async {
+            match is_at_once {
+                false => crowd.recover_in_turn(&b.rig).await,
+                true => crowd.recover_at_once(&b.rig).await,
+            }
+        };
+        within(secs(60), "recovery", recovery).await.expect("RecoverTask");
+        rest(b).await;
+    }
+    within(secs(120), "stops", crowd.stop(secs(2))).await.expect("StopTask");
+    for task in &crowd.tasks {
+        let exit = task.exit(patience()).await;
+        assert_eq!((exit.signal, exit.exit_code), (9, 137), "{exit:?}");
+    }
+    within(secs(120), "removals", crowd.destroy(false)).await.expect("DestroyTask");
+    rest(b).await;
+}
+
+/// The plugin comes to rest: threads that were made for a moment's work are gone after some seconds without any.
+async fn rest(b: &Bench) {
+    let pid = b.rig.plugin().pid();
+    let many = || {
+        let threads = procfs::threads(pid);
+        (threads > THREADS).then(|| format!("{threads} threads")).into_iter().collect()
+    };
+    assert_eq!(settle(secs(20), many).await, Vec::<String>::new());
+}
