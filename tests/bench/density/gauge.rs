@@ -16,15 +16,15 @@ impl Memory {
     pub fn of(rig: &Rig) -> Memory {
         let shims = rig.containerd.shims();
         Memory {
-            plugin: pss(rig.plugin().pid()),
-            shims: shims.into_iter().map(pss).sum(),
-            containerd: rig.containerd.pid().map_or(0.0, pss),
+            plugin: share(rig.plugin().pid()),
+            shims: shims.into_iter().map(share).sum(),
+            containerd: rig.containerd.pid().map_or(0.0, share),
         }
     }
 }
 
-/// The proportional share of a process, in MB; 0 if it is gone.
-fn pss(pid: u32) -> f64 {
+/// The proportional share of memory of a process, in MB; 0 if it is gone.
+pub fn share(pid: u32) -> f64 {
     procfs::share_kib(pid).unwrap_or(0) as f64 * 1024.0 / 1e6
 }
 

@@ -12,6 +12,7 @@
 //! | [`layers`], [`archive`] | images of any shape, and files of them |
 //! | [`front`], [`tokens`], [`certificates`] | a registry with TLS, logins, tokens, or as a mirror |
 //! | [`registry_proxy`] | requests to a registry counted, cut, slowed, damaged, refused |
+//! | [`fake_containerd`] | tens of thousands of tasks that are only played |
 //! | [`fault_proxy`] | calls to containerd delayed, lost, repeated, cut |
 //! | [`census`], [`procfs`], [`sweep`] | what is left behind, and its removal |
 //! | [`crowd`] | as many tasks as a node takes |
@@ -30,6 +31,7 @@ pub mod containerd;
 pub mod crowd;
 pub mod cty;
 pub mod daemon;
+pub mod fake_containerd;
 pub mod fault_proxy;
 pub mod fifo;
 pub mod front;

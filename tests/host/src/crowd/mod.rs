@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tonic::Status;
 
@@ -22,6 +23,9 @@ use crate::wire::driver::{RecoverTaskRequest, TaskConfig, TaskHandle, TaskStatsR
 
 /// Says a word and sleeps. SIGTERM is ignored, also by the program that comes after the shell.
 pub const STUBBORN: &str = "trap '' TERM; echo up; exec sleep 36000";
+
+/// Tasks of one allocation, where they are only played.
+const PER_ALLOC: usize = 500;
 
 /// Tasks of one kind, with the readers of their log pipes.
 pub struct Crowd {
@@ -83,6 +87,26 @@ impl Crowd {
     pub async fn start(&mut self, rig: &Rig, spec: &TaskSpec, count: usize) -> Result<Duration> {
         let invited = self.invite(rig, spec, count)?;
         self.welcome(rig, invited).await
+    }
+
+    /// Starts tasks of which nothing is heard, many in each allocation, so many calls at a time. How long that took.
+    pub async fn start_mute(&mut self, rig: &Rig, spec: &TaskSpec, count: usize, at_once: usize) -> Result<Duration> {
+        let mut configs = Vec::with_capacity(count);
+        let (mut alloc, spec) = (rig.alloc(), spec.clone().log_paths("/dev/null", "/dev/null"));
+        for n in 0..count {
+            if n % PER_ALLOC == 0 {
+                alloc = rig.alloc();
+            }
+            let spec = spec.clone().name(format!("mute-{n}"));
+            alloc.add_task(&spec.name)?;
+            configs.push((spec.compose(&alloc, rig.schema())?, alloc.clone()));
+        }
+        let begun = Instant::now();
+        let starts = configs.into_iter().map(|(config, alloc)| rig.start_raw(config, alloc, None));
+        let started: Vec<RunningTask> = stream::iter(starts).buffer_unordered(at_once).try_collect().await?;
+        let took = begun.elapsed();
+        self.tasks.extend(started);
+        Ok(took)
     }
 
     /// `RecoverTask` of everybody, one after another, as an agent does when it starts.

@@ -1,11 +1,13 @@
 //! What the proxy is told to do, and how often it has done what.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
+
+use super::stage::Understudy;
 
 /// How a message is lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,8 +79,13 @@ impl Rule {
 /// How often what has happened, by name.
 pub type Applied = BTreeMap<&'static str, u64>;
 
+/// How many calls, by the end of their paths.
+pub type Calls = BTreeMap<String, u64>;
+
 /// See the module.
 pub(super) struct Desk {
+    calls: Mutex<Calls>,
+    understudy: Option<Arc<dyn Understudy>>,
     rules: Mutex<Vec<Rule>>,
     applied: Mutex<Applied>,
     cuts: watch::Sender<u64>,
@@ -90,6 +97,8 @@ pub(super) struct Desk {
 impl Default for Desk {
     fn default() -> Self {
         Desk {
+            calls: Mutex::default(),
+            understudy: None,
             rules: Mutex::default(),
             applied: Mutex::default(),
             cuts: watch::Sender::new(0),
@@ -105,6 +114,31 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Desk {
+    pub fn with_understudy(understudy: Arc<dyn Understudy>) -> Desk {
+        Desk {
+            understudy: Some(understudy),
+            ..Desk::default()
+        }
+    }
+
+    pub fn understudy(&self) -> Option<&dyn Understudy> {
+        self.understudy.as_deref()
+    }
+
+    /// A call with this path has come.
+    pub fn called(&self, path: &str) {
+        let name = path.rsplit_once('.').map_or(path, |(_, name)| name);
+        let mut calls = lock(&self.calls);
+        match calls.get_mut(name) {
+            Some(count) => *count += 1,
+            None => drop(calls.insert(name.to_owned(), 1)),
+        }
+    }
+
+    pub fn calls(&self) -> Calls {
+        lock(&self.calls).clone()
+    }
+
     pub fn arm(&self, rule: Rule) {
         lock(&self.rules).push(rule);
     }

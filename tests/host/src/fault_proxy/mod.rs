@@ -6,6 +6,7 @@
 
 mod desk;
 mod relay;
+mod stage;
 #[cfg(test)]
 mod tests;
 
@@ -18,7 +19,8 @@ use tokio::net::UnixListener;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-pub use desk::{Applied, Fate, Loss, Rule, Which};
+pub use desk::{Applied, Calls, Fate, Loss, Rule, Which};
+pub use stage::{Reply, Understudy};
 
 use desk::Desk;
 
@@ -32,8 +34,17 @@ pub struct FaultProxy {
 impl FaultProxy {
     /// Listens on `socket` and forwards to the one at `upstream`, which need not be there yet.
     pub fn start(socket: &Path, upstream: &Path) -> Result<FaultProxy> {
+        FaultProxy::begin(socket, upstream, Desk::default())
+    }
+
+    /// The same with somebody who answers some of the calls instead.
+    pub fn with_understudy(socket: &Path, upstream: &Path, understudy: Arc<dyn Understudy>) -> Result<FaultProxy> {
+        FaultProxy::begin(socket, upstream, Desk::with_understudy(understudy))
+    }
+
+    fn begin(socket: &Path, upstream: &Path, desk: Desk) -> Result<FaultProxy> {
         let listener = UnixListener::bind(socket).with_context(|| format!("listen on {}", socket.display()))?;
-        let desk = Arc::new(Desk::default());
+        let desk = Arc::new(desk);
         let acceptor = tokio::spawn(accept(listener, socket.to_owned(), upstream.to_owned(), desk.clone()));
         Ok(FaultProxy {
             socket: socket.to_owned(),
@@ -74,6 +85,11 @@ impl FaultProxy {
     /// Lets no unary call pass for so long: containerd hangs, its connections stay.
     pub fn hold(&self, period: Duration) {
         self.desk.hold(Instant::now() + period);
+    }
+
+    /// How many calls there were so far, by the end of their paths, as in `Tasks/Create`.
+    pub fn calls(&self) -> Calls {
+        self.desk.calls()
     }
 
     /// How often what has happened so far.

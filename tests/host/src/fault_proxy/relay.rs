@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tonic::codegen::http::{HeaderMap, Request, Response, request, response};
 
 use super::desk::{Desk, Fate, Loss, Which};
+use super::stage;
 
 /// Bytes on their way that nobody has taken yet, for a stream and for a connection: more than any call here needs.
 const WINDOW: (u32, u32) = (4 << 20, 16 << 20);
@@ -93,6 +94,10 @@ async fn call(
 ) {
     let (head, body) = request.into_parts();
     let path = head.uri.path().to_owned();
+    desk.called(&path);
+    if desk.understudy().is_some_and(|understudy| understudy.plays(&path)) {
+        return stage::play(head, body, &mut respond, upstream, &desk).await;
+    }
     let is_stream = STREAMS.iter().any(|end| path.ends_with(end));
     let relayed = match is_stream {
         true => stream(head, body, &mut respond, upstream, &desk).await,
@@ -105,7 +110,7 @@ async fn call(
 }
 
 /// Ends when the caller has given up.
-async fn given_up(respond: &mut SendResponse<Bytes>) {
+pub(super) async fn given_up(respond: &mut SendResponse<Bytes>) {
     poll_fn(|cx| respond.poll_reset(cx)).await.ok();
 }
 
@@ -117,6 +122,17 @@ async fn unary(
     desk: &Desk,
 ) -> Result<()> {
     let body = gather(&mut body).await?;
+    gathered(head, body, respond, upstream, desk).await
+}
+
+/// Passes a request on whose bytes are here.
+pub(super) async fn gathered(
+    head: request::Parts,
+    body: Bytes,
+    respond: &mut SendResponse<Bytes>,
+    upstream: SendRequest<Bytes>,
+    desk: &Desk,
+) -> Result<()> {
     let fate = desk.fate(head.uri.path(), &body);
     let outcome = tokio::select! {
         outcome = outcome(fate, &head, &body, &upstream, desk) => outcome?,
@@ -265,7 +281,7 @@ async fn copy(from: &mut RecvStream, to: &mut SendStream<Bytes>) -> Result<()> {
 }
 
 /// Sends as much at a time as the other side has room for. With `last`, the end of the stream comes with the last byte.
-async fn send(to: &mut SendStream<Bytes>, mut data: Bytes, last: bool) -> Result<()> {
+pub(super) async fn send(to: &mut SendStream<Bytes>, mut data: Bytes, last: bool) -> Result<()> {
     if data.is_empty() && last {
         to.send_data(data, true)?;
         return Ok(());
@@ -284,7 +300,7 @@ async fn send(to: &mut SendStream<Bytes>, mut data: Bytes, last: bool) -> Result
     Ok(())
 }
 
-async fn gather(body: &mut RecvStream) -> Result<Bytes> {
+pub(super) async fn gather(body: &mut RecvStream) -> Result<Bytes> {
     let mut all = BytesMut::new();
     while let Some(data) = body.data().await {
         let data = data?;
