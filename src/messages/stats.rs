@@ -37,8 +37,9 @@ impl Request for Watch {
     const NAME: &'static str = "Watch";
 }
 
-/// Samples as they are taken. A reader that has not taken the last one misses the next.
-pub type Samples = mpsc::Receiver<Usage>;
+/// Samples as they are taken. A reader that has not taken the last one misses the next. Boxed, since a channel of one place
+/// has room for 32 all the same, and there is a channel per task.
+pub type Samples = mpsc::Receiver<Box<Usage>>;
 
 /// Nobody reads this stream any more.
 #[derive(Debug, Clone, Copy)]

@@ -28,6 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .build_transport(false)
         .emit_rerun_if_changed(false)
         .btree_map(".")
+        .codec_path("crate::plugin::codec::Frugal")
         // Doc links and line lengths of generated text are not ours to fix.
         .disable_comments(["."])
         .include_file("wire.rs")

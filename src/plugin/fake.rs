@@ -103,13 +103,13 @@ impl TaskDoors for FakeTasks {
 /// Streams of samples that the test feeds.
 #[derive(Default)]
 pub(super) struct FakeStats {
-    opened: Mutex<Vec<(Watched, mpsc::Sender<Usage>)>>,
+    opened: Mutex<Vec<(Watched, mpsc::Sender<Box<Usage>>)>>,
     unwatched: Mutex<Vec<WatchId>>,
 }
 
 impl FakeStats {
     /// The stream that was opened last, and how it was asked for.
-    pub(super) fn last(&self) -> (Watched, mpsc::Sender<Usage>) {
+    pub(super) fn last(&self) -> (Watched, mpsc::Sender<Box<Usage>>) {
         self.opened.lock().unwrap().last().unwrap().clone()
     }
 

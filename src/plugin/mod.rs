@@ -17,6 +17,7 @@
 
 mod base;
 mod broker;
+mod codec;
 mod controller;
 mod convert;
 mod driver;

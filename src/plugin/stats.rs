@@ -89,7 +89,7 @@ pub(super) async fn stream(
 
 impl Reader {
     /// The next sample; `None` if there is no such task any more.
-    async fn next(&mut self) -> Option<Usage> {
+    async fn next(&mut self) -> Option<Box<Usage>> {
         loop {
             if let Some(watching) = self.watching.as_mut() {
                 match watching.samples.recv().await {

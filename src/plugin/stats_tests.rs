@@ -43,8 +43,8 @@ async fn open(source: Source, found: Inspection) -> Answers<pb::TaskStatsRespons
     stream(source, TaskId::new(ID), Duration::from_secs(3), found).await
 }
 
-fn usage(at: i64) -> Usage {
-    Usage { at, ..Usage::default() }
+fn usage(at: i64) -> Box<Usage> {
+    Box::new(Usage { at, ..Usage::default() })
 }
 
 async fn stamp(stream: &mut Answers<pb::TaskStatsResponse>) -> Option<i32> {

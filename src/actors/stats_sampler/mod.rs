@@ -45,7 +45,7 @@ struct Watcher {
     last: Option<Reading>,
     /// On the sampler's clock.
     due: Duration,
-    stream: mpsc::Sender<Usage>,
+    stream: mpsc::Sender<Box<Usage>>,
 }
 
 /// See the module.
@@ -53,7 +53,8 @@ pub struct StatsSampler {
     shared: Arc<Shared>,
     epoch: Instant,
     watchers: BTreeMap<WatchId, Watcher>,
-    timer: Option<SpawnHandle>,
+    /// The one timer, and for when, on the sampler's clock.
+    armed_for: Option<(Duration, SpawnHandle)>,
     sweeping: bool,
 }
 
@@ -65,7 +66,7 @@ impl StatsSampler {
             shared,
             epoch: Instant::now(),
             watchers: BTreeMap::new(),
-            timer: None,
+            armed_for: None,
             sweeping: false,
         }
     }
@@ -77,7 +78,7 @@ impl StatsSampler {
 
     /// Arms the one timer for whoever is due first; none if nobody watches.
     fn arm(&mut self, ctx: &mut Context<Self>) {
-        if let Some(timer) = self.timer.take() {
+        if let Some((_, timer)) = self.armed_for.take() {
             ctx.cancel_future(timer);
         }
         if self.sweeping {
@@ -87,10 +88,11 @@ impl StatsSampler {
             return;
         };
         let rest = due.saturating_sub(self.epoch.elapsed());
-        self.timer = Some(ctx.run_later(rest, |actor, ctx| {
-            actor.timer = None;
+        let timer = ctx.run_later(rest, |actor, ctx| {
+            actor.armed_for = None;
             actor.sweep(ctx);
-        }));
+        });
+        self.armed_for = Some((due, timer));
     }
 
     /// Looks at everybody who is due. A stream that nobody holds any more goes first.
@@ -169,7 +171,7 @@ impl Watcher {
         match usage {
             // No time has passed since: the next reading tells.
             Some(None) => return,
-            Some(Some(usage)) => match self.stream.try_send(usage) {
+            Some(Some(usage)) => match self.stream.try_send(Box::new(usage)) {
                 Ok(()) | Err(TrySendError::Closed(_)) => {}
                 Err(TrySendError::Full(_)) => Counter::StatsDropped.bump(),
             },
@@ -198,22 +200,23 @@ impl Handler<Ask<Watch>> for StatsSampler {
         let span = handling!(cx, names::STATS_WATCH, "stats_sampler", Watch::NAME, { names::TASK_ID } = %watched.task);
         let _entered = span.entered();
         let (stream, samples): (_, Samples) = mpsc::channel(1);
-        let place = self
-            .watchers
-            .values()
-            .find(|w| w.watched.container == watched.container)
-            .and_then(|w| w.place.clone());
         let watcher = Watcher {
             watched,
-            place,
+            // Another stream of the same container may know it, but a look among all of them costs more than the one at
+            // the process.
+            place: None,
             last: None,
             // The first reading comes at once: a rate needs two.
             due: self.epoch.elapsed(),
             stream,
         };
+        // Whoever is armed for now is armed for all who come until then.
+        let is_armed = self.armed_for.is_some_and(|(at, _)| at <= watcher.due);
         self.watchers.insert(id, watcher);
         reply.send(samples);
-        self.arm(ctx);
+        if !is_armed {
+            self.arm(ctx);
+        }
     }
 }
 
@@ -222,7 +225,8 @@ impl Handler<Tell<Unwatch>> for StatsSampler {
 
     fn handle(&mut self, tell: Tell<Unwatch>, ctx: &mut Self::Context) {
         let _in = handling!(tell.cx, names::ACTOR_MESSAGE, "stats_sampler", Unwatch::NAME).entered();
-        if self.watchers.remove(&tell.fact.id).is_some() {
+        // The timer may have been for this one: then it finds nobody who is due, and is armed anew.
+        if self.watchers.remove(&tell.fact.id).is_some() && self.watchers.is_empty() {
             self.arm(ctx);
         }
     }
