@@ -10,6 +10,7 @@
 
 use crate::actors::log_pump::Pumps;
 use crate::actors::shared::groups::Groups;
+use crate::actors::shared::looks::Looks;
 use crate::actors::shared::{Execs, Lives, Served, Shared};
 use crate::actors::supervision::book::ask_until;
 use crate::actors::supervision::front::Front;
@@ -137,6 +138,7 @@ impl Engine {
             run_dir: PathBuf::from(RUN_DIR),
             cores: cores(),
             execs: Execs::new(cores()),
+            looks: Looks::default(),
             process: liveness::this_process(),
             launcher: liveness::launcher(),
             parent: liveness::parent(),

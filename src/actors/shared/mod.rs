@@ -3,6 +3,7 @@
 
 pub mod groups;
 pub mod holds;
+pub mod looks;
 
 use super::supervision::book::{Asks, Tells};
 use crate::containerd::Gateway;
@@ -20,6 +21,7 @@ use crate::spec::owner::{Owner, ProcessId, agent_of};
 use crate::spec::settings::Settings;
 use groups::Groups;
 use holds::ImageHolds;
+use looks::Looks;
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -27,6 +29,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, broadcast, watch};
+use tokio::task::JoinError;
 
 /// Tells the supervisor of a task something, by container or by task.
 pub trait TaskTells: Send + Sync {
@@ -99,6 +102,8 @@ pub struct Shared {
     pub cores: usize,
     /// Names and turns of the commands that run in tasks.
     pub execs: Execs,
+    /// Turns of looks at the kernel's files.
+    pub looks: Looks,
     /// Who this process is, for the labels of what it makes.
     pub process: ProcessId,
     /// The process that has launched this one, if it tells the agent.
@@ -120,8 +125,36 @@ pub struct Shared {
 #[derive(Default)]
 pub struct Lives {
     listed: tokio::sync::OnceCell<()>,
+    known: Mutex<KnownLives>,
+}
+
+/// Both ways, since every start asks for the lives of its task, however many containers there are.
+#[derive(Default)]
+struct KnownLives {
     /// Container to allocation and task.
-    known: Mutex<HashMap<String, (String, String)>>,
+    tasks: HashMap<String, (String, String)>,
+    /// Allocation and task to containers.
+    containers: HashMap<(String, String), Vec<String>>,
+}
+
+impl KnownLives {
+    fn note(&mut self, container: String, life: (String, String)) {
+        self.forget(&container);
+        self.containers.entry(life.clone()).or_default().push(container.clone());
+        self.tasks.insert(container, life);
+    }
+
+    fn forget(&mut self, container: &str) {
+        let Some(life) = self.tasks.remove(container) else {
+            return;
+        };
+        if let Some(containers) = self.containers.get_mut(&life) {
+            containers.retain(|known| known != container);
+            if containers.is_empty() {
+                self.containers.remove(&life);
+            }
+        }
+    }
 }
 
 impl Lives {
@@ -135,7 +168,10 @@ impl Lives {
     ) -> Result<(), E> {
         let fill = async {
             let found = list.await?;
-            self.known().extend(found);
+            let mut known = self.known();
+            for (container, life) in found {
+                known.note(container, life);
+            }
             Ok(())
         };
         self.listed.get_or_try_init(|| fill).await.map(drop)
@@ -144,24 +180,24 @@ impl Lives {
     /// One more.
     pub fn note(&self, container: &str, alloc_id: &str, task: &str) {
         let life = (alloc_id.to_owned(), task.to_owned());
-        self.known().insert(container.to_owned(), life);
+        self.known().note(container.to_owned(), life);
     }
 
     /// It is gone.
     pub fn forget(&self, container: &str) {
-        self.known().remove(container);
+        self.known().forget(container);
     }
 
     /// The containers of this task but for this one.
     #[must_use]
     pub fn others(&self, container: &str, alloc_id: &str, task: &str) -> Vec<String> {
         let known = self.known();
-        let is_its =
-            |(id, life): &(&String, &(String, String))| *id != container && life.0 == alloc_id && life.1 == task;
-        known.iter().filter(is_its).map(|(id, _)| id.clone()).collect()
+        let of_task = known.containers.get(&(alloc_id.to_owned(), task.to_owned()));
+        let others = of_task.into_iter().flatten().filter(|id| *id != container);
+        others.cloned().collect()
     }
 
-    fn known(&self) -> MutexGuard<'_, HashMap<String, (String, String)>> {
+    fn known(&self) -> MutexGuard<'_, KnownLives> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -288,6 +324,14 @@ impl Shared {
         }
     }
 
+    /// Looks at small files of the kernel; see [`looks`].
+    ///
+    /// # Errors
+    /// If the look panicked.
+    pub async fn look<T: Send + 'static>(&self, look: impl FnOnce() -> T + Send + 'static) -> Result<T, JoinError> {
+        self.looks.at(&self.io, look).await
+    }
+
     /// The configuration in force.
     ///
     /// # Errors
@@ -321,4 +365,33 @@ pub fn unix_nanos() -> i64 {
         .ok()
         .and_then(|d| i64::try_from(d.as_nanos()).ok())
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn lives_are_found_by_their_task_and_forgotten_by_their_container() {
+        let lives = Lives::default();
+        let of = |alloc: &str, task: &str| (alloc.to_owned(), task.to_owned());
+        let earlier = vec![("one".to_owned(), of("a", "web")), ("two".to_owned(), of("b", "web"))];
+        lives.listed(async { Ok::<_, ()>(earlier) }).await.unwrap();
+        // Once per process.
+        lives.listed(async { Err(()) }).await.unwrap();
+        lives.note("three", "a", "web");
+        lives.note("three", "a", "web");
+        lives.note("four", "a", "db");
+        let mut found = lives.others("new", "a", "web");
+        found.sort();
+        assert_eq!(found, ["one", "three"]);
+        assert_eq!(lives.others("three", "a", "web"), ["one"]);
+        lives.forget("one");
+        lives.forget("unknown");
+        assert!(lives.others("three", "a", "web").is_empty());
+        for container in ["two", "three", "four"] {
+            lives.forget(container);
+        }
+        assert!(lives.known().tasks.is_empty() && lives.known().containers.is_empty());
+    }
 }

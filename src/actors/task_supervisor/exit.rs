@@ -14,6 +14,7 @@ use crate::telemetry::propagate::handling;
 use crate::telemetry::steps::step;
 use actix::{ActorFutureExt as _, AsyncContext as _, Context, Handler, WrapFuture as _};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 use tracing::Instrument as _;
 
@@ -115,13 +116,13 @@ impl TaskSupervisor {
         let counter = self.about.oom_counter.clone();
         let exit_code = exit.code;
         let (told, tally, exit_at) = (self.is_told_to_lack_memory(&exit), self.about.oom_tally, exit.at);
-        let kills = self
-            .shared
-            .io
-            .spawn_blocking(move || counter.and_then(|counter| oom::kills(&counter)));
+        let shared = Arc::clone(&self.shared);
         let (io, version) = (self.shared.io.clone(), self.shared.node.cgroups);
         let look = async move {
-            let found = configured.gateway.task(container.as_str()).await;
+            let (found, kills) = tokio::join!(
+                configured.gateway.task(container.as_str()),
+                shared.look(move || counter.and_then(|counter| oom::kills(&counter)))
+            );
             // containerd has five seconds for all that a shim had, and says the same if that was not enough.
             if matches!(found, Ok(None)) && exit_code == UNKNOWN {
                 let marks = [container.as_str().to_owned()];
@@ -129,7 +130,7 @@ impl TaskSupervisor {
                 drop(kill.await);
             }
             // What cannot be counted is what was told.
-            let kills = kills.await.ok().flatten();
+            let kills = kills.ok().flatten();
             (found, kills.map_or(told, |kills| tally.is_reason(kills, exit_at)))
         };
         let held = exit.clone();
@@ -169,10 +170,10 @@ impl TaskSupervisor {
     pub(super) fn find_oom_counter(&mut self, ctx: &mut Context<Self>) {
         let Some(pid) = self.about.pid else { return };
         let (names, version) = (self.container.cgroup_names(&self.id), self.shared.node.cgroups);
-        let container = self.container.clone();
-        let find = self.shared.io.spawn_blocking(move || {
-            oom::counter(pid, &names, version).or_else(|| oom::usual_counter(container.as_str(), version))
-        });
+        let (container, shared) = (self.container.clone(), Arc::clone(&self.shared));
+        let look =
+            move || oom::counter(pid, &names, version).or_else(|| oom::usual_counter(container.as_str(), version));
+        let find = async move { shared.look(look).await };
         ctx.spawn(find.into_actor(self).map(|found, actor: &mut Self, ctx| {
             // Without it, what containerd tells has to do.
             actor.about.oom_counter = found.ok().flatten();
@@ -185,10 +186,8 @@ impl TaskSupervisor {
         let Some(counter) = self.about.oom_counter.clone() else {
             return;
         };
-        let count = self
-            .shared
-            .io
-            .spawn_blocking(move || (oom::kills(&counter), unix_nanos()));
+        let shared = Arc::clone(&self.shared);
+        let count = async move { shared.look(move || (oom::kills(&counter), unix_nanos())).await };
         ctx.spawn(count.into_actor(self).map(|counted, actor: &mut Self, _| {
             if let Ok((Some(kills), at)) = counted {
                 actor.about.oom_tally.read(kills, at);

@@ -6,12 +6,12 @@
 use super::TaskSupervisor;
 use super::away::Abort;
 use super::kernel::ended;
-use crate::actors::shared::unix_nanos;
+use crate::actors::shared::{Shared, unix_nanos};
 use crate::host::members;
 use crate::spec::record::ExitRecord;
 use actix::{ActorFutureExt as _, AsyncContext as _, Context, WrapFuture as _};
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::task::spawn_blocking;
 
 /// How long after the end of the process its exit may take to be told. The shim takes its code at once, and so does the one
 /// of a containerd that is away; until then the kernel keeps it.
@@ -27,15 +27,15 @@ enum Untold {
     Unwatched,
 }
 
-async fn untold(names: Vec<String>, pid: u32) -> std::io::Result<Untold> {
-    let Some(first) = spawn_blocking(move || members::one(&names, pid)).await? else {
+async fn untold(shared: Arc<Shared>, names: Vec<String>, pid: u32) -> std::io::Result<Untold> {
+    let Some(first) = shared.look(move || members::one(&names, pid)).await? else {
         return Ok(Untold::Unwatched);
     };
     let (pid, started) = (first.pid, first.started);
     ended(first).await?;
     let at = unix_nanos();
     tokio::time::sleep(TOLD_WITHIN).await;
-    let code = spawn_blocking(move || members::exit_code(pid, started)).await?;
+    let code = shared.look(move || members::exit_code(pid, started)).await?;
     Ok(code.map_or(Untold::Taken, |code| Untold::Code { code, at }))
 }
 
@@ -44,7 +44,10 @@ impl TaskSupervisor {
     pub(super) fn watch_process(&mut self, ctx: &mut Context<Self>) {
         let Some(pid) = self.about.pid else { return };
         self.leave_process(ctx);
-        let watch = self.shared.io.spawn(untold(self.cgroup_names(), pid));
+        let watch = self
+            .shared
+            .io
+            .spawn(untold(Arc::clone(&self.shared), self.cgroup_names(), pid));
         self.at_process = Some(ctx.spawn(Abort::guard(watch).into_actor(self).map(|untold, actor, ctx| {
             actor.at_process = None;
             match untold {

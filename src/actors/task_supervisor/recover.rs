@@ -141,9 +141,7 @@ async fn reason_of(shared: &Shared, container: &ContainerId, exit: ExitRecord) -
         return (None, Some(known), marks);
     }
     let (id, version) = (container.clone(), shared.node.cgroups);
-    let kills = shared
-        .io
-        .spawn_blocking(move || oom::kills(&oom::usual_counter(id.as_str(), version)?));
+    let kills = shared.look(move || oom::kills(&oom::usual_counter(id.as_str(), version)?));
     let oom = kills.await.ok().flatten().is_some_and(|kills| kills > 0);
     (Some(TaskView::Stopped(ExitRecord { oom, ..exit })), None, None)
 }

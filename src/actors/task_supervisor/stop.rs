@@ -11,6 +11,7 @@ use crate::telemetry::propagate::handling;
 use crate::telemetry::steps::step;
 use actix::{ActorFutureExt as _, AsyncContext as _, Context, Handler, SpawnHandle, WrapFuture as _};
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 use tracing::{Instrument as _, Span};
 
@@ -165,14 +166,16 @@ impl TaskSupervisor {
     fn let_go_on(&self) {
         let (names, version) = (self.container.cgroup_names(&self.id), self.shared.node.cgroups);
         let (pid, task) = (self.about.pid, self.id.clone());
-        self.shared.io.spawn_blocking(move || {
+        let let_go = move || {
             let Some(first) = pid.and_then(|pid| members::one(&names, pid)) else {
                 return;
             };
             if let Err(error) = members::thaw(&[first], &names, version) {
                 tracing::warn!(task.id = %task, error = %error, "the task's cgroup cannot be thawed");
             }
-        });
+        };
+        let shared = Arc::clone(&self.shared);
+        self.shared.io.spawn(async move { shared.look(let_go).await });
     }
 
     /// One thing at a time is done when the exit is not told.

@@ -23,7 +23,10 @@ const REST: Duration = Duration::from_millis(250);
 
 /// See the module.
 pub(super) async fn sweep(shared: Arc<Shared>, gateway: Gateway, container: ContainerId) {
-    let stale: Vec<String> = tokio::task::block_in_place(|| exec::names(&shared.run_dir, container.as_str()))
+    let (dir, id) = (shared.run_dir.clone(), container.clone());
+    let names = shared.look(move || exec::names(&dir, id.as_str())).await;
+    let stale: Vec<String> = names
+        .unwrap_or_default()
         .into_iter()
         .filter(|name| shared.execs.is_stale(name))
         .collect();
