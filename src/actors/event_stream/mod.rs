@@ -15,18 +15,17 @@ mod reader;
 use crate::actors::shared::{Links, Shared};
 use crate::messages::health::{Health, ProbeNow, Verdict};
 use crate::messages::runtime::{
-    ContainerdAway, ContainerdFault, ForgetTask, LookUpTask, TaskExited, TaskOom, TaskView,
+    ContainerdAway, ContainerdFault, FaultKind, ForgetTask, LookUpTask, TaskExited, TaskOom, TaskView,
 };
 use crate::messages::{Ask, Cx, Fact as _, Owed, Request as _, Tell};
 use crate::spec::identity::ContainerId;
 use crate::telemetry::propagate::handling;
 use crate::telemetry::{Counter, names};
-use actix::{
-    Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, StreamHandler, Supervised, WrapFuture as _,
-};
+use actix::{Actor, AsyncContext as _, Context, Handler, SpawnHandle, StreamHandler, Supervised, WrapFuture as _};
 use reader::{Item, Reader};
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 use tracing::Instrument as _;
 
 /// Places in the mailbox: as many recoveries may ask at once.
@@ -42,8 +41,10 @@ pub struct EventStream {
     reader: Option<Reader>,
     /// The tasks of the last listing, kept up to date by events; `None` while the stream is not live.
     roster: Option<HashMap<ContainerId, TaskView>>,
-    /// Who asked while the stream was not live.
-    waiting: Vec<(LookUpTask, Answer)>,
+    /// Who asked while the stream was not live, and when that is too late.
+    waiting: Vec<(Instant, LookUpTask, Answer)>,
+    /// For the first of them. One for all, since an actor polls every future that it has at each of its turns.
+    late: Option<SpawnHandle>,
     /// The last verdict on containerd was not a good one.
     was_unhealthy: bool,
 }
@@ -58,6 +59,7 @@ impl EventStream {
             reader: None,
             roster: None,
             waiting: Vec::new(),
+            late: None,
             was_unhealthy: false,
         }
     }
@@ -110,8 +112,35 @@ impl EventStream {
             }
         }
         self.roster = Some(roster);
-        for (wanted, answer) in std::mem::take(&mut self.waiting) {
+        for (_, wanted, answer) in std::mem::take(&mut self.waiting) {
             self.look_up(wanted, answer, ctx);
+        }
+    }
+
+    /// Arms the timer for whoever loses patience first. Patience is of one length, so that is whoever asked first.
+    fn arm(&mut self, ctx: &mut Context<Self>) {
+        let (None, Some((first, ..))) = (&self.late, self.waiting.first()) else {
+            return;
+        };
+        self.late = Some(
+            ctx.run_later(first.saturating_duration_since(Instant::now()), |actor, ctx| {
+                actor.late = None;
+                actor.give_up();
+                actor.arm(ctx);
+            }),
+        );
+    }
+
+    /// Answers whoever has waited long enough.
+    fn give_up(&mut self) {
+        let now = Instant::now();
+        let late: Vec<_> = self.waiting.extract_if(.., |(until, ..)| *until <= now).collect();
+        for (_, wanted, answer) in late {
+            answer.send(Err(ContainerdFault {
+                kind: FaultKind::Deadline,
+                operation: "list tasks",
+                text: format!("containerd did not answer within {:?}", wanted.patience),
+            }));
         }
     }
 
@@ -206,7 +235,7 @@ impl StreamHandler<Item> for EventStream {
                     self.links.tasks.away(ContainerdAway { container }, Cx::current());
                 }
                 // Whoever asked is told now: waiting for containerd's return is the asker's decision.
-                for (_, answer) in std::mem::take(&mut self.waiting) {
+                for (.., answer) in std::mem::take(&mut self.waiting) {
                     answer.send(Err(fault.clone()));
                 }
             }
@@ -228,26 +257,8 @@ impl Handler<Ask<LookUpTask>> for EventStream {
             return;
         }
         // Not live: wait for the listing, which all askers share, but not longer than the asker's patience.
-        let patience = req.patience;
-        let container = req.container.clone();
-        self.waiting.push((req, reply));
-        ctx.spawn(
-            tokio::time::sleep(patience)
-                .into_actor(self)
-                .map(move |(), actor: &mut Self, _| {
-                    let (late, waiting) = std::mem::take(&mut actor.waiting)
-                        .into_iter()
-                        .partition(|(w, _)| w.container == container);
-                    actor.waiting = waiting;
-                    for (_, answer) in late {
-                        answer.send(Err(ContainerdFault {
-                            kind: crate::messages::runtime::FaultKind::Deadline,
-                            operation: "list tasks",
-                            text: format!("containerd did not answer within {patience:?}"),
-                        }));
-                    }
-                }),
-        );
+        self.waiting.push((Instant::now() + req.patience, req, reply));
+        self.arm(ctx);
     }
 }
 
