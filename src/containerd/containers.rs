@@ -190,6 +190,19 @@ impl Gateway {
     /// # Errors
     /// Any fault of the call.
     pub async fn list_containers(&self, filters: &[String]) -> Result<Vec<ContainerRecord>, ContainerdFault> {
+        self.glean_containers(filters, Some).await
+    }
+
+    /// What is of interest of those containers. A record is mostly its specification, and thousands of them at once would be
+    /// most of the memory of this process: only what is kept of each stays.
+    ///
+    /// # Errors
+    /// Any fault of the call.
+    pub async fn glean_containers<T>(
+        &self,
+        filters: &[String],
+        mut keep: impl FnMut(ContainerRecord) -> Option<T>,
+    ) -> Result<Vec<T>, ContainerdFault> {
         const CALL: Call = Call::within("list containers", 30);
         let request = CALL.request(proto::ListContainersRequest {
             filters: filters.to_vec(),
@@ -200,7 +213,7 @@ impl Gateway {
             let mut stream = self.containers().list_stream(request).await?.into_inner();
             let mut found = Vec::new();
             while let Some(message) = stream.message().await? {
-                found.extend(message.container.map(ContainerRecord::from_proto));
+                found.extend(message.container.map(ContainerRecord::from_proto).and_then(&mut keep));
             }
             Ok(tonic::Response::new(found))
         };

@@ -35,16 +35,13 @@ pub(super) async fn find(
         return Ok(Vec::new());
     }
     let list = async {
-        let all = gateway.list_containers(&[]).await?;
         // A name that is too long is cut in the label: such a life is left to the reaper.
-        Ok(all
-            .into_iter()
-            .filter_map(|record| {
-                let task = marks(&record)?.task_name;
-                let alloc_id = record.labels.get(KEY_ALLOC_ID)?.clone();
-                Some((record.id, (alloc_id, task)))
-            })
-            .collect())
+        let life = |record: ContainerRecord| {
+            let task = marks(&record)?.task_name;
+            let alloc_id = record.labels.get(KEY_ALLOC_ID)?.clone();
+            Some((record.id, (alloc_id, task)))
+        };
+        gateway.glean_containers(&[], life).await
     };
     shared.lives.listed(list).await?;
     let mut found = Vec::new();

@@ -100,8 +100,8 @@ async fn take(shared: &Shared, gateway: &Gateway) -> Result<(Vec<Sight>, Vec<Ima
     if ours.is_empty() {
         return Ok((Vec::new(), Vec::new()));
     }
-    let containers = gateway.list_containers(&[]).await?;
-    let users: HashMap<String, String> = containers.into_iter().map(|c| (c.image, c.id)).collect();
+    let containers = gateway.glean_containers(&[], |c| Some((c.image, c.id))).await?;
+    let users: HashMap<String, String> = containers.into_iter().collect();
     let sight = |(image, origin): &(ImageRecord, Origin)| Sight {
         origin: Some(*origin),
         idle_since: image_gc::idle_since(&image.labels),

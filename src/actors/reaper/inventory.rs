@@ -65,7 +65,7 @@ pub(super) async fn take(
         snapshots.extend(live.map(|s| (snapshotter.clone(), s)));
     }
     let images = gateway.list_images().await?;
-    let records = gateway.list_containers(&[]).await?;
+    let records = gateway.glean_containers(&[], |record| Some(with_owner(record))).await?;
     let claimed: BTreeSet<String> = links
         .tasks
         .containers()
@@ -107,7 +107,8 @@ struct Seen {
     leases: Vec<LeaseRecord>,
     snapshots: Vec<(String, SnapshotRecord)>,
     images: Vec<ImageRecord>,
-    records: Vec<ContainerRecord>,
+    /// Without their specifications.
+    records: Vec<(ContainerRecord, Owner)>,
     claimed: BTreeSet<String>,
     address: String,
     namespace: String,
@@ -119,16 +120,20 @@ impl Seen {
         let snapshot_of: HashMap<(String, String), String> = self
             .records
             .iter()
-            .map(|r| ((r.snapshotter.clone(), r.snapshot_key.clone()), r.id.clone()))
+            .map(|(r, _)| ((r.snapshotter.clone(), r.snapshot_key.clone()), r.id.clone()))
+            .collect();
+        let users: HashMap<String, String> = self
+            .records
+            .iter()
+            .map(|(r, _)| (r.image.clone(), r.id.clone()))
             .collect();
         let mut members: HashMap<String, Vec<String>> = HashMap::new();
-        for record in &self.records {
+        for (record, _) in &self.records {
             let label = record.labels.get(KEY_SHIM_GROUP);
             if let Some(group) = label.and_then(|text| ShimGroup::parse(text)) {
                 members.entry(group.leader).or_default().push(record.id.clone());
             }
         }
-        let users: HashMap<String, String> = self.records.iter().map(|r| (r.image.clone(), r.id.clone())).collect();
         let images = self.images.into_iter().map(|image| ImageFacts {
             origin: Origin::read(&image.labels),
             idle_since: image_gc::idle_since(&image.labels),
@@ -136,7 +141,7 @@ impl Seen {
             name: image.name,
         });
         let images = images.collect();
-        let mut owners: Vec<(ContainerRecord, Owner)> = self.records.into_iter().map(with_owner).collect();
+        let mut owners = self.records;
         // Whose tasks we have, also if they were recovered and not started here.
         for (record, owner) in &mut owners {
             if self.claimed.contains(&record.id)
@@ -269,12 +274,17 @@ fn marks(labels: &Labels) -> Option<Marks> {
 fn with_owner(record: ContainerRecord) -> (ContainerRecord, Owner) {
     let owner = Owner::read(&record.labels);
     let alloc = record.labels.get(KEY_ALLOC_ID).map(String::as_str).unwrap_or_default();
-    if owner != Owner::default() || alloc.is_empty() || marks(&record.labels).is_none() {
-        return (record, owner);
-    }
-    // A specification that is none shows no mounts.
-    let spec = serde_json::from_slice(&record.spec_json).unwrap_or_default();
-    let owner = owner.or_by_mounts(&spec, alloc);
+    let owner = if owner != Owner::default() || alloc.is_empty() || marks(&record.labels).is_none() {
+        owner
+    } else {
+        // A specification that is none shows no mounts.
+        let spec = serde_json::from_slice(&record.spec_json).unwrap_or_default();
+        owner.or_by_mounts(&spec, alloc)
+    };
+    let record = ContainerRecord {
+        spec_json: Vec::new(),
+        ..record
+    };
     (record, owner)
 }
 
