@@ -20,7 +20,26 @@ const REMOVALS_PER_CORE: usize = 3;
 pub struct Workshop {
     creates: Arc<Semaphore>,
     removals: Arc<Semaphore>,
-    turns: Mutex<HashMap<ContainerId, Arc<AsyncMutex<()>>>>,
+    turns: Mutex<Turns>,
+}
+
+/// Turns by container. Those that nobody holds or waits for are looked for whenever as many have come as stayed the last
+/// time, so that a burst of starts does not look at all of them with each.
+#[derive(Default)]
+struct Turns {
+    of: HashMap<ContainerId, Arc<AsyncMutex<()>>>,
+    /// How many there may be before the next look.
+    room: usize,
+}
+
+impl Turns {
+    fn of(&mut self, id: &ContainerId) -> Arc<AsyncMutex<()>> {
+        if self.of.len() > self.room {
+            self.of.retain(|_, turn| Arc::strong_count(turn) > 1);
+            self.room = self.of.len().saturating_mul(2);
+        }
+        Arc::clone(self.of.entry(id.clone()).or_default())
+    }
 }
 
 /// The right to work on one container, within the budget. Given back by its drop.
@@ -59,12 +78,7 @@ impl Workshop {
     }
 
     async fn turn(&self, id: &ContainerId, budget: &Arc<Semaphore>) -> Turn {
-        let turn = {
-            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-            // Those that nobody holds or waits for.
-            turns.retain(|_, turn| Arc::strong_count(turn) > 1);
-            Arc::clone(turns.entry(id.clone()).or_default())
-        };
+        let turn = self.turns.lock().unwrap_or_else(PoisonError::into_inner).of(id);
         let turn = turn.lock_owned().await;
         // Never closed; an error would mean no bound, not no work.
         Turn {
@@ -93,6 +107,20 @@ mod tests {
         drop(first);
         assert!(tokio::time::timeout(within, workshop.remove(&one)).await.is_ok());
         drop(workshop.create(&other).await);
-        assert!(workshop.turns.lock().unwrap().len() <= 1);
+        assert!(workshop.turns.lock().unwrap().of.len() <= 1);
+    }
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_is_forgotten_whatever_the_number() {
+        let workshop = Workshop::new(1);
+        let container = |n: usize| ContainerId::reported(n.to_string());
+        let held = workshop.create(&container(0)).await;
+        for n in 1..1000 {
+            drop(workshop.remove(&container(n)).await);
+        }
+        let turns = workshop.turns.lock().unwrap();
+        assert!(turns.of.len() <= 4, "{}", turns.of.len());
+        assert!(turns.of.contains_key(&container(0)));
+        drop((turns, held));
     }
 }
