@@ -1,9 +1,9 @@
 # Every target is one line of work; what takes more is in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help run test check deny bench deps goldens uml clean
+.PHONY: help run test check deny bench density deps goldens uml clean
 
 # `make test SUITE=unit`, `make test SUITE="protocol gohost"`, `make test SUITE=lifecycle-24-v1 FILTER=exec`
-export SUITE FILTER BENCH
+export SUITE FILTER BENCH N KIND PARTS CURVE
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,10 @@ deny: ## Install cargo-deny into the cache and judge the dependencies, known adv
 bench: ## Run the benchmarks, or the one named by BENCH: starts, pulls
 	@scripts/deps.sh test
 	@scripts/bench.sh
+
+density: ## A thousand tasks on this node, each figure with its limit; N and KIND for others, e.g. N=50 KIND=1.6
+	@scripts/deps.sh test
+	@scripts/density.sh
 
 deps: ## Install what is missing for run and test
 	@scripts/deps.sh test

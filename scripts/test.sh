@@ -141,7 +141,7 @@ real() {
 		# With all suites, of the tasks' lives only what cgroups have a part in: a process takes 25 times as long in the guest.
 		if [ "$1" = lifecycle ] && [ -z "${SUITE:-}" ]; then
 			local group
-			for group in acceptance audit burst cache:: credentials:: disk doctor events exec_bounds exec_crun exec_recovery \
+			for group in acceptance audit burst cache:: credentials:: density disk doctor events exec_bounds exec_crun exec_recovery \
 				go_driver health load:: logs lost network outage pulling:: reaper refusals without_containerd; do
 				skip+=(--skip "$group")
 			done

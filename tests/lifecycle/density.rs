@@ -1,13 +1,17 @@
 //! Many tasks on one node: none is forgotten, whatever their number. What that costs is measured by `make density`.
 
-use crate::bench::{Bench, group, patience, secs, settle, slowness};
+use crate::bench::{Bench, group, kind, patience, secs, settle, slowness};
 use std::time::Duration;
 use testhost::crowd::{Crowd, STUBBORN};
+use testhost::fault_proxy::FaultProxy;
 use testhost::procfs;
+use testhost::rig::{Backend, RigOpts};
+use testhost::task::TaskSpec;
 use testhost::within::within;
 
 group!(density, Bench::new(), {
     sixty_start_at_once_survive_the_plugin_and_end,
+    a_recovery_of_all_asks_containerd_once,
 });
 
 /// A guest takes 25 times as long to start a process.
@@ -45,8 +49,41 @@ async fn sixty_start_at_once_survive_the_plugin_and_end(b: &mut Bench) {
         let exit = task.exit(patience()).await;
         assert_eq!((exit.signal, exit.exit_code), (9, 137), "{exit:?}");
     }
-    within(secs(120), "removals", crowd.destroy(false)).await.expect("DestroyTask");
+    within(secs(120), "removals", crowd.destroy(false))
+        .await
+        .expect("DestroyTask");
     rest(b).await;
+}
+
+/// On a bench of its own, where the calls to containerd are counted.
+async fn a_recovery_of_all_asks_containerd_once(_: &mut Bench) {
+    let opts = RigOpts::new(kind()).expect("CD_DRIVER_BIN");
+    let backend = Backend::start(opts).await.expect("back end");
+    let upstream = backend.containerd.step_aside().expect("another socket");
+    let proxy = FaultProxy::start(&backend.containerd.socket(), &upstream).expect("proxy");
+    let mut rig = backend.launch().await.expect("plugin");
+    let image = rig.busybox().await.expect("image");
+    let spec = TaskSpec::new(&image).command(["sleep", "3600"]);
+    let mut crowd = Crowd::new().expect("readers");
+    let count = count() / 3;
+    within(secs(120), "starts", crowd.start_mute(&rig, &spec, count, count))
+        .await
+        .expect("starts");
+    rig.relaunch_only().await.expect("relaunch");
+    let before = proxy.calls();
+    within(secs(60), "recovery", crowd.recover_at_once(&rig))
+        .await
+        .expect("RecoverTask");
+    let calls = |name: &str| {
+        let of = |calls: &testhost::fault_proxy::Calls| calls.get(name).copied().unwrap_or_default();
+        of(&proxy.calls()) - of(&before)
+    };
+    // The listing of the one subscription, and a second one if the settings came after the first.
+    assert!(calls("Tasks/List") <= 2, "{:?}", proxy.calls());
+    assert_eq!(calls("Tasks/Get"), 0, "{:?}", proxy.calls());
+    within(secs(120), "removals", crowd.destroy(true))
+        .await
+        .expect("DestroyTask");
 }
 
 /// The plugin comes to rest: threads that were made for a moment's work are gone after some seconds without any.
@@ -54,7 +91,10 @@ async fn rest(b: &Bench) {
     let pid = b.rig.plugin().pid();
     let many = || {
         let threads = procfs::threads(pid);
-        (threads > THREADS).then(|| format!("{threads} threads")).into_iter().collect()
+        (threads > THREADS)
+            .then(|| format!("{threads} threads"))
+            .into_iter()
+            .collect()
     };
     assert_eq!(settle(secs(20), many).await, Vec::<String>::new());
 }

@@ -23,15 +23,21 @@ const AT_ONCE: usize = 64;
 const ENDS: usize = 500;
 const SAMPLES: usize = 30;
 const INTERVAL: Duration = Duration::from_secs(10);
+/// What the waits may take to be known.
+const SETTLE: Duration = Duration::from_secs(2);
 /// Some intervals.
 const IDLE: Duration = Duration::from_secs(21);
 
 pub async fn measure(plan: &Plan, report: &mut Report) -> Result<()> {
     eprintln!("curve");
-    // `N` smaller than a step leaves it out.
-    let steps: Vec<usize> = match plan.count {
-        all if all >= STEPS[0] => STEPS.to_vec(),
-        few => vec![few],
+    let given = std::env::var("CURVE").ok().filter(|text| !text.is_empty());
+    let steps: Vec<usize> = match given {
+        Some(text) => text
+            .split_whitespace()
+            .map(str::parse)
+            .collect::<Result<_, _>>()
+            .context("CURVE")?,
+        None => STEPS.to_vec(),
     };
     let opts = plan.opts(json!({ "containerd_runtime": RUNTIME }));
     let namespace = opts.namespace.clone();
@@ -63,7 +69,8 @@ async fn climb(
     step: usize,
     report: &mut Report,
 ) -> Result<()> {
-    let mut row = |figure: &str, value: f64, unit| report.row(format!("[curve] {step:>5}: {figure}"), value, unit, Limit::None);
+    let mut row =
+        |figure: &str, value: f64, unit| report.row(format!("[curve] {step:>5}: {figure}"), value, unit, Limit::None);
     let more = step - crowd.tasks.len();
     let (begun, pid) = (procfs::cpu_time(rig.plugin().pid()), rig.plugin().pid());
     let took = phase("starts", 200, crowd.start_mute(rig, spec, more, AT_ONCE)).await?;
@@ -72,6 +79,8 @@ async fn climb(
     row("start, each of those that came", each(took), "ms");
     row("of it, cores of the plugin", each(spent), "ms");
 
+    row("memory of the plugin, started", share(pid), "MB");
+
     let mut times = Vec::new();
     for _ in 0..SAMPLES {
         let mut guest = Crowd::new()?;
@@ -79,16 +88,29 @@ async fn climb(
         guest.destroy(true).await?;
     }
     times.sort();
-    row("start of one more, p50", percentile(&times, 50).as_secs_f64() * 1e3, "ms");
+    row(
+        "start of one more, p50",
+        percentile(&times, 50).as_secs_f64() * 1e3,
+        "ms",
+    );
 
-    let attendance = phase("waits and statistics", 60, crowd.attend(INTERVAL)).await?;
+    let waits = crowd.attend_exits();
+    // Any answer tells that the calls before it have reached the plugin.
+    rig.plugin().info().await?;
+    tokio::time::sleep(SETTLE).await;
+    row("memory of the plugin, exits waited for", share(pid), "MB");
+    let statistics = phase("statistics", 60, crowd.attend_statistics(INTERVAL)).await?;
     tokio::time::sleep(INTERVAL).await;
     let (begun, before) = (Instant::now(), procfs::cpu_time(pid).unwrap_or_default());
     tokio::time::sleep(IDLE).await;
     let idle = procfs::cpu_time(pid).unwrap_or_default() - before;
-    row("plugin in idle seconds, of one core", idle.as_secs_f64() / begun.elapsed().as_secs_f64() * 100.0, "%");
-    row("memory of the plugin", share(pid), "MB");
-    drop(attendance);
+    row(
+        "plugin in idle seconds, of one core",
+        idle.as_secs_f64() / begun.elapsed().as_secs_f64() * 100.0,
+        "%",
+    );
+    row("memory of the plugin, and statistics watched", share(pid), "MB");
+    drop((waits, statistics));
 
     phase("exits", 60, ends(rig, fake, crowd, &mut row)).await?;
 
@@ -96,8 +118,14 @@ async fn climb(
         phase("relaunch", 30, rig.relaunch_only()).await?;
         let before = fake.calls();
         let (way, took) = match is_at_once {
-            false => ("one by one", phase("recovery in turn", 90, crowd.recover_in_turn(rig)).await?),
-            true => ("all at once", phase("recovery at once", 90, crowd.recover_at_once(rig)).await?),
+            false => (
+                "one by one",
+                phase("recovery in turn", 90, crowd.recover_in_turn(rig)).await?,
+            ),
+            true => (
+                "all at once",
+                phase("recovery at once", 90, crowd.recover_at_once(rig)).await?,
+            ),
         };
         row(&format!("recovered {way}"), took.as_secs_f64(), "s");
         let calls: u64 = fake.calls().values().sum::<u64>() - before.values().sum::<u64>();
@@ -136,7 +164,11 @@ async fn ends(
         let id = waits.join_next().await.context("no wait is left")??;
         ended.insert(id.context("WaitTask")?);
     }
-    row(&format!("{count} exits told"), begun.elapsed().as_secs_f64() * 1e3, "ms");
+    row(
+        &format!("{count} exits told"),
+        begun.elapsed().as_secs_f64() * 1e3,
+        "ms",
+    );
     drop(waits);
     let (gone, stay): (Vec<_>, Vec<_>) = std::mem::take(&mut crowd.tasks)
         .into_iter()

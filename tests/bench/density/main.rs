@@ -8,6 +8,7 @@
 //! | `N` | how many tasks, 1000 without it |
 //! | `KIND` | the containerd: `2.4` (default) or `1.6` |
 //! | `PARTS` | some of `none node logs curve`: tasks with a shim each, in one shim, the figures of the log mode, the curve |
+//! | `CURVE` | the numbers of tasks of the curve, `1000 5000 20000` without it |
 //! | `CD_DRIVER_CHAOS_BIN` | a driver with `--features chaos`, for the log pump that is killed |
 //!
 //! Settings that the driver under test does not know are left out, and their rows say so.
@@ -72,7 +73,10 @@ async fn measure() -> Result<()> {
     };
     let parts = var("PARTS").unwrap_or_else(|| "none node logs curve".to_owned());
     let parts: Vec<&str> = parts.split_whitespace().collect();
-    if let Some(unknown) = parts.iter().find(|part| !["none", "node", "logs", "curve"].contains(part)) {
+    if let Some(unknown) = parts
+        .iter()
+        .find(|part| !["none", "node", "logs", "curve"].contains(part))
+    {
         bail!("PARTS has {unknown:?}: some of none, node, logs, curve are expected");
     }
     // Two log pipes per task, and what the agent has open besides.

@@ -53,7 +53,12 @@ pub async fn measure(plan: &Plan, group: &str, report: &mut Report) -> Result<()
     let theirs = phase("ctr", bound, ctr::measure(&rig, &image, plan.count, is_shared)).await?;
     let mut row = |figure: &str, ours: Duration, theirs: Duration, limit| {
         let (figure, ours, theirs) = (format!("[{group}] {figure}"), ours.as_secs_f64(), theirs.as_secs_f64());
-        report.row(format!("{figure}: ctr {theirs:.1} s, ours is"), ours / theirs, "×", limit);
+        report.row(
+            format!("{figure}: ctr {theirs:.1} s, ours is"),
+            ours / theirs,
+            "×",
+            limit,
+        );
     };
     row("started", started, theirs.started, Limit::AtMost(0.75));
     row("removed", removed, theirs.removed, Limit::None);
@@ -138,14 +143,25 @@ async fn recoveries(rig: &mut Rig, plan: &Plan, group: &str, crowd: &Crowd, repo
     for is_at_once in [false, true] {
         phase("relaunch", 30, rig.relaunch_only()).await?;
         let (way, took) = match is_at_once {
-            false => ("one by one", phase("recovery in turn", 120, crowd.recover_in_turn(rig)).await?),
-            true => ("all at once", phase("recovery at once", 120, crowd.recover_at_once(rig)).await?),
+            false => (
+                "one by one",
+                phase("recovery in turn", 120, crowd.recover_in_turn(rig)).await?,
+            ),
+            true => (
+                "all at once",
+                phase("recovery at once", 120, crowd.recover_at_once(rig)).await?,
+            ),
         };
         let threads = procfs::threads(rig.plugin().pid());
         let memory = Memory::of(rig).plugin;
         let figure = format!("[{group}] recovered {way}");
         report.row(&figure, took.as_secs_f64(), "s", limit);
-        report.row(format!("{figure}: threads of the plugin"), threads as f64, "", Limit::None);
+        report.row(
+            format!("{figure}: threads of the plugin"),
+            threads as f64,
+            "",
+            Limit::None,
+        );
         report.row(format!("{figure}: memory of the plugin"), memory, "MB", Limit::None);
     }
     Ok(())

@@ -67,7 +67,13 @@ impl Lines {
         let token = self.next.fetch_add(1, Ordering::Relaxed);
         let mut pipes = self.pipes.lock().unwrap_or_else(PoisonError::into_inner);
         epoll::add(&*self.epoll, &file, EventData::new_u64(token), EventFlags::IN)?;
-        pipes.insert(token, Pipe { file, has_spoken: false });
+        pipes.insert(
+            token,
+            Pipe {
+                file,
+                has_spoken: false,
+            },
+        );
         Ok(())
     }
 

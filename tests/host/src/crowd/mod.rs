@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use futures_util::future::join_all;
+use futures_util::future::{join_all, try_join_all};
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tonic::Status;
@@ -19,7 +19,7 @@ use crate::alloc::Alloc;
 use crate::fifo::make_fifo;
 use crate::rig::{Rig, RunningTask};
 use crate::task::TaskSpec;
-use crate::wire::driver::{RecoverTaskRequest, TaskConfig, TaskHandle, TaskStatsResponse};
+use crate::wire::driver::{RecoverTaskRequest, TaskConfig, TaskHandle, TaskStatsResponse, WaitTaskRequest};
 
 /// Says a word and sleeps. SIGTERM is ignored, also by the program that comes after the shell.
 pub const STUBBORN: &str = "trap '' TERM; echo up; exec sleep 36000";
@@ -68,7 +68,9 @@ impl Crowd {
     /// Starts all of them at once, and waits until each has said its first line. The answer is how long that took.
     pub async fn welcome(&mut self, rig: &Rig, invited: Vec<Invited>) -> Result<Duration> {
         let (begun, expected) = (Instant::now(), self.lines.spoken() + invited.len());
-        let starts = invited.into_iter().map(|one| rig.start_raw(one.config, one.alloc, None));
+        let starts = invited
+            .into_iter()
+            .map(|one| rig.start_raw(one.config, one.alloc, None));
         let mut refused = Vec::new();
         for started in join_all(starts).await {
             match started {
@@ -89,6 +91,24 @@ impl Crowd {
         self.welcome(rig, invited).await
     }
 
+    /// Starts tasks at once whose output is the driver's to write: nobody reads log pipes, as where the host collects no logs.
+    pub async fn start_unheard(&mut self, rig: &Rig, spec: &TaskSpec, count: usize) -> Result<Duration> {
+        let mut configs = Vec::with_capacity(count);
+        for _ in 0..count {
+            let alloc = rig.alloc();
+            alloc.add_task(&spec.name)?;
+            configs.push((spec.compose(&alloc, rig.schema())?, alloc));
+        }
+        let begun = Instant::now();
+        let starts = configs
+            .into_iter()
+            .map(|(config, alloc)| rig.start_raw(config, alloc, None));
+        let started: Vec<RunningTask> = try_join_all(starts).await?;
+        let took = begun.elapsed();
+        self.tasks.extend(started);
+        Ok(took)
+    }
+
     /// Starts tasks of which nothing is heard, many in each allocation, so many calls at a time. How long that took.
     pub async fn start_mute(&mut self, rig: &Rig, spec: &TaskSpec, count: usize, at_once: usize) -> Result<Duration> {
         let mut configs = Vec::with_capacity(count);
@@ -102,7 +122,9 @@ impl Crowd {
             configs.push((spec.compose(&alloc, rig.schema())?, alloc.clone()));
         }
         let begun = Instant::now();
-        let starts = configs.into_iter().map(|(config, alloc)| rig.start_raw(config, alloc, None));
+        let starts = configs
+            .into_iter()
+            .map(|(config, alloc)| rig.start_raw(config, alloc, None));
         let started: Vec<RunningTask> = stream::iter(starts).buffer_unordered(at_once).try_collect().await?;
         let took = begun.elapsed();
         self.tasks.extend(started);
@@ -153,15 +175,27 @@ impl Crowd {
 
     /// What a host has open for each task as long as it runs: the wait for its exit, and its statistics.
     pub async fn attend(&self, interval: Duration) -> Result<Attendance> {
-        let mut attendance = Attendance(Vec::new());
-        let streams = join_all(self.tasks.iter().map(|task| task.stats(interval))).await;
-        for (task, stream) in self.tasks.iter().zip(streams) {
+        let mut attendance = self.attend_exits();
+        attendance.0.append(&mut self.attend_statistics(interval).await?.0);
+        Ok(attendance)
+    }
+
+    /// The waits alone.
+    pub fn attend_exits(&self) -> Attendance {
+        let wait = |task: &RunningTask| {
             let (mut driver, task_id) = (task.driver(), task.id().to_owned());
-            attendance.0.push(tokio::spawn(async move {
-                let request = crate::wire::driver::WaitTaskRequest { task_id };
+            tokio::spawn(async move {
                 // The answer is of no use here, only that it is waited for.
-                driver.wait_task(request).await.ok();
-            }));
+                driver.wait_task(WaitTaskRequest { task_id }).await.ok();
+            })
+        };
+        Attendance(self.tasks.iter().map(wait).collect())
+    }
+
+    /// The statistics alone.
+    pub async fn attend_statistics(&self, interval: Duration) -> Result<Attendance> {
+        let mut attendance = Attendance(Vec::new());
+        for stream in join_all(self.tasks.iter().map(|task| task.stats(interval))).await {
             let mut stream = stream.context("TaskStats")?;
             attendance.0.push(tokio::spawn(async move {
                 while let Ok(Some(TaskStatsResponse { .. })) = stream.message().await {}

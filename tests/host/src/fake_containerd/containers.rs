@@ -51,7 +51,10 @@ impl Stage {
         container.updated_at = container.created_at;
         let mut cast = self.cast();
         if cast.containers.contains_key(&container.id) {
-            return Reply::Refused(Code::AlreadyExists, format!("container {}: already exists", container.id));
+            return Reply::Refused(
+                Code::AlreadyExists,
+                format!("container {}: already exists", container.id),
+            );
         }
         cast.containers.insert(container.id.clone(), container.clone());
         one(&proto::CreateContainerResponse {

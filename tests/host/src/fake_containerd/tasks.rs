@@ -116,7 +116,10 @@ impl Stage {
             return missing("task", id);
         };
         let Some(end) = *task.end.borrow() else {
-            return Reply::Refused(Code::FailedPrecondition, format!("task {id} must be stopped before deletion"));
+            return Reply::Refused(
+                Code::FailedPrecondition,
+                format!("task {id} must be stopped before deletion"),
+            );
         };
         cast.tasks.remove(id);
         one(&proto::DeleteResponse {

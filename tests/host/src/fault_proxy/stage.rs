@@ -98,7 +98,9 @@ fn framed(message: &[u8]) -> Bytes {
 }
 
 fn open(respond: &mut SendResponse<Bytes>) -> Result<SendStream<Bytes>> {
-    let head = Response::builder().header("content-type", "application/grpc").body(())?;
+    let head = Response::builder()
+        .header("content-type", "application/grpc")
+        .body(())?;
     Ok(respond.send_response(head, false)?)
 }
 
