@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use testhost::crowd::Crowd;
 use testhost::rig::Rig;
 use testhost::task::TaskSpec;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 
 const LOUD: u64 = 1 << 30;
@@ -176,7 +176,7 @@ async fn kill_pump(socket: std::path::PathBuf) -> Result<()> {
         beat.tick().await;
         let mut chaos = UnixStream::connect(&socket).await?;
         chaos.write_all(b"kill log_pump\n").await?;
-        let mut answer = [0; 64];
-        chaos.read(&mut answer).await?;
+        // The line of the answer: then it has been done.
+        BufReader::new(chaos).read_line(&mut String::new()).await?;
     }
 }
