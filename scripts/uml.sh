@@ -131,6 +131,10 @@ while kill -0 "$guest" 2>/dev/null; do
 	sleep 0.2
 done
 if [ ! -s "$work/status" ]; then
+	if grep -q put_fp_registers "$work/kernel"; then
+		echo "uml: user-mode Linux cannot run on this processor, whose registers (AMX) need more room than it has for them" >&2
+		exit 77
+	fi
 	echo "uml: the guest ended without a status; its kernel said last:" >&2
 	tail -n 40 "$work/early" "$work/kernel" >&2
 	exit 125
