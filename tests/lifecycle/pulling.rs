@@ -305,13 +305,17 @@ async fn jobs_take_turns_and_an_image_on_disk_waits_for_none(b: &mut Bench) {
         if n == 3 {
             spec.tweak = Some(|task| task.job_id = "another-job".to_owned());
         }
-        starts.push(begin(b, spec).await);
+        let (id, start) = begin(b, spec).await;
+        // By its name: the task that was to show that events come may have pulled as well.
         let words = if n == 0 {
             "Pulling image"
         } else {
             "Waiting to pull image"
         };
-        until_told(&events, n.max(1), words).await;
+        let is_told = |all: &[DriverTaskEvent]| told(all, words).contains(&id).then_some(());
+        let found = events.wait_for(patience() * 3, is_told).await;
+        assert!(found.is_some(), "{id} is not told {words:?}: {:?}", events.events());
+        starts.push((id, start));
     }
     // One is on its way, three wait: what is on disk does not.
     assert_eq!(b.run(b.sh("exit 5")).await.0, 5);
