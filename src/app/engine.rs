@@ -17,6 +17,7 @@ use crate::actors::supervision::front::Front;
 use crate::actors::supervision::tree::{Arbiters, Nursery};
 use crate::cli;
 use crate::host::node::Node;
+use crate::host::pipe_keeper::PipeKeeper;
 use crate::host::{fifo, leftovers, liveness};
 use crate::messages::Cx;
 use crate::messages::audit::{Audit, AuditError, Report};
@@ -145,6 +146,7 @@ impl Engine {
             lives: Lives::default(),
             groups: Groups::new(Path::new(RUN_DIR)),
             images: Arc::default(),
+            keeper: Arc::new(PipeKeeper::new(Path::new(RUN_DIR))),
             served: Served::default(),
         });
         let (resort, last_resort) = watch::channel(None);

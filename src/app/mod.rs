@@ -1,10 +1,12 @@
 //! The composition root: the only file that knows every room. Reads the environment, chooses the front door, ends the
 //! process.
 
+mod allocator;
 mod doctor;
 mod engine;
 
 use crate::cli;
+use crate::host::{limits, pipe_keeper};
 use crate::plugin::hclog::{self, Mode, Sink};
 use crate::plugin::{Launch, Plugin};
 use crate::spec::settings::Settings;
@@ -34,6 +36,7 @@ fn env(name: &str) -> Option<String> {
 #[must_use]
 pub fn main() -> ExitCode {
     if Launch::is_plugin(&env) {
+        allocator::settle(&env);
         leave(plugin());
     }
     match cli::parse(std::env::args_os().skip(1)) {
@@ -42,6 +45,10 @@ pub fn main() -> ExitCode {
         Ok(cli::Command::Doctor(command)) => doctor::run(&command),
         Ok(cli::Command::Config { json }) => print(&cli::config::render(json), false, 0),
         Ok(cli::Command::Version) => print(&cli::version(), false, 0),
+        Ok(cli::Command::PipeKeeper) => match pipe_keeper::serve() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => print(&format!("{e}\n"), true, 1),
+        },
         Err(printed) => print(&printed.text, printed.to_stderr, printed.code),
     }
 }
@@ -117,6 +124,7 @@ fn plugin() -> u8 {
             return 1;
         }
     };
+    limits::raise_open_files();
     let telemetry = Arc::clone(&base.telemetry);
     let on_settings = move |settings: &Settings| {
         if let Some(endpoint) = &settings.otlp_endpoint

@@ -31,6 +31,8 @@ pub enum Command {
     },
     /// Print the version.
     Version,
+    /// Hold log pipes while the plugin is away.
+    PipeKeeper,
 }
 
 /// Something to print and an exit code: help, or what is wrong with the command line.
@@ -74,6 +76,9 @@ enum Sub {
     },
     /// Show the version
     Version,
+    /// Hold log pipes; started by the plugin
+    #[command(hide = true)]
+    PipeKeeper,
 }
 
 /// `containerd-driver run`.
@@ -157,6 +162,9 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Printe
             command: Sub::Doctor(doctor),
         }) => Ok(Command::Doctor(doctor)),
         Ok(Cli { command: Sub::Version }) => Ok(Command::Version),
+        Ok(Cli {
+            command: Sub::PipeKeeper,
+        }) => Ok(Command::PipeKeeper),
         Err(e) => Err(Printed {
             text: e.render().to_string(),
             code: u8::try_from(e.exit_code()).unwrap_or(2),

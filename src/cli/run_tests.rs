@@ -61,6 +61,7 @@ door!(Start, |self, req| {
                 namespace: String::new(),
                 started_at: 0,
                 stop_signal: 15,
+                logs: None,
                 go: None,
             },
         }),

@@ -116,6 +116,15 @@ pub fn end(alloc_dir: &Path, path: &Path) -> Result<(), HostError> {
     hold(alloc_dir, path).map(drop)
 }
 
+/// Opens both ends of a pipe of our own, which never waits: while they are held, it has a reader and a writer.
+///
+/// # Errors
+/// If it cannot be opened.
+pub fn open_both(path: &Path) -> Result<OwnedFd, HostError> {
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    fs::open(path, flags, Mode::empty()).map_err(|e| HostError::from_errno("open log pipe", path, e))
+}
+
 /// Opens a log path to write to it, without waiting, so that its reader does not see an end before the descriptor is
 /// closed. `None` if it is a FIFO that nobody reads. No link is followed inside `alloc_dir`.
 ///

@@ -2,6 +2,7 @@
 
 use super::node::{CgroupVersion, read};
 use super::proc;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::path::Path;
 
 /// Most open files that a process can be given by this one and its children: what the kernel allows at all to whoever may
@@ -21,6 +22,18 @@ fn open_files_of(status: &str, limits: &str, nr_open: u64) -> Option<u64> {
     }
     let (_, hard) = proc::open_files(limits)?;
     Some(hard.min(nr_open))
+}
+
+/// Lets this process open as many files as it may: each task of which it collects the output takes four. An agent that was
+/// started by systemd or a shell often has 1,024 to begin with. What it starts inherits that; tasks are started by shims.
+pub fn raise_open_files() {
+    let now = getrlimit(Resource::Nofile);
+    let all = Rlimit {
+        current: now.maximum,
+        ..now
+    };
+    // Fewer do for fewer tasks, and the doctor tells.
+    setrlimit(Resource::Nofile, all).ok();
 }
 
 /// Number of cores that we, and so the agent that counts them, may use (`sched_getaffinity`, as Go's `NumCPU`).
@@ -93,6 +106,13 @@ pub fn cpuset(dir: &Path) -> Option<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn as_many_files_as_allowed_may_be_opened() {
+        raise_open_files();
+        let limits = getrlimit(Resource::Nofile);
+        assert_eq!(limits.current, limits.maximum);
+    }
     use proptest::prelude::*;
 
     #[test]

@@ -8,6 +8,7 @@
 //! (and in the end the writer, as a pipe does) and no other. Detaching loses nothing.
 
 use super::error::HostError;
+use super::log_files::LogFile;
 use super::pump_thread;
 use crossbeam_channel::{Sender, TrySendError, bounded};
 use rustix::event::{EventfdFlags, eventfd};
@@ -63,12 +64,21 @@ pub enum PumpRefused {
     Gone,
 }
 
+/// Where the bytes of a stream go.
+#[derive(Debug)]
+pub enum PumpSink {
+    /// Into an open descriptor, which may be shared. Its `O_NONBLOCK` flag is left alone.
+    Descriptor(Arc<OwnedFd>),
+    /// Into log files.
+    Files(Box<LogFile>),
+}
+
 /// What a pump thread is told.
 pub(super) enum Command {
     Attach {
         key: PumpKey,
         source: OwnedFd,
-        sink: Arc<OwnedFd>,
+        sink: PumpSink,
     },
     Detach {
         key: PumpKey,
@@ -138,11 +148,11 @@ impl PumpPool {
     }
 
     /// Moves the bytes of `source` (the non-blocking reading end of a FIFO) into `sink` until every writer has come
-    /// and gone. A no-op while `key` is attached. A sink may be shared; its `O_NONBLOCK` flag is left alone.
+    /// and gone. A no-op while `key` is attached.
     ///
     /// # Errors
     /// [`PumpRefused`]; then nothing was read from the source.
-    pub fn attach(&self, key: PumpKey, source: OwnedFd, sink: Arc<OwnedFd>) -> Result<(), PumpRefused> {
+    pub fn attach(&self, key: PumpKey, source: OwnedFd, sink: PumpSink) -> Result<(), PumpRefused> {
         self.tell(key, Command::Attach { key, source, sink })
     }
 

@@ -5,6 +5,7 @@
 //! | pipe | `splice`; the call itself is told not to block, whatever the descriptor's flags |
 //! | terminal, other device | opened anew by `/proc/self/fd` for a non-blocking description of our own, then `splice` |
 //! | regular file | one buffer: a write of a whole chunk is ordered with other writers to the same open file, which a splice's own offset handling is not, and `O_APPEND` files refuse splice |
+//! | log files | see `pump_files` |
 //! | socket, or what cannot be opened anew | small writes, each after `poll` said that there is room |
 //!
 //! **The end.** An empty FIFO without a writer reads as end of file, also before its first writer. A writer has come and
@@ -15,10 +16,11 @@
 //! `O_NONBLOCK` belongs to the open file description, which an inherited stdout shares with a shell: it is never set
 //! on a sink that was given to us.
 
+use super::pump::PumpSink;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{self, FileType, Mode, OFlags};
 use rustix::io::{self, Errno};
-use rustix::pipe::{SpliceFlags, splice};
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice, tee};
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::sync::Arc;
 
@@ -30,8 +32,48 @@ const GATED: usize = 4096;
 /// The same for a terminal that could not be opened anew: the line discipline's low-water mark.
 const GATED_TTY: usize = 256;
 
+/// Size of the pipe of a stream that writes much: the most that the kernel gives to anybody (`pipe-max-size`).
+const WIDE: usize = 1 << 20;
+
 /// How often a splice that found room at both ends is tried again before the sink is waited for.
 const AGAIN_MAX: u32 = 4;
+
+/// What the streams of a thread share.
+#[derive(Default)]
+pub(super) struct Desk {
+    buffer: Vec<u8>,
+    peek: Option<(OwnedFd, OwnedFd)>,
+}
+
+impl Desk {
+    /// Room for a chunk. Not made before it is needed: a thread without streams takes no memory.
+    pub(super) fn buffer(&mut self) -> &mut Vec<u8> {
+        if self.buffer.is_empty() {
+            self.buffer.resize(BUFFER, 0);
+        }
+        &mut self.buffer
+    }
+
+    /// What comes next in a pipe, which stays there: at most the size of a buffer. Nothing if it is empty and has no writer.
+    pub(super) fn peek(&mut self, source: &OwnedFd) -> Result<&[u8], Errno> {
+        let (reader, writer) = match self.peek.take() {
+            Some(ends) => ends,
+            None => pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?,
+        };
+        let n = io::retry_on_intr(|| tee(source, &writer, BUFFER, SpliceFlags::NONBLOCK))?;
+        let mut read = 0;
+        while read < n {
+            let rest = self.buffer().get_mut(read..n).unwrap_or_default();
+            match io::retry_on_intr(|| io::read(&reader, &mut *rest))? {
+                0 => break,
+                more => read += more,
+            }
+        }
+        // Only now: of a pipe in which something is left nobody wants to see more.
+        self.peek = Some((reader, writer));
+        Ok(self.buffer.get(..read).unwrap_or_default())
+    }
+}
 
 /// How a turn ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -47,15 +89,26 @@ pub(super) enum Turn {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+pub(super) enum Way {
     Splice,
-    Copy { chunk: usize, gated: bool },
+    Copy {
+        chunk: usize,
+        gated: bool,
+    },
+    /// Into log files, by splice or, where a file system has none, by a copy of what stays in the pipe until it is written.
+    Files {
+        copy: bool,
+    },
 }
 
 pub(super) struct Stream {
     pub(super) source: OwnedFd,
-    pub(super) sink: Arc<OwnedFd>,
-    way: Way,
+    pub(super) sink: PumpSink,
+    pub(super) way: Way,
+    /// Being thrown away, for want of room on the disk.
+    pub(super) dropped: u64,
+    /// The pipe has been enlarged, or cannot be.
+    wide: bool,
     /// Read and not yet written; empty unless the sink took part of a chunk.
     pub(super) pending: Vec<u8>,
     /// Bytes written.
@@ -65,23 +118,39 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn new(source: OwnedFd, sink: Arc<OwnedFd>, pending: Vec<u8>) -> Self {
-        let (sink, way) = way_into(sink);
+    pub(super) fn new(source: OwnedFd, sink: PumpSink, pending: Vec<u8>) -> Self {
+        let (sink, way) = match sink {
+            PumpSink::Descriptor(sink) => {
+                let (sink, way) = way_into(sink);
+                (PumpSink::Descriptor(sink), way)
+            }
+            files @ PumpSink::Files(_) => (files, Way::Files { copy: false }),
+        };
         Self {
             source,
             sink,
             way,
+            dropped: 0,
+            wide: false,
             pending,
             moved: 0,
             finishing: false,
         }
     }
 
+    /// What is written to at this moment.
+    pub(super) fn sink_fd(&self) -> &OwnedFd {
+        match &self.sink {
+            PumpSink::Descriptor(sink) => sink,
+            PumpSink::Files(log) => log.file(),
+        }
+    }
+
     /// Moves up to about `quota` bytes.
-    pub(super) fn turn(&mut self, buffer: &mut [u8], quota: usize) -> Turn {
+    pub(super) fn turn(&mut self, desk: &mut Desk, quota: usize) -> Turn {
         let (mut left, mut hung_up) = (quota, false);
         loop {
-            match self.step(buffer, left) {
+            match self.step(desk, left) {
                 Ok(0) => {
                     let seen = ready(&self.source, PollFlags::IN);
                     if seen.contains(PollFlags::IN) {
@@ -99,6 +168,7 @@ impl Stream {
                     hung_up = false;
                     left = left.saturating_sub(n);
                     if left == 0 {
+                        self.widen();
                         return Turn::Quota;
                     }
                 }
@@ -108,12 +178,15 @@ impl Stream {
     }
 
     /// Moves some bytes; 0 if the FIFO is empty and has no writer.
-    fn step(&mut self, buffer: &mut [u8], left: usize) -> Result<usize, Turn> {
+    fn step(&mut self, desk: &mut Desk, left: usize) -> Result<usize, Turn> {
         self.write_pending()?;
-        let Way::Copy { chunk, gated } = self.way else {
-            return self.splice(left);
+        let (chunk, gated) = match self.way {
+            Way::Splice => return self.splice(left),
+            Way::Files { copy } => return self.move_to_files(desk, left, copy),
+            Way::Copy { chunk, gated } => (chunk, gated),
         };
-        if gated && !writable(&self.sink) && waiting(&self.source) {
+        let buffer = desk.buffer();
+        if gated && !writable(self.sink_fd()) && waiting(&self.source) {
             return Err(Turn::WaitSink);
         }
         let chunk = chunk.min(buffer.len()).min(left);
@@ -127,11 +200,11 @@ impl Stream {
         };
         let mut rest = room.get(..n).unwrap_or_default();
         while !rest.is_empty() {
-            match io::write(&*self.sink, rest) {
+            match io::write(self.sink_fd(), rest) {
                 Ok(w) => {
                     self.moved += count(w);
                     rest = rest.get(w..).unwrap_or_default();
-                    if gated && !rest.is_empty() && !writable(&self.sink) {
+                    if gated && !rest.is_empty() && !writable(self.sink_fd()) {
                         self.pending = rest.to_vec();
                         return Err(Turn::WaitSink);
                     }
@@ -150,10 +223,19 @@ impl Stream {
         Ok(n)
     }
 
+    /// A pipe that is filled faster than it is emptied is given more room, so that fewer turns are needed. Not before: the
+    /// kernel counts its pages, and most tasks write little.
+    fn widen(&mut self) {
+        if matches!(self.way, Way::Files { .. }) && !std::mem::replace(&mut self.wide, true) {
+            // As it is, it does too.
+            fcntl_setpipe_size(&self.source, WIDE).ok();
+        }
+    }
+
     fn write_pending(&mut self) -> Result<(), Turn> {
         while !self.pending.is_empty() {
             if let Way::Copy { gated: true, .. } = self.way
-                && !writable(&self.sink)
+                && !writable(self.sink_fd())
             {
                 return Err(Turn::WaitSink);
             }
@@ -166,10 +248,10 @@ impl Stream {
                     GATED
                 });
             // A blocking pipe with room for a page takes a page; `splice` sinks are polled for the same reason.
-            if self.way == Way::Splice && !writable(&self.sink) {
+            if self.way == Way::Splice && !writable(self.sink_fd()) {
                 return Err(Turn::WaitSink);
             }
-            match io::write(&*self.sink, self.pending.get(..end).unwrap_or_default()) {
+            match io::write(self.sink_fd(), self.pending.get(..end).unwrap_or_default()) {
                 Ok(w) => {
                     self.moved += count(w);
                     self.pending.drain(..w.min(end));
@@ -188,7 +270,7 @@ impl Stream {
             match splice(
                 &self.source,
                 None,
-                &*self.sink,
+                self.sink_fd(),
                 None,
                 left,
                 SpliceFlags::NONBLOCK | SpliceFlags::MOVE,
@@ -200,7 +282,7 @@ impl Stream {
                 Err(Errno::INTR) => {}
                 // Either end may be the reason, or bytes came just after: a sink with room was not it.
                 Err(Errno::AGAIN) if !waiting(&self.source) => return Err(Turn::WaitSource),
-                Err(Errno::AGAIN) if again < AGAIN_MAX && writable(&self.sink) => again += 1,
+                Err(Errno::AGAIN) if again < AGAIN_MAX && writable(self.sink_fd()) => again += 1,
                 Err(Errno::AGAIN) => return Err(Turn::WaitSink),
                 Err(Errno::INVAL) => {
                     self.way = Way::Copy {
@@ -265,7 +347,7 @@ fn writable(sink: &OwnedFd) -> bool {
     ready(sink, PollFlags::OUT).intersects(PollFlags::OUT | PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL)
 }
 
-fn waiting(source: &OwnedFd) -> bool {
+pub(super) fn waiting(source: &OwnedFd) -> bool {
     ready(source, PollFlags::IN).contains(PollFlags::IN)
 }
 
@@ -273,10 +355,10 @@ fn refused(errno: Errno) -> Turn {
     Turn::Ended(Some(format!("write: {}", words(errno))))
 }
 
-fn words(errno: Errno) -> String {
+pub(super) fn words(errno: Errno) -> String {
     std::io::Error::from(errno).to_string()
 }
 
-fn count(n: usize) -> u64 {
+pub(super) fn count(n: usize) -> u64 {
     u64::try_from(n).unwrap_or(u64::MAX)
 }

@@ -67,7 +67,9 @@ fn a_stream_without_a_writer_yet_is_not_over_and_one_whose_writers_left_is() {
     let b = bench(1);
     let path = b.fifo("f");
     let (out, sink) = pipe();
-    b.pool.attach(K, fifo::open_reader(&path).unwrap(), sink).unwrap();
+    b.pool
+        .attach(K, fifo::open_reader(&path).unwrap(), PumpSink::Descriptor(sink))
+        .unwrap();
     assert!(
         b.reports.recv_timeout(Duration::from_millis(100)).is_err(),
         "ended before the first writer"
@@ -94,7 +96,9 @@ fn a_finished_stream_ends_even_if_no_writer_was_seen() {
     let b = bench(1);
     let path = b.fifo("f");
     let (_out, sink) = pipe();
-    b.pool.attach(K, fifo::open_reader(&path).unwrap(), sink).unwrap();
+    b.pool
+        .attach(K, fifo::open_reader(&path).unwrap(), PumpSink::Descriptor(sink))
+        .unwrap();
     b.pool.finish(K).unwrap();
     assert_eq!(
         b.next(),
@@ -109,7 +113,9 @@ fn a_finished_stream_ends_even_if_no_writer_was_seen() {
 fn ten_megabytes_into(sink: Arc<OwnedFd>, b: &Bench) -> Vec<u8> {
     let data = pattern(10 << 20);
     let path = b.fifo("f");
-    b.pool.attach(K, fifo::open_reader(&path).unwrap(), sink).unwrap();
+    b.pool
+        .attach(K, fifo::open_reader(&path).unwrap(), PumpSink::Descriptor(sink))
+        .unwrap();
     let mut w = writer(&path);
     w.write_all(&data).unwrap();
     drop(w);
@@ -166,7 +172,11 @@ fn small_writes_into_a_sink_that_cannot_be_polled_arrive() {
         let path = b.fifo(&format!("f{round}"));
         let null = File::options().write(true).open("/dev/null").unwrap();
         b.pool
-            .attach(K, fifo::open_reader(&path).unwrap(), Arc::new(OwnedFd::from(null)))
+            .attach(
+                K,
+                fifo::open_reader(&path).unwrap(),
+                PumpSink::Descriptor(Arc::new(OwnedFd::from(null))),
+            )
             .unwrap();
         let mut w = writer(&path);
         for _ in 0..5000 {
@@ -193,7 +203,7 @@ fn a_writer_that_comes_in_at_the_moment_of_the_attach_is_not_taken_for_gone() {
         let source = fifo::open_reader(&path).unwrap();
         let at = path.clone();
         let coming = std::thread::spawn(move || writer(&at).write_all(b"x").unwrap());
-        b.pool.attach(K, source, sink).unwrap();
+        b.pool.attach(K, source, PumpSink::Descriptor(sink)).unwrap();
         coming.join().unwrap();
         assert_eq!(
             b.next(),
@@ -221,7 +231,11 @@ fn a_stalled_sink_and_a_loud_stream_do_not_hold_up_a_quiet_one() {
         .enumerate()
     {
         b.pool
-            .attach(PumpKey(u32::try_from(n).unwrap()), fifo::open_reader(path).unwrap(), to)
+            .attach(
+                PumpKey(u32::try_from(n).unwrap()),
+                fifo::open_reader(path).unwrap(),
+                PumpSink::Descriptor(to),
+            )
             .unwrap();
     }
     let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
@@ -272,7 +286,11 @@ fn detach_and_attach_go_on_with_the_next_byte() {
     for round in 0..2000 {
         let sink = File::options().create(true).append(true).open(&target).unwrap();
         b.pool
-            .attach(K, fifo::open_reader(&path).unwrap(), Arc::new(OwnedFd::from(sink)))
+            .attach(
+                K,
+                fifo::open_reader(&path).unwrap(),
+                PumpSink::Descriptor(Arc::new(OwnedFd::from(sink))),
+            )
             .unwrap();
         if round % 7 == 3 {
             b.pool.kill_thread_of(K).unwrap();
@@ -298,7 +316,9 @@ fn a_sink_whose_reader_is_gone_ends_the_stream_with_a_fault() {
     let b = bench(1);
     let path = b.fifo("f");
     let (out, sink) = pipe();
-    b.pool.attach(K, fifo::open_reader(&path).unwrap(), sink).unwrap();
+    b.pool
+        .attach(K, fifo::open_reader(&path).unwrap(), PumpSink::Descriptor(sink))
+        .unwrap();
     drop(out);
     let mut w = writer(&path);
     w.write_all(b"x").unwrap();
@@ -318,10 +338,18 @@ fn an_idle_pump_uses_no_time_and_a_stalled_one_neither() {
     let (idle, stalled) = (b.fifo("idle"), b.fifo("stalled"));
     let (_never_read, full) = pipe();
     b.pool
-        .attach(PumpKey(1), fifo::open_reader(&idle).unwrap(), full.clone())
+        .attach(
+            PumpKey(1),
+            fifo::open_reader(&idle).unwrap(),
+            PumpSink::Descriptor(full.clone()),
+        )
         .unwrap();
     b.pool
-        .attach(PumpKey(2), fifo::open_reader(&stalled).unwrap(), full)
+        .attach(
+            PumpKey(2),
+            fifo::open_reader(&stalled).unwrap(),
+            PumpSink::Descriptor(full),
+        )
         .unwrap();
     let mut w = writer(&stalled);
     w.write_all(&vec![0; 100 * 1024]).unwrap();
@@ -357,7 +385,11 @@ fn a_pool_that_was_shut_down_refuses() {
     let path = b.fifo("f");
     let (_out, sink) = pipe();
     assert_eq!(
-        b.pool.attach(K, fifo::open_reader(&path).unwrap(), sink),
+        b.pool
+            .attach(K, fifo::open_reader(&path).unwrap(), PumpSink::Descriptor(sink)),
         Err(PumpRefused::Gone)
     );
 }
+
+#[path = "pump_files_tests.rs"]
+mod files;

@@ -4,8 +4,8 @@
 //! stalls, because its readiness would be reported again and again; a sink is never watched while it is not waited
 //! for, for the same reason.
 
-use super::pump::{Command, Ledger, PumpKey, Report};
-use super::pump_stream::{BUFFER, Stream, Turn};
+use super::pump::{Command, Ledger, PumpKey, PumpSink, Report};
+use super::pump_stream::{Desk, Stream, Turn};
 use crate::telemetry::Counter;
 use crossbeam_channel::{Receiver, TryRecvError};
 use rustix::buffer::spare_capacity;
@@ -43,7 +43,7 @@ pub(super) struct Pump {
     streams: HashMap<u64, Attached>,
     /// Bytes read but not written when their stream was taken away, for the next one under that key.
     carried: HashMap<u64, Vec<u8>>,
-    buffer: Vec<u8>,
+    desk: Desk,
     ledger: Arc<Mutex<Ledger>>,
     reports: Arc<dyn Fn(Report) + Send + Sync>,
     /// Inside `reports`: a panic there must not lead to a second call while the first unwinds (that would abort).
@@ -65,7 +65,7 @@ impl Pump {
             epoll,
             streams: HashMap::new(),
             carried: HashMap::new(),
-            buffer: Vec::new(),
+            desk: Desk::default(),
             ledger,
             reports,
             reporting: false,
@@ -116,7 +116,7 @@ impl Pump {
         }
     }
 
-    fn attach(&mut self, key: PumpKey, source: OwnedFd, sink: Arc<OwnedFd>) {
+    fn attach(&mut self, key: PumpKey, source: OwnedFd, sink: PumpSink) {
         let token = u64::from(key.0);
         if self.streams.contains_key(&token) {
             return;
@@ -160,12 +160,8 @@ impl Pump {
         let Some(attached) = self.streams.get_mut(&token) else {
             return;
         };
-        if self.buffer.is_empty() {
-            // Not before it is needed: a pool without streams costs a thread and no memory.
-            self.buffer.resize(BUFFER, 0);
-        }
         let before = attached.stream.moved;
-        let outcome = attached.stream.turn(&mut self.buffer, QUOTA);
+        let outcome = attached.stream.turn(&mut self.desk, QUOTA);
         Counter::LogBytes.add(attached.stream.moved - before);
         let armed = match outcome {
             Turn::Quota | Turn::WaitSource => arm_source(&self.epoll, attached, token),
@@ -245,7 +241,7 @@ fn arm_sink(epoll: &OwnedFd, attached: &mut Attached, token: u64) -> Result<(), 
     }
     Counter::LogStalls.bump();
     disarm(epoll, attached);
-    let own = io::fcntl_dupfd_cloexec(&attached.stream.sink, 3)?;
+    let own = io::fcntl_dupfd_cloexec(attached.stream.sink_fd(), 3)?;
     match epoll::add(epoll, &own, EventData::new_u64(token), EventFlags::OUT) {
         Ok(()) => attached.armed = Armed::Sink(own),
         // A sink that cannot be polled never blocks: it is not what is waited for.

@@ -6,6 +6,7 @@ use super::image::ImageReady;
 use super::runtime::{ContainerdFault, TaskView};
 use crate::spec::SpecError;
 use crate::spec::identity::ContainerId;
+use crate::spec::log_collection::LogFiles;
 use crate::spec::task::TaskSpec;
 use std::sync::Arc;
 
@@ -37,6 +38,8 @@ pub struct Created {
     pub stop_signal: i32,
     /// True if a container of an earlier, interrupted start was adopted.
     pub adopted: bool,
+    /// The files into which this driver writes its output, if it does.
+    pub logs: Option<LogFiles>,
 }
 
 /// Remove the container and all that belongs to it: task (killed if it runs), record, snapshot, FIFOs, files.

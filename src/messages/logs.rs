@@ -2,6 +2,7 @@
 
 use super::{Fact, Request};
 use crate::spec::identity::ContainerId;
+use crate::spec::log_collection::LogFiles;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -39,6 +40,8 @@ pub enum Sink {
         /// The path.
         path: PathBuf,
     },
+    /// Log files of the allocation, which this driver keeps.
+    Files(LogFiles),
 }
 
 /// Move the bytes of a FIFO into a sink until all writers are gone. Attaching again under the same key and source is

@@ -11,8 +11,10 @@ use super::tasks::Tasks;
 use super::{convert, exec, schema, stats};
 use crate::messages::doors::Doors;
 use crate::spec::identity::TaskId;
+use crate::spec::log_collection;
 use crate::spec::options;
 use crate::spec::record::{HANDLE_VERSION, HandleState};
+use crate::spec::settings::Settings;
 use crate::spec::signal;
 use crate::telemetry::steps::step;
 use std::sync::Arc;
@@ -72,6 +74,9 @@ impl DriverService {
         let mut state = HandleState::decode(handle.version, &handle.driver_state)
             .map_err(|e| Status::invalid_argument(format!("failed to decode task state from handle: {e}")))?;
         if let Some(logs) = state.go.as_mut() {
+            logs.alloc_dir = config.alloc_dir.clone().into();
+        }
+        if let Some(logs) = state.logs.as_mut() {
             logs.alloc_dir = config.alloc_dir.into();
         }
         self.tasks.recover(&TaskId::new(config.id), state).await?;
@@ -79,7 +84,7 @@ impl DriverService {
     }
 }
 
-fn capabilities() -> pb::DriverCapabilities {
+fn capabilities(settings: &Settings) -> pb::DriverCapabilities {
     let modes = [
         NetworkIsolationMode::Host,
         NetworkIsolationMode::Group,
@@ -91,6 +96,7 @@ fn capabilities() -> pb::DriverCapabilities {
         fs_isolation: FsIsolation::Image.into(),
         network_isolation_modes: modes.into_iter().map(i32::from).collect(),
         must_create_network: false,
+        disable_log_collection: log_collection::without_nomad(settings),
         ..Default::default()
     }
 }
@@ -132,7 +138,7 @@ impl Driver for DriverService {
     async fn capabilities(&self, request: Request<pb::CapabilitiesRequest>) -> Reply<pb::CapabilitiesResponse> {
         let answer = async {
             Ok(pb::CapabilitiesResponse {
-                capabilities: Some(capabilities()),
+                capabilities: Some(capabilities(&self.doors.settings.current())),
             })
         };
         call!("Capabilities", &request).answer(answer).await

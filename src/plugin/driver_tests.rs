@@ -210,10 +210,21 @@ async fn signals_are_sent_by_number() {
 #[test]
 fn capabilities_are_those_of_an_image_driver() {
     let r = pb::CapabilitiesResponse {
-        capabilities: Some(capabilities()),
+        capabilities: Some(capabilities(&Settings::default())),
     };
     let hex: String = r.encode_to_vec().iter().map(|b| format!("{b:02x}")).collect();
     assert_eq!(hex, "0a0b0801100118022203000102");
+}
+
+#[test]
+fn nomad_collects_the_logs_unless_told_otherwise() {
+    for (way, without_nomad) in [("nomad", false), ("driver", true), ("none", true)] {
+        let settings = Settings {
+            log_collection: way.to_owned(),
+            ..Settings::default()
+        };
+        assert_eq!(capabilities(&settings).disable_log_collection, without_nomad, "{way}");
+    }
 }
 
 #[tokio::test]

@@ -179,6 +179,7 @@ pub(super) fn handle() -> HandleState {
         namespace: "nomad".into(),
         started_at: 1,
         stop_signal: 15,
+        logs: None,
         go: None,
     }
 }

@@ -61,6 +61,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<HandleState, String> {
         // A time that cannot be read is no reason to lose a task that runs.
         started_at: field("StartedAt").and_then(nanoseconds).unwrap_or_default(),
         stop_signal: SIGTERM,
+        logs: None,
         go: Some(GoLogs {
             alloc_dir: PathBuf::new(),
             stdout: PathBuf::from(text("StdoutPath")),

@@ -7,6 +7,7 @@ use super::error::SpecError;
 use super::gates::Gates;
 use super::identity::{ContainerId, Digest};
 use super::image::ImageFacts;
+use super::log_collection::{self, LogWay};
 use super::mounts::{Mounts, is_delicate};
 use super::node::NodeFacts;
 use super::runtime::{self, Runtime};
@@ -129,6 +130,8 @@ pub struct ContainerPlan {
     pub relabel: Vec<(PathBuf, String)>,
     /// Ids on the host for a user namespace; the root file system must be prepared for them.
     pub userns: Option<UsernsIds>,
+    /// Where its output goes.
+    pub logs: LogWay,
     /// For error texts: the option that named the program (`image` for the image itself), and the program.
     pub program: (&'static str, String),
 }
@@ -196,6 +199,7 @@ fn describe(
     let argv = process::argv(task, image)?;
     let user = user::resolve(task, image)?;
     labels::check(&o.labels)?;
+    let logs = log_collection::of(settings, task)?;
     network::check_ports(inputs)?;
     let hostname = network::hostname(inputs)?;
     let mounts = Mounts::build(inputs, &container, &hostname, &user)?;
@@ -280,6 +284,7 @@ fn describe(
         sources,
         relabel,
         userns,
+        logs,
         program,
     })
 }

@@ -206,7 +206,19 @@ options! {
         /// Refused, but for `healthchecks { disable = true }`, which is so anyway: the HEALTHCHECK of an image is never run. A
         /// `check` block in the job's `service` block is.
         healthchecks: Elsewhere = Elsewhere;
-        /// Refused: output goes to Nomad, and a `logs` block in the task says how much is kept.
+        /// Who collects what the task writes: `none` for nobody, else what the plugin setting of this name says.
+        log_collection: Option<String> = None;
+        /// Most log files of a stream where the driver writes them. Without it the plugin setting counts.
+        log_max_files: Option<i64> = None;
+        /// Most bytes of such a file, as a number of MiB or in binary units such as `512k`. Without it the plugin setting counts.
+        log_max_file_size: Option<String> = None;
+        /// `raw` or `json`, where the driver writes the logs. Without it the plugin setting counts.
+        log_format: Option<String> = None;
+        /// Most bytes per second of a stream, such as `512k`, where the driver writes the logs; 0 for no limit. Without it the plugin
+        /// setting counts.
+        log_rate_limit: Option<String> = None;
+        /// Refused: output goes to Nomad, and a `logs` block in the task says how much is kept; or to the driver, with
+        /// `log_collection`.
         logging: Elsewhere = Elsewhere;
         /// Refused: the size of a root file system is the snapshotter's. See `ephemeral_disk` and `tmpfs`.
         storage_opt: Elsewhere = Elsewhere;

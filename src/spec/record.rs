@@ -5,6 +5,7 @@ pub use super::labels::{Marks, exit_label, labels, started_label};
 
 use super::handle_go;
 use super::identity::ContainerId;
+use super::log_collection::LogFiles;
 use serde::{Deserialize, Serialize};
 
 /// How a task ended.
@@ -48,6 +49,9 @@ pub struct HandleState {
     pub started_at: i64,
     /// Default stop signal.
     pub stop_signal: i32,
+    /// Only of a task whose output this driver writes to files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logs: Option<LogFiles>,
     /// Only of a task that the Go driver started: where its output goes.
     #[serde(skip)]
     pub go: Option<GoLogs>,

@@ -8,6 +8,7 @@ use super::canary;
 use super::error::SpecError;
 use super::gates::Gates;
 use super::hosts;
+use super::log_collection;
 use super::runtime;
 use super::schema::Schema;
 use super::table::{self, OptionDoc, options};
@@ -39,7 +40,7 @@ options! {
         /// its own; `alloc`, those of an allocation; `node`, those of the node. A shared shim saves memory, and all of its tasks
         /// are lost with it if it dies. Counts for tasks that are started from then on.
         shim_group: String = "none".to_owned();
-        /// Most tasks of one shared shim, at least 1: as many are lost with it.
+        /// Most tasks of one shared shim: as many are lost with it. 0 for the default.
         shim_group_max: i64 = 100;
 
         /// What the settings below are where nothing is said: `strict`, or `go-driver` for what the Go driver allowed.
@@ -87,6 +88,23 @@ options! {
         image_auth_check: bool = true;
         /// For how long the registry's answer to that counts, as a Go duration.
         image_auth_ttl: Duration = Duration::from_secs(3600);
+        /// Who collects what tasks write. `nomad`: Nomad, with a process for each task and the `logs` block of the job.
+        /// `driver`: this driver, without a process for each task, into the files that `nomad alloc logs` reads; the `logs`
+        /// block does not count, but for `disabled`. `none`: nobody.
+        log_collection: String = log_collection::DEFAULT.to_owned();
+        /// With `log_collection = "driver"`: most files of a stream of a task, from 1 to 1000; 0 for the default. With 1, whoever follows the log
+        /// may miss the end of a file.
+        log_max_files: i64 = log_collection::DEFAULT_FILES;
+        /// With `log_collection = "driver"`: most bytes of a file, as a number of MiB or in binary units such as `512k`, at
+        /// least `4k`.
+        log_max_file_size: String = log_collection::DEFAULT_FILE_SIZE.to_owned();
+        /// With `log_collection = "driver"`: `raw` for what tasks write as they write it, `json` for a record of each line with
+        /// `log`, `stream` and `time`, as Docker's `json-file` has them. A line that comes in parts is several records, of which
+        /// the last has the line break.
+        log_format: String = log_collection::RAW.to_owned();
+        /// With `log_collection = "driver"`: most bytes per second of a stream of a task, such as `512k`, at least `1k`; 0 for no
+        /// limit. Lines above it are dropped, and a line tells how many.
+        log_rate_limit: String = "0".to_owned();
         /// Time between two statistics of a task, as a Go duration, in place of the interval the host asks for.
         stats_interval: Option<Duration> = None;
         /// A tiny container that is run now and then to see whether containers can be run; if not, the node says so and
@@ -283,5 +301,6 @@ pub fn decode(msgpack: &[u8]) -> Result<Settings, SpecError> {
     shim_group::check(&settings)?;
     pull::check(&settings)?;
     image_gc::check(&settings)?;
+    log_collection::check(&settings)?;
     Ok(settings)
 }

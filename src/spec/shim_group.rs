@@ -18,6 +18,9 @@ const ANNOTATION: &str = "io.containerd.runc.v2.group";
 /// The label that tells a container's group.
 pub const KEY_SHIM_GROUP: &str = "containerd-driver/shim-group";
 
+/// Most tasks of one shim where nothing is said.
+const DEFAULT_MOST: usize = 100;
+
 /// Which tasks share a shim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sharing {
@@ -51,8 +54,8 @@ impl Sharing {
 /// Checks `shim_group` and `shim_group_max`.
 pub(super) fn check(settings: &Settings) -> Result<(), SpecError> {
     Sharing::of(settings)?;
-    if settings.shim_group_max < 1 {
-        let allowed = "a number of at least 1 is expected";
+    if settings.shim_group_max < 0 {
+        let allowed = "a number of at least 1, or 0 for the default, is expected";
         return Err(SpecError::option("shim_group_max", settings.shim_group_max, allowed));
     }
     Ok(())
@@ -61,7 +64,11 @@ pub(super) fn check(settings: &Settings) -> Result<(), SpecError> {
 /// The most tasks of one shim.
 #[must_use]
 pub fn most(settings: &Settings) -> usize {
-    usize::try_from(settings.shim_group_max).unwrap_or(usize::MAX)
+    // Hosts send 0 of a number that is not given.
+    match settings.shim_group_max {
+        0 => DEFAULT_MOST,
+        most => usize::try_from(most).unwrap_or(usize::MAX),
+    }
 }
 
 /// What tasks that may share a shim have in common: agent, runtime with all its options, the containerd and its namespace, and
@@ -234,12 +241,14 @@ mod tests {
         let refused = |s: &Settings| check(s).unwrap_err().to_string();
         assert_eq!(check(&Settings::default()), Ok(()));
         assert!(refused(&settings("pod")).starts_with("option shim_group: \"pod\": none, alloc or node"));
-        for max in [0, -1] {
-            let none = Settings {
-                shim_group_max: max,
-                ..settings("node")
-            };
-            assert!(refused(&none).contains("shim_group_max"), "{}", refused(&none));
-        }
+        let with = |shim_group_max| Settings {
+            shim_group_max,
+            ..settings("node")
+        };
+        assert!(refused(&with(-1)).contains("shim_group_max"), "{}", refused(&with(-1)));
+        assert_eq!(
+            (check(&with(0)), most(&with(0)), most(&with(3))),
+            (Ok(()), DEFAULT_MOST, 3)
+        );
     }
 }

@@ -65,6 +65,8 @@ counters! {
     LogStalls "containerd_driver_log_stalls_total": "Times a log stream had to wait for its sink.";
     LogBytes "containerd_driver_log_bytes_total": "Log bytes moved by the driver.";
     LogFaults "containerd_driver_log_faults_total": "Log streams that ended with a fault.";
+    LogFilesDropped "containerd_driver_log_file_drops_total": "Log files removed before their time because the disk was full.";
+    LogBytesDropped "containerd_driver_log_drop_bytes_total": "Log bytes that could not be written and were thrown away.";
     StatsDropped "containerd_driver_stats_drops_total": "Samples of a task's usage that a slow reader missed.";
     OrphansRemoved "containerd_driver_orphan_removals_total": "Things of dead tasks that the reaper removed.";
     OrphanFaults "containerd_driver_orphan_faults_total": "Things of dead tasks that the reaper could not remove.";

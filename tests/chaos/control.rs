@@ -98,6 +98,12 @@ impl Chaos {
         Ok(self.say(&command).await?.is_some())
     }
 
+    /// Each thread that moves log bytes panics. How many those were.
+    pub async fn kill_pump_threads(&self) -> Result<usize> {
+        let answer = self.say("pump").await?.unwrap_or_default();
+        Ok(answer.first().context("a number")?.parse()?)
+    }
+
     /// A connection, also to a process that has just been launched.
     async fn connect(&self) -> Result<UnixStream> {
         let end = Instant::now() + LISTENS_WITHIN;

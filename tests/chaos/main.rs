@@ -16,6 +16,7 @@ mod killloop;
 mod lives;
 mod mix;
 mod one_task;
+mod own_logs;
 mod pulls;
 mod states;
 mod stats;

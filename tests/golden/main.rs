@@ -124,10 +124,11 @@ fn each_option_of_a_task_is_in_a_case() {
         used.extend(case.options.as_object().unwrap().keys().cloned());
     }
     for option in containerd_driver::spec::options::table() {
-        // What decides which runtime or root file system there is, or where the image comes from, has no place in a
-        // specification. Those of type `none` are refused.
+        // What decides which runtime or root file system there is, where the image comes from or where the output goes, has
+        // no place in a specification. Those of type `none` are refused.
         let elsewhere = ["runtime", "snapshotter", "image_pull_policy", "load", "auth_soft_fail"];
-        let elsewhere = elsewhere.contains(&option.name.as_str()) || option.ty == "none";
+        let elsewhere =
+            elsewhere.contains(&option.name.as_str()) || option.name.starts_with("log_") || option.ty == "none";
         if option.name.contains('.') || elsewhere {
             continue;
         }

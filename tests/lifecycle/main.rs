@@ -45,6 +45,7 @@ mod lost;
 mod memory;
 mod network;
 mod outage;
+mod own_logs;
 mod pulling;
 mod reaper;
 mod recovery;

@@ -9,7 +9,8 @@ use super::claim::claim;
 use super::earlier;
 use super::fault::{runtime_fault, task_fault};
 use super::grouping;
-use super::on_host::{self, Held, Logs, end_unused_log, host_side, place, stdin};
+use super::on_host::{self, Held, Logs, end_unused_logs, host_side, place, stdin};
+use super::own_logs::OwnLogs;
 use super::remap::remap;
 use super::remove::{at, remove};
 use super::stray;
@@ -25,6 +26,7 @@ use crate::messages::runtime::{FaultKind, TaskView};
 use crate::spec::SpecError;
 use crate::spec::identity::ContainerId;
 use crate::spec::labels::{self, Marks};
+use crate::spec::log_collection::LogWay;
 use crate::spec::oci::{self, ContainerPlan};
 use crate::spec::owner::Owner;
 use crate::spec::settings::Settings;
@@ -34,7 +36,7 @@ use crate::spec::task::TaskSpec;
 use crate::telemetry::names;
 use crate::telemetry::steps::step;
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing::Instrument as _;
@@ -77,7 +79,13 @@ pub(super) async fn create(
     let node = tokio::task::block_in_place(|| super::node::facts(shared, &configured.settings, &req.task, containerd));
     let plan = oci::build(&req.task, &req.image.facts, &node, &configured.settings)?;
     let stop_signal = stop_signal(&req)?;
-    let logs = check_logs(links, &req).await?;
+    let own_logs = OwnLogs::of(shared, links, &id, &plan);
+    let logs = match &plan.logs {
+        LogWay::Paths => check_logs(links, &req).await?,
+        LogWay::Files(_) => own_logs.paths(),
+        LogWay::Nowhere => (None, None),
+    };
+    let unused = unused_logs(&plan, &req.task, &logs);
     let owner = tokio::task::block_in_place(|| shared.owner_of(&req.task.alloc_dir));
     let start = Beginning {
         owner: &owner,
@@ -89,68 +97,20 @@ pub(super) async fn create(
         plan: &plan,
         stop_signal,
         logs: &logs,
+        unused: &unused,
+        own_logs,
     };
-    let (begun, mut rest, mut purges) = (Instant::now(), REST.0, 0);
-    let mut held = tokio::task::block_in_place(|| Held::none_of(&req.task.alloc_dir, &logs, plan.terminal));
-    let mut absence = Absence::default();
-    let earlier = loop {
-        match earlier::find(shared, gateway, &req.task, &id).await {
-            Err(fault) if absence.outlast(&fault).await => {}
-            found => break found.map_err(at("looking for earlier lives of the task"))?,
+    let outcome = start.run(links).await;
+    match &outcome {
+        // For one that was found running, too; and the reader of a pipe may have seen its end just before it was held.
+        Ok(_) => {
+            if let Err(error) = start.own_logs.attach().await {
+                tracing::warn!(container.id = %id, %error, "the output may not be collected");
+            }
         }
-    };
-    if !earlier.is_empty() {
-        let ended = async {
-            held.take().await?;
-            earlier::end(links, earlier).await
-        };
-        if let Err(e) = ended.await {
-            return Err(undo(shared, &id, e).await);
-        }
+        Err(_) => start.own_logs.let_go().await,
     }
-    while purges < ATTEMPTS {
-        match start.attempt(purges > 0, &mut held).await {
-            Ok(Attempt::Started(created)) => return Ok(created),
-            Ok(Attempt::InTheWay) => {
-                if let Err(e) = held.take().await {
-                    return Err(undo(shared, &id, e).await);
-                }
-                tracing::info!(container.id = %id, "removing what an earlier start left behind");
-                // To its end: a task that was killed before it ran would look like one that has run.
-                loop {
-                    let purge = remove(shared, &id, None)
-                        .instrument(tracing::info_span!(names::CONTAINER_STEP, { names::STEP } = "purge"));
-                    match purge.await {
-                        Ok(()) => break,
-                        Err(ContainerError::Containerd { source, .. }) if absence.outlast(&source).await => {}
-                        Err(e) => return Err(owed(&"an earlier start is in the way", &e)),
-                    }
-                }
-                purges += 1;
-            }
-            Ok(Attempt::Unsettled(e)) if begun.elapsed() < AFTERMATH => {
-                stray::clear_orphan(shared, gateway, &id, &e).await;
-                tokio::time::sleep(rest).await;
-                rest = (rest * 2).min(REST.1);
-            }
-            Ok(Attempt::Unsettled(e)) | Err(e) => {
-                // What this attempt has begun goes down with the containerd that began it, and then the next one needs the pipes.
-                if is_away(&e)
-                    && tokio::task::block_in_place(|| gateway.has_shim(&shared.groups.shim_of(id.as_str())))
-                    && let Err(e) = held.take().await
-                {
-                    return Err(undo(shared, &id, e).await);
-                }
-                match e {
-                    ContainerError::Containerd { ref source, .. } if absence.outlast(source).await => {}
-                    e => return Err(undo(shared, &id, e).await),
-                }
-            }
-        }
-    }
-    Err(ContainerError::Interrupted(format!(
-        "{id}: leftovers of an earlier start came back {ATTEMPTS} times"
-    )))
+    outcome
 }
 
 fn is_away(error: &ContainerError) -> bool {
@@ -179,6 +139,16 @@ async fn undo(shared: &Shared, id: &ContainerId, why: ContainerError) -> Contain
 /// what is left; this one is worth a retry, so the removal is owed by whoever asked.
 fn owed(why: &dyn std::fmt::Display, left: &ContainerError) -> ContainerError {
     ContainerError::Interrupted(format!("{why}; what it has made is not removed yet: {left}"))
+}
+
+/// The pipes that a collector of Nomad's reads, to which nothing will be written: of a terminal's two streams, or where
+/// nobody is to collect.
+fn unused_logs(plan: &ContainerPlan, task: &TaskSpec, logs: &Logs) -> Vec<PathBuf> {
+    match &plan.logs {
+        LogWay::Paths => logs.1.iter().filter(|_| plan.terminal).cloned().collect(),
+        LogWay::Files(_) => Vec::new(),
+        LogWay::Nowhere => vec![task.stdout_path.clone(), task.stderr_path.clone()],
+    }
 }
 
 async fn check_logs(links: &Arc<Links>, req: &CreateContainer) -> Result<Logs, ContainerError> {
@@ -212,9 +182,91 @@ struct Beginning<'a> {
     plan: &'a ContainerPlan,
     stop_signal: i32,
     logs: &'a Logs,
+    /// Pipes whose readers are to see their end.
+    unused: &'a [PathBuf],
+    own_logs: OwnLogs<'a>,
 }
 
 impl Beginning<'_> {
+    /// Attempts until one has started the process, with what is in the way removed in between.
+    async fn run(&self, links: &Arc<Links>) -> Result<Created, ContainerError> {
+        let Self {
+            shared,
+            gateway,
+            id,
+            req,
+            plan,
+            logs,
+            ..
+        } = *self;
+        let (begun, mut rest, mut purges) = (Instant::now(), REST.0, 0);
+        let pipes = match &plan.logs {
+            LogWay::Paths => logs,
+            // Those of our own are read by whoever starts the task.
+            LogWay::Files(_) | LogWay::Nowhere => &(None, None),
+        };
+        let mut held = tokio::task::block_in_place(|| Held::none_of(&req.task.alloc_dir, pipes, plan.terminal));
+        let mut absence = Absence::default();
+        let earlier = loop {
+            match earlier::find(shared, gateway, &req.task, id).await {
+                Err(fault) if absence.outlast(&fault).await => {}
+                found => break found.map_err(at("looking for earlier lives of the task"))?,
+            }
+        };
+        if !earlier.is_empty() {
+            let ended = async {
+                held.take().await?;
+                earlier::end(links, earlier).await
+            };
+            if let Err(e) = ended.await {
+                return Err(undo(shared, id, e).await);
+            }
+        }
+        while purges < ATTEMPTS {
+            match self.attempt(purges > 0, &mut held).await {
+                Ok(Attempt::Started(created)) => return Ok(created),
+                Ok(Attempt::InTheWay) => {
+                    if let Err(e) = held.take().await {
+                        return Err(undo(shared, id, e).await);
+                    }
+                    tracing::info!(container.id = %id, "removing what an earlier start left behind");
+                    // To its end: a task that was killed before it ran would look like one that has run.
+                    loop {
+                        let purge = remove(shared, id, None)
+                            .instrument(tracing::info_span!(names::CONTAINER_STEP, { names::STEP } = "purge"));
+                        match purge.await {
+                            Ok(()) => break self.own_logs.let_go().await,
+                            Err(ContainerError::Containerd { source, .. }) if absence.outlast(&source).await => {}
+                            Err(e) => return Err(owed(&"an earlier start is in the way", &e)),
+                        }
+                    }
+                    purges += 1;
+                }
+                Ok(Attempt::Unsettled(e)) if begun.elapsed() < AFTERMATH => {
+                    stray::clear_orphan(shared, gateway, id, &e).await;
+                    tokio::time::sleep(rest).await;
+                    rest = (rest * 2).min(REST.1);
+                }
+                Ok(Attempt::Unsettled(e)) | Err(e) => {
+                    // What this attempt has begun goes down with the containerd that began it, and then the next one needs the pipes.
+                    if is_away(&e)
+                        && tokio::task::block_in_place(|| gateway.has_shim(&shared.groups.shim_of(id.as_str())))
+                        && let Err(e) = held.take().await
+                    {
+                        return Err(undo(shared, id, e).await);
+                    }
+                    match e {
+                        ContainerError::Containerd { ref source, .. } if absence.outlast(source).await => {}
+                        e => return Err(undo(shared, id, e).await),
+                    }
+                }
+            }
+        }
+        Err(ContainerError::Interrupted(format!(
+            "{id}: leftovers of an earlier start came back {ATTEMPTS} times"
+        )))
+    }
+
     /// `purged`: leftovers of an earlier start were removed by an attempt before this one. `held`: the log pipes.
     async fn attempt(&self, purged: bool, held: &mut Held<'_>) -> Result<Attempt, ContainerError> {
         let Self {
@@ -227,6 +279,8 @@ impl Beginning<'_> {
             plan,
             stop_signal,
             logs,
+            unused,
+            ref own_logs,
         } = *self;
         let (now, snapshotter) = (unix_nanos(), plan.snapshotter.as_str());
         let mut group = grouping::join(shared, gateway, settings, owner, &req.task.alloc_id, plan).await;
@@ -271,13 +325,17 @@ impl Beginning<'_> {
                 started_at,
                 stop_signal,
                 adopted: adopted.is_some(),
+                logs: match &plan.logs {
+                    LogWay::Files(files) => Some(files.clone()),
+                    LogWay::Paths | LogWay::Nowhere => None,
+                },
             })
         };
         if let Some((started_at, has_ended)) = adopted {
             match gateway.task(id.as_str()).await.map_err(at("reading task"))? {
                 Some(view @ (TaskView::Running { .. } | TaskView::Stopped(_))) => {
                     shared.groups.entered(id.as_str());
-                    tokio::task::block_in_place(|| end_unused_log(id, plan, &req.task.alloc_dir, logs));
+                    tokio::task::block_in_place(|| end_unused_logs(id, &req.task.alloc_dir, unused));
                     return Ok(created(view, started_at));
                 }
                 // Not begun: containerd may be about to take it down, with the call of a plugin process that died.
@@ -319,6 +377,8 @@ impl Beginning<'_> {
         step!(StartSnapshot);
         let stdin = tokio::task::block_in_place(|| stdin(shared, id, plan))?;
         step!(StartStdin);
+        // Until the shim has opened them.
+        let _held = own_logs.make().await?;
         tokio::task::block_in_place(|| claim(shared, gateway, id, owner, group.clone()))?;
         let task = NewTask {
             container: id.as_str().to_owned(),
@@ -355,7 +415,7 @@ impl Beginning<'_> {
         }
         let pid = start(gateway, id, &req.task, plan).await?;
         step!(StartRuns);
-        tokio::task::block_in_place(|| end_unused_log(id, plan, &req.task.alloc_dir, logs));
+        tokio::task::block_in_place(|| end_unused_logs(id, &req.task.alloc_dir, unused));
         step!(StartLogs);
         Ok(created(TaskView::Running { pid }, unix_nanos()))
     }

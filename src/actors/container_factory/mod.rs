@@ -14,6 +14,7 @@ mod fault;
 mod grouping;
 pub mod node;
 mod on_host;
+mod own_logs;
 mod reap;
 mod refusal;
 mod remap;

@@ -112,14 +112,14 @@ fn log_pipe(path: &Path) -> impl FnOnce(HostError) -> ContainerError {
     }
 }
 
-/// Lets the reader of the log pipe that a terminal leaves unused see its end: the shim leaves this pipe alone, and its
-/// reader would wait for ever.
-pub(super) fn end_unused_log(id: &ContainerId, plan: &ContainerPlan, alloc_dir: &Path, logs: &Logs) {
-    let Some(stderr) = logs.1.as_ref().filter(|_| plan.terminal) else {
-        return;
-    };
-    if let Err(e) = fifo::end(alloc_dir, stderr) {
-        tracing::warn!(container.id = %id, error = %e, "could not end the log pipe that a terminal leaves unused");
+/// Lets the readers of log pipes to which nobody writes see their end: the shim leaves these pipes alone, and their readers
+/// would wait for ever.
+pub(super) fn end_unused_logs(id: &ContainerId, alloc_dir: &Path, unused: &[PathBuf]) {
+    let is_pipe = |path: &&PathBuf| path.symlink_metadata().is_ok_and(|found| found.file_type().is_fifo());
+    for path in unused.iter().filter(is_pipe) {
+        if let Err(e) = fifo::end(alloc_dir, path) {
+            tracing::warn!(container.id = %id, error = %e, "could not end a log pipe that stays unused");
+        }
     }
 }
 

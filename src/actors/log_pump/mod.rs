@@ -8,12 +8,12 @@
 //! | restart | in place; attachments are in [`Pumps`], which outlives it |
 //!
 //! In Nomad's own log mode the shim writes into the FIFO of Nomad's collector directly and this actor only checks the
-//! paths; it moves bytes for `containerd-driver run`, and for tasks of the Go driver, whose containers write into pipes
-//! of their own.
+//! paths; it moves bytes where `log_collection` is `driver`, for `containerd-driver run`, and for tasks of the Go driver,
+//! whose containers write into pipes of their own.
 
 mod pumps;
 
-pub use pumps::Pumps;
+pub use pumps::{Pumps, Target};
 
 use crate::actors::shared::Shared;
 use crate::host::fifo::{LogTarget, check_log_path, open_log};
@@ -97,24 +97,29 @@ impl Handler<Ask<Attach>> for LogPump {
     fn handle(&mut self, ask: Ask<Attach>, ctx: &mut Self::Context) {
         let Ask { req, cx, reply, .. } = ask;
         let span = handling!(cx, names::LOG_ATTACH, "log_pump", Attach::NAME, { names::CONTAINER_ID } = %req.container, { names::STREAM } = req.stream.name());
-        let (alloc_dir, path) = match req.sink {
-            Sink::Descriptor(sink) => {
-                let _entered = span.entered();
-                reply.send(self.pumps.attach(&req.container, req.stream, &req.fifo, &sink));
-                return;
-            }
-            Sink::Path { alloc_dir, path } => (alloc_dir, path),
-        };
+        if let Sink::Descriptor(sink) = req.sink {
+            let _entered = span.entered();
+            let to = Target::Descriptor(sink);
+            reply.send(self.pumps.attach(&req.container, req.stream, &req.fifo, to));
+            return;
+        }
         let pumps = Arc::clone(&self.pumps);
         // As above: a path lookup.
         let open = self.shared.io.spawn_blocking(move || {
             let _entered = span.entered();
-            let sink = open_log(&alloc_dir, &path).map_err(|e| LogError {
-                stream: req.stream.name(),
-                path: path.display().to_string(),
-                reason: e.to_string(),
-            })?;
-            pumps.attach(&req.container, req.stream, &req.fifo, &Arc::new(sink))
+            let to = match req.sink {
+                Sink::Descriptor(sink) => Target::Descriptor(sink),
+                Sink::Files(files) => Target::Files(files),
+                Sink::Path { alloc_dir, path } => {
+                    let sink = open_log(&alloc_dir, &path).map_err(|e| LogError {
+                        stream: req.stream.name(),
+                        path: path.display().to_string(),
+                        reason: e.to_string(),
+                    })?;
+                    Target::Descriptor(Arc::new(sink))
+                }
+            };
+            pumps.attach(&req.container, req.stream, &req.fifo, to)
         });
         ctx.spawn(open.into_actor(self).map(move |attached, _, _| {
             if let Ok(attached) = attached {

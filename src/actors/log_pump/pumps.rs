@@ -4,9 +4,11 @@
 //! kept their bytes.
 
 use crate::host::fifo::open_reader;
-use crate::host::{PumpKey, PumpPool, PumpRefused, Report};
+use crate::host::log_files::LogFile;
+use crate::host::{PumpKey, PumpPool, PumpRefused, PumpSink, Report};
 use crate::messages::logs::{Drained, LogError, Stream};
 use crate::spec::identity::ContainerId;
+use crate::spec::log_collection::LogFiles;
 use crate::telemetry::Counter;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -15,12 +17,33 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::Notify;
 
+/// Where a stream goes, as each thread that takes it up is told.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// Into a descriptor.
+    Descriptor(Arc<OwnedFd>),
+    /// Into log files.
+    Files(LogFiles),
+}
+
+impl Target {
+    /// As a thread needs it. Log files are opened anew: what they hold is known on the disk alone.
+    fn sink(&self, stream: Stream) -> Result<PumpSink, String> {
+        match self {
+            Self::Descriptor(sink) => Ok(PumpSink::Descriptor(Arc::clone(sink))),
+            Self::Files(files) => LogFile::open(files, stream.name())
+                .map(|log| PumpSink::Files(Box::new(log)))
+                .map_err(|e| e.to_string()),
+        }
+    }
+}
+
 /// One stream that is moved.
 struct Attachment {
     container: ContainerId,
     stream: Stream,
     fifo: PathBuf,
-    sink: Arc<OwnedFd>,
+    to: Target,
     /// Bytes moved by attachments of this stream that are over.
     bytes: u64,
     over: bool,
@@ -76,17 +99,24 @@ impl Pumps {
         Ok(started)
     }
 
+    /// Makes every thread that has a stream panic, for chaos tests. How many those are.
+    #[cfg(feature = "chaos")]
+    pub fn kill_threads(&self) -> usize {
+        let keys: BTreeMap<u32, PumpKey> = lock(&self.table)
+            .attachments
+            .iter()
+            .filter(|(_, a)| !a.over)
+            .filter_map(|(key, _)| Some((key.0 % u32::try_from(self.threads).ok()?.max(1), *key)))
+            .collect();
+        let Ok(pool) = self.pool() else { return 0 };
+        keys.values().filter(|key| pool.kill_thread_of(**key).is_ok()).count()
+    }
+
     /// Attaches a stream. A no-op while the same stream of the same container is attached.
     ///
     /// # Errors
     /// Names the stream, the path and what is wrong.
-    pub fn attach(
-        &self,
-        container: &ContainerId,
-        stream: Stream,
-        fifo: &Path,
-        sink: &Arc<OwnedFd>,
-    ) -> Result<(), LogError> {
+    pub fn attach(&self, container: &ContainerId, stream: Stream, fifo: &Path, to: Target) -> Result<(), LogError> {
         let key = {
             let mut table = lock(&self.table);
             if table
@@ -104,7 +134,7 @@ impl Pumps {
                     container: container.clone(),
                     stream,
                     fifo: fifo.to_owned(),
-                    sink: Arc::clone(sink),
+                    to,
                     bytes: 0,
                     over: false,
                     finishing: false,
@@ -124,14 +154,15 @@ impl Pumps {
 
     /// Gives an attachment to its thread.
     fn hand_over(&self, key: PumpKey) -> Result<(), String> {
-        let (fifo, sink, finishing) = {
+        let (fifo, stream, to, finishing) = {
             let table = lock(&self.table);
             let Some(a) = table.attachments.get(&key) else {
                 return Ok(());
             };
-            (a.fifo.clone(), Arc::clone(&a.sink), a.finishing)
+            (a.fifo.clone(), a.stream, a.to.clone(), a.finishing)
         };
         let source = open_reader(&fifo).map_err(|e| e.to_string())?;
+        let sink = to.sink(stream)?;
         let pool = self.pool()?;
         pool.attach(key, source, sink).map_err(|e| e.to_string())?;
         if finishing {
@@ -165,7 +196,6 @@ impl Pumps {
     }
 
     fn over(&self, key: PumpKey, bytes: u64) {
-        Counter::LogBytes.add(bytes);
         if let Some(a) = lock(&self.table).attachments.get_mut(&key) {
             a.bytes = a.bytes.saturating_add(bytes);
             a.over = true;

@@ -4,11 +4,13 @@
 pub mod groups;
 pub mod holds;
 pub mod looks;
+pub(super) mod own_logs;
 
 use super::supervision::book::{Asks, Tells};
 use crate::containerd::Gateway;
 use crate::host::leftovers::inode;
 use crate::host::liveness;
+use crate::host::pipe_keeper::PipeKeeper;
 use crate::messages::Cx;
 use crate::messages::container::{CreateContainer, ReapContainer, RemoveContainer};
 use crate::messages::health::{ProbeNow, Verdict};
@@ -118,6 +120,8 @@ pub struct Shared {
     pub groups: Groups,
     /// Which images are about to be used.
     pub images: Arc<ImageHolds>,
+    /// Holds the pipes of tasks whose output this driver collects, while it is away.
+    pub keeper: Arc<PipeKeeper>,
 }
 
 /// Containers by the task of an allocation that they are a life of: those that earlier processes had left when this one was

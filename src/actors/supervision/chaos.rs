@@ -10,12 +10,14 @@
 //! | `abort NAME` | the actor's future is dropped without unwinding |
 //! | `curse NAME` | the actor, and whoever comes after it, panics at each poll; it need not be there yet |
 //! | `lift NAME` | no more |
+//! | `pump` | each thread that moves log bytes panics; answered by their number |
 //! | `steps` | names of the steps of `telemetry::steps`, one per line |
 //! | `halt STEP` | who reaches the step first is halted there for good; then the line `halted STEP` follows |
 //! | `halt STEP MILLISECONDS` | it goes on, and the line follows so long after |
 //!
 //! `NAME` is one of the actor names or `task:<task id>`. Each line is answered by `ok`, the list, or `error …`.
 
+use crate::actors::log_pump::Pumps;
 use crate::messages::lifecycle::ChildName;
 use crate::telemetry::steps::{self, Halted, Step};
 use futures_util::task::AtomicWaker;
@@ -99,8 +101,10 @@ fn arm(wish: &str) -> (String, Option<Halted>) {
 }
 
 /// All actors that faults can be put into.
-#[derive(Default)]
-pub struct Registry(Mutex<Known>);
+pub struct Registry {
+    known: Mutex<Known>,
+    pumps: Arc<Pumps>,
+}
 
 #[derive(Default)]
 struct Known {
@@ -116,8 +120,17 @@ fn key(name: &ChildName) -> String {
 }
 
 impl Registry {
+    /// No actors yet, and the threads that move log bytes.
+    #[must_use]
+    pub fn over(pumps: Arc<Pumps>) -> Self {
+        Self {
+            known: Mutex::default(),
+            pumps,
+        }
+    }
+
     fn with<T>(&self, f: impl FnOnce(&mut Known) -> T) -> T {
-        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        f(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The injector of an actor, made at its start.
@@ -154,6 +167,9 @@ impl Registry {
         let verb = words.next().unwrap_or_default();
         if verb == "list" {
             return self.with(|known| known.actors.keys().map(|k| format!("{k}\n")).collect::<String>()) + "ok\n";
+        }
+        if verb == "pump" {
+            return format!("{}\nok\n", self.pumps.kill_threads());
         }
         if verb == "steps" {
             return Step::ALL

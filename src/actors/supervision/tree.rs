@@ -186,6 +186,8 @@ impl Nursery {
         });
         let workshop = container_factory::Workshop::new(shared.cores);
         Arc::new(Self {
+            #[cfg(feature = "chaos")]
+            chaos: Arc::new(super::chaos::Registry::over(Arc::clone(&pump))),
             shared,
             links,
             pump,
@@ -196,8 +198,6 @@ impl Nursery {
             lives: Mutex::default(),
             root_failures: Mutex::default(),
             last_resort,
-            #[cfg(feature = "chaos")]
-            chaos: Arc::default(),
         })
     }
 

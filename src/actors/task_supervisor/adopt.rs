@@ -104,7 +104,9 @@ impl TaskSupervisor {
         if let Some(watch) = self.watch.take() {
             ctx.cancel_future(watch);
         }
-        self.drain(None);
+        if self.adopted.is_some() {
+            self.drain(None);
+        }
     }
 
     /// The container is gone: what nobody takes is not kept.
@@ -114,18 +116,24 @@ impl TaskSupervisor {
 
     /// Outlives this actor: the end of the task does not wait for the last byte.
     fn drain(&self, patience: Option<Duration>) {
-        if self.adopted.is_none() {
-            return;
-        }
-        let (links, container) = (Arc::clone(&self.links), self.container.clone());
+        let (links, container, shared) = (
+            Arc::clone(&self.links),
+            self.container.clone(),
+            Arc::clone(&self.shared),
+        );
         self.shared.io.spawn(async move {
+            let dir = shared.run_dir.join(container.as_str());
             let drain = Drain { container, patience };
-            let fault = match ask_until(&*links.drain_log, drain, Cx::default(), None).await {
+            let drained = ask_until(&*links.drain_log, drain, Cx::default(), None).await;
+            if patience.is_some() {
+                tokio::task::block_in_place(|| shared.keeper.release(&dir));
+            }
+            let fault = match drained {
                 Ok(Ok(_)) => return,
                 Ok(Err(fault)) => fault.to_string(),
                 Err(fault) => fault.to_string(),
             };
-            tracing::warn!(error = fault, "the output of an adopted task was not copied to its end");
+            tracing::warn!(error = fault, "the output of a task was not copied to its end");
         });
     }
 }

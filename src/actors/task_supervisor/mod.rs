@@ -13,6 +13,7 @@ mod exec;
 mod exit;
 mod kernel;
 mod memory;
+mod own_logs;
 mod process;
 mod recover;
 mod remove;
@@ -29,6 +30,7 @@ use crate::messages::runtime::{ContainerdFault, FaultKind};
 use crate::messages::task::{Inspect, Inspection, Signal, Started, TaskError, TaskEvent, Wait};
 use crate::messages::{Ask, Cx, Fact as _, Owed, Request as _, Tell};
 use crate::spec::identity::{ContainerId, TaskId};
+use crate::spec::log_collection::LogFiles;
 use crate::spec::record::{ExitRecord, HandleState};
 use crate::spec::task::TaskSpec;
 use crate::telemetry::names;
@@ -54,6 +56,9 @@ struct About {
     started_at: i64,
     stop_signal: i32,
     pid: Option<u32>,
+    /// The files into which this driver writes its output, if it does and if that is known: a supervisor that was restarted
+    /// leaves it to those of before.
+    logs: Option<LogFiles>,
     /// Where the kernel counts whom it has killed for want of memory.
     oom_counter: Option<PathBuf>,
     /// What it has counted so far.
@@ -230,6 +235,7 @@ impl TaskSupervisor {
             namespace,
             started_at: self.about.started_at,
             stop_signal: self.about.stop_signal,
+            logs: self.about.logs.clone(),
             go: None,
         }
     }

@@ -87,6 +87,7 @@ impl Handler<Ask<Recover>> for TaskSupervisor {
         }
         self.about.started_at = req.handle.started_at;
         self.about.stop_signal = req.handle.stop_signal;
+        self.about.logs = req.handle.logs;
         let (links, shared, container) = (
             Arc::clone(&self.links),
             Arc::clone(&self.shared),
@@ -210,6 +211,7 @@ impl TaskSupervisor {
                 self.wait_at_shim(ctx);
             }
         }
+        self.resume_logs(ctx);
         for reply in self.waiting.recover.drain(..) {
             reply.send(Ok(()));
         }

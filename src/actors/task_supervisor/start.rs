@@ -192,6 +192,7 @@ impl TaskSupervisor {
     fn created(&mut self, created: Created, ctx: &mut Context<Self>) {
         self.about.started_at = created.started_at;
         self.about.stop_signal = created.stop_signal;
+        self.about.logs = created.logs;
         Counter::TasksStarted.bump();
         let begun = self.starting.take().map(|s| s.task);
         let annotations = BTreeMap::from([

@@ -55,6 +55,9 @@ pub fn machine(node: &Node, containerd: Option<u32>) -> Machine {
             pid_max: read("/proc/sys/kernel/pid_max")
                 .ok()
                 .and_then(|text| proc::number(&text)),
+            inotify: read("/proc/sys/fs/inotify/max_user_instances")
+                .ok()
+                .and_then(|text| proc::number(&text)),
             no_namespaces: NAMESPACES
                 .into_iter()
                 .filter(|kind| {

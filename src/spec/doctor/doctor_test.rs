@@ -69,6 +69,7 @@ fn healthy() -> Facts {
             own_nofile: Some(1 << 20),
             daemon_nofile: Some(u64::MAX),
             pid_max: Some(4_194_304),
+            inotify: Some(8192),
             no_namespaces: Vec::new(),
         },
         space: vec![room(50 << 30, 100 << 30, 1_000_000, 2_000_000)],
@@ -148,6 +149,7 @@ fn a_healthy_node_has_no_finding_and_every_check_has_spoken() {
             "cni",
             "open-files",
             "processes",
+            "inotify",
             "space",
             "clock"
         ]
@@ -341,6 +343,20 @@ fn the_lowest_limit_is_the_one_that_is_told() {
         Severity::Warning,
         &["1000"],
     );
+    // Advice for dense nodes: most nodes have few tasks.
+    let many = |unified: bool| {
+        let mut facts = healthy();
+        facts.limits.inotify = Some(128);
+        facts.cgroups.unified = unified;
+        let found = judge(&facts)
+            .into_iter()
+            .find(|finding| finding.id == "inotify")
+            .unwrap();
+        assert_eq!(found.severity, Severity::Ok);
+        found.text
+    };
+    assert!(many(true).contains("128") && many(true).contains("max_user_instances"));
+    assert!(!many(false).contains("max_user_instances"));
 }
 
 #[test]

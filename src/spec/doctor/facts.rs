@@ -161,6 +161,8 @@ pub struct LimitFacts {
     pub daemon_nofile: Option<u64>,
     /// `kernel.pid_max`.
     pub pid_max: Option<u64>,
+    /// `fs.inotify.max_user_instances`.
+    pub inotify: Option<u64>,
     /// Kinds of namespaces of which the kernel was told to allow none (`user.max_…_namespaces`).
     pub no_namespaces: Vec<String>,
 }

@@ -19,6 +19,9 @@ const NOFILE_MIN: u64 = 1024;
 /// The kernel's own default on small machines; a node of many tasks uses it up.
 const PIDS_FEW: u64 = 32768;
 
+/// A dense node has more tasks.
+const INOTIFY_FEW: u64 = 1024;
+
 const MIB: u64 = 1 << 20;
 /// Below it the next layer of an image does not fit.
 const BYTES_MIN: u64 = 64 * MIB;
@@ -47,7 +50,7 @@ pub(super) fn root(facts: &Facts) -> Finding {
 
 pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     let mut found = vec![cgroups(facts), kernel(facts), confinement(facts), cni(facts)];
-    found.extend([nofile(facts), processes(facts)]);
+    found.extend([nofile(facts), processes(facts), inotify(facts)]);
     found.extend(facts.space.iter().map(space));
     found.push(clock(facts));
     found
@@ -220,6 +223,24 @@ fn processes(facts: &Facts) -> Finding {
         Some(n) => Finding::ok(ID, format!("the kernel has room for {n} processes and threads")),
         None => Finding::ok(ID, "how many processes the kernel has room for is not known"),
     }
+}
+
+/// With cgroup version 2 a shim has an instance of inotify for each of its tasks, by which it learns of a want of memory
+/// (containerd's `cgroup2/manager.go`: `EventChan`). Exit reasons do not depend on it: the driver asks the kernel's counters.
+fn inotify(facts: &Facts) -> Finding {
+    const ID: &str = "inotify";
+    let Some(n) = facts.limits.inotify else {
+        return Finding::ok(ID, "how many instances of inotify the kernel allows is not known");
+    };
+    if facts.cgroups.unified && n < INOTIFY_FEW {
+        return Finding::ok(
+            ID,
+            format!(
+                "the kernel allows {n} instances of inotify, one a task; for more: sysctl fs.inotify.max_user_instances=8192"
+            ),
+        );
+    }
+    Finding::ok(ID, format!("the kernel allows {n} instances of inotify"))
 }
 
 fn space(space: &Space) -> Finding {
