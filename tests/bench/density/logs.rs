@@ -46,7 +46,8 @@ pub async fn measure(plan: &Plan, report: &mut Report) -> Result<()> {
 }
 
 fn config() -> serde_json::Value {
-    json!({ "log_collection": "driver" })
+    // Everything that is written is to be there when it is counted.
+    json!({ "log_collection": "driver", "log_max_files": 1000, "log_max_file_size": "64m" })
 }
 
 /// The bytes of all files of a task's standard output.
