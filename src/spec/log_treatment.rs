@@ -31,6 +31,8 @@ struct Rate {
     in_kept: bool,
     /// Within a line whose beginning was dropped.
     in_dropped: bool,
+    /// The end of a line whose beginning was kept was dropped.
+    cut: bool,
     bytes: u64,
     lines: u64,
 }
@@ -62,6 +64,7 @@ impl Treatment {
                     at: None,
                     in_kept: false,
                     in_dropped: false,
+                    cut: false,
                     bytes: 0,
                     lines: 0,
                 }),
@@ -89,10 +92,12 @@ impl Treatment {
                 }
             }
         }
-        if !kept.iter().all(|piece| piece.is_empty()) {
-            out.extend(self.notice(at));
-        }
         for piece in kept {
+            // Between two lines: one that was begun is ended first, unless its end was dropped.
+            let is_cut = self.rate.as_ref().is_some_and(|rate| rate.cut);
+            if (!self.mid_line || is_cut) && !piece.is_empty() {
+                out.extend(self.notice(at));
+            }
             self.write(piece, at, &mut out);
         }
         Treated { out, used, dropped }
@@ -110,6 +115,7 @@ impl Treatment {
             std::mem::take(&mut rate.lines),
             rate.per_second
         );
+        rate.cut = false;
         if self.mid_line && !self.json {
             out.push(b'\n');
         }
@@ -159,7 +165,7 @@ impl Rate {
         self.bytes += line.len() as u64;
         self.lines += u64::from(!self.in_dropped);
         self.in_dropped = !ends;
-        self.in_kept = false;
+        self.cut |= std::mem::take(&mut self.in_kept);
         false
     }
 }

@@ -59,17 +59,22 @@ fn what_is_above_the_limit_is_dropped_by_lines_and_counted_in_one() {
     // A second later it is as at first.
     assert_eq!(text(&treat(b"123456789\n", 2000)), "123456789\n");
     treat(b"z\n", 2000);
-    // A line that was begun is ended.
+    // A line that was begun is ended, and what was dropped meanwhile is told after it.
     let mut whole = Treatment::of(&files(false, Some(10)), "stdout").unwrap();
     for (piece, kept) in [(&b"1234567"[..], 7), (b"89abc\n", 6), (b"x\n", 0)] {
         assert_eq!(whole.treat(piece, false, begin, UNIX_EPOCH).out.len(), kept);
     }
-    assert!(
-        std::str::from_utf8(&limited.notice(UNIX_EPOCH))
-            .unwrap()
-            .contains("2 bytes in 1 lines")
+    // One that is too long for that is cut, and what follows is on a line of its own.
+    let mut cut = Treatment::of(&files(false, Some(10)), "stdout").unwrap();
+    let mut treat = |chunk: &[u8], ms| cut.treat(chunk, false, begin + Duration::from_millis(ms), UNIX_EPOCH);
+    assert_eq!(text(&treat(b"12345678", 0)), "12345678");
+    assert_eq!(text(&treat(b"9abcdefghijklmnop\n", 0)), "");
+    let treated = treat(b"x\n", 1000);
+    let lines: Vec<&str> = text(&treated).lines().collect();
+    assert_eq!(
+        (lines[0], lines[1].contains("18 bytes in 1 lines"), lines[2]),
+        ("", true, "x")
     );
-    assert!(limited.notice(UNIX_EPOCH).is_empty());
 }
 
 proptest! {
@@ -90,7 +95,7 @@ proptest! {
             let out = String::from_utf8(treated.out).unwrap();
             kept += out.split_inclusive('\n').filter(|l| !l.contains("[containerd-driver]")).map(|l| l.len() as u64).sum::<u64>();
         }
-        // A line break before a notice in mid-line is ours.
+        // A line break after a line that was cut is ours.
         prop_assert!(kept + dropped >= came && kept + dropped <= came + pieces.len() as u64);
         // A line that was begun may take from the next second.
         prop_assert!(kept <= 2 * per_second + per_second * now / 1000 + pieces.len() as u64);
