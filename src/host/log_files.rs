@@ -6,7 +6,7 @@
 
 use super::error::HostError;
 use super::paths::open_beneath;
-use crate::spec::log_collection::LogFiles;
+use crate::spec::log_collection::{LogFiles, share};
 use crate::spec::log_treatment::Treatment;
 use crate::telemetry::Counter;
 use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags, SeekFrom};
@@ -85,8 +85,23 @@ impl LogFile {
         self.size += n;
     }
 
+    /// How much of what comes next belongs into the file at hand, which is a new one if the last was full; more than nothing.
+    pub(super) fn share(&mut self, chunk: &[u8]) -> usize {
+        let share = |log: &Self| share(chunk, log.size, log.max_bytes, log.is_mid_line());
+        match share(self) {
+            0 => match self.next() {
+                Ok(()) => share(self),
+                Err(errno) => {
+                    tracing::warn!(error = %errno, "a log file grows beyond its limit: the next cannot be made");
+                    chunk.len()
+                }
+            },
+            some => some,
+        }
+    }
+
     /// True if it ends within a line.
-    pub(super) fn is_mid_line(&self) -> bool {
+    fn is_mid_line(&self) -> bool {
         let mut last = [0];
         let Some(at) = self.size.checked_sub(1) else {
             return false;
@@ -98,7 +113,7 @@ impl LogFile {
     ///
     /// # Errors
     /// If there can be none; then the one at hand is gone on with.
-    pub(super) fn next(&mut self) -> Result<(), Errno> {
+    fn next(&mut self) -> Result<(), Errno> {
         let (number, file) = match create(&self.dir, &self.prefix, self.number + 1) {
             Err(errno) if is_full(errno) && self.make_room() => create(&self.dir, &self.prefix, self.number + 1)?,
             other => other?,

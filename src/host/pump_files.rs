@@ -6,7 +6,7 @@
 use super::log_files::is_full;
 use super::pump::PumpSink;
 use super::pump_stream::{BUFFER, Desk, Stream, Turn, Way, count, words};
-use crate::spec::log_collection::{share, unseen};
+use crate::spec::log_collection::unseen;
 use crate::telemetry::Counter;
 use rustix::io::{self, Errno};
 use rustix::pipe::{SpliceFlags, splice};
@@ -32,17 +32,7 @@ impl Stream {
             Err(Errno::AGAIN) => return Err(Turn::WaitSource),
             Err(errno) => return Err(Turn::Ended(Some(format!("look: {}", words(errno))))),
         };
-        let mut share = share(chunk, size, max, log.is_mid_line());
-        if share == 0 {
-            match log.next() {
-                // Not zero, which would mean "empty": one byte less of quota.
-                Ok(()) => return Ok(1),
-                Err(errno) => {
-                    tracing::warn!(error = %errno, "a log file grows beyond its limit: the next cannot be made");
-                    share = chunk.len();
-                }
-            }
-        }
+        let share = log.share(chunk);
         if copy {
             let chunk = chunk.get(..share).unwrap_or_default();
             let written = io::write(log.file(), chunk);
@@ -87,17 +77,7 @@ impl Stream {
     fn write_out(&mut self, mut out: &[u8]) {
         while !out.is_empty() {
             let PumpSink::Files(log) = &mut self.sink else { return };
-            let (size, max) = log.fill();
-            let mut share = share(out, size, max, log.is_mid_line());
-            if share == 0 {
-                match log.next() {
-                    Ok(()) => continue,
-                    Err(errno) => {
-                        tracing::warn!(error = %errno, "a log file grows beyond its limit: the next cannot be made");
-                        share = out.len();
-                    }
-                }
-            }
+            let share = log.share(out);
             match io::write(log.file(), out.get(..share).unwrap_or_default()) {
                 Ok(n) => {
                     log.wrote(count(n));
@@ -167,12 +147,8 @@ impl Stream {
         if is_full(errno) && log.make_room() {
             return Ok(1);
         }
-        if self.dropped == 0 {
-            tracing::error!(error = words(errno), "log bytes cannot be written and are thrown away");
-        }
         let n = self.take_out(desk, most)?;
-        self.dropped += count(n);
-        Counter::LogBytesDropped.add(count(n));
+        self.note_dropped(n, errno);
         Ok(n)
     }
 
