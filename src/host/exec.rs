@@ -66,12 +66,13 @@ impl Pipes {
         })
     }
 
-    /// Reading ends of what an earlier process has made, so that the shim can finish its writes; those that can be had.
+    /// Both ends of each output pipe, of those that can be had. As long as they are held and read, the shim waits neither for
+    /// a reader when it opens a pipe, which it may not have done yet, nor in a write.
     #[must_use]
-    pub fn reopen(&self) -> Vec<OwnedFd> {
+    pub fn hold_outputs(&self) -> Vec<OwnedFd> {
         [&self.stdout, &self.stderr]
             .into_iter()
-            .filter_map(|path| fifo::open_reader(path).ok())
+            .filter_map(|path| fifo::open_both(path).ok())
             .collect()
     }
 

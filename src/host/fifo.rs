@@ -168,6 +168,15 @@ pub fn open_reader(path: &Path) -> Result<OwnedFd, HostError> {
     }
 }
 
+/// As [`open_reader`], of a pipe that `/proc/<pid>/fd` shows, where all is links.
+///
+/// # Errors
+/// If it is not there or cannot be opened.
+pub fn open_handle_reader(path: &Path) -> Result<OwnedFd, HostError> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    fs::open(path, flags, Mode::empty()).map_err(|e| HostError::from_errno("open pipe of a shim", path, e))
+}
+
 /// Opens a log path that Nomad gave to write to it, never waiting: resolved as [`check_log_path`] does. A FIFO is
 /// opened for both directions, so that a reader that is away is no error: the bytes wait in it for the next one.
 ///

@@ -1,8 +1,10 @@
 //! Whether a process is there.
 
 use crate::spec::owner::ProcessId;
+use rustix::fs::OFlags;
 use std::io::ErrorKind;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::PathBuf;
 
 /// Whether a process of this id runs, whoever it belongs to. One that has ended and was not waited for does not; an id
 /// that was given anew does. What cannot be found out counts as running.
@@ -74,6 +76,25 @@ pub fn has_children(pid: u32) -> bool {
     })
 }
 
+/// Paths, by way of a process's descriptors, of the pipes that it has looked up without opening them (`O_PATH`): containerd's
+/// `fifo` library does so with each pipe, and opens it by that. None if nothing can be found out.
+#[must_use]
+pub fn held_pipes(pid: u32) -> Vec<PathBuf> {
+    let only_looked_up = |number: &str| {
+        let info = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).ok()?;
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"))?;
+        let flags = u32::from_str_radix(flags.trim(), 8).ok()?;
+        Some(flags & OFlags::PATH.bits() != 0)
+    };
+    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten();
+    descriptors
+        .flatten()
+        .filter(|entry| entry.file_name().to_str().and_then(only_looked_up) == Some(true))
+        .map(|entry| entry.path())
+        .filter(|path| path.metadata().is_ok_and(|found| found.file_type().is_fifo()))
+        .collect()
+}
+
 fn parent_of(pid: u32) -> Option<u32> {
     stat_field(pid, 4)?.parse().ok()
 }
@@ -140,6 +161,27 @@ pub fn is_same(pid: u32, start: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whoever_waits_to_open_a_pipe_that_it_has_looked_up_is_given_a_reader() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pipe");
+        crate::host::fifo::make_fifo(&path).unwrap();
+        let looked_up = rustix::fs::open(&path, OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
+        let waits = std::thread::spawn(move || std::fs::File::options().write(true).open(path).map(drop));
+        let found: Vec<_> = held_pipes(std::process::id())
+            .into_iter()
+            .filter(|found| {
+                let (one, other) = (found.metadata().unwrap(), rustix::fs::fstat(&looked_up).unwrap());
+                (one.ino(), one.dev()) == (other.st_ino, other.st_dev)
+            })
+            .collect();
+        assert_eq!(found.len(), 1, "and the one that is opened is not taken for looked up");
+        let reader = crate::host::fifo::open_handle_reader(&found[0]).unwrap();
+        waits.join().unwrap().unwrap();
+        drop(reader);
+        assert!(held_pipes(u32::MAX).is_empty());
+    }
 
     #[test]
     fn we_live_and_whoever_had_our_number_before_does_not() {

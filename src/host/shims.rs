@@ -2,7 +2,7 @@
 
 use super::error::HostError;
 use super::leftovers::{self, BUNDLES};
-use super::liveness;
+use super::{fifo, liveness};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::os::fd::OwnedFd;
@@ -149,6 +149,16 @@ impl Held {
                 answer => return answer.is_ok(),
             }
         }
+    }
+
+    /// Reading ends of the pipes that it may be opening to write to: for one whose reader has gone it waits without an end,
+    /// and answers nobody meanwhile. Nothing is read here, and whoever else reads goes on. Those that can be had.
+    #[must_use]
+    pub fn readers(&self) -> Vec<OwnedFd> {
+        liveness::held_pipes(self.pid)
+            .iter()
+            .filter_map(|path| fifo::open_handle_reader(path).ok())
+            .collect()
     }
 
     /// SIGKILL, if it has no child: the processes of its containers would be its children. False if it has, or the kernel

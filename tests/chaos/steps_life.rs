@@ -22,6 +22,9 @@ pub const STOPPING: &[&str] = &["stop-signalled"];
 /// Of a command in a task.
 pub const COMMAND: &[&str] = &["exec-pipes", "exec-added", "exec-started", "exec-ended", "exec-deleted"];
 
+/// Milliseconds after a command was told to start: its shim runs the runtime first and opens the pipes after that.
+const STARTING: [u64; 6] = [5, 20, 40, 60, 90, 130];
+
 /// Of a removal.
 pub const REMOVAL: &[&str] = &[
     "remove-begun",
@@ -112,7 +115,11 @@ async fn a_stop_that_was_killed_is_finished_when_it_is_asked_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_command_whose_plugin_was_killed_at_any_step_goes_and_the_task_stays() {
     let mut field = Field::new().await;
-    all(&mut field, at(COMMAND), async |field, n, moment| {
+    let starting = STARTING.map(|ms| Moment {
+        step: "exec-added",
+        after_ms: Some(ms),
+    });
+    all(&mut field, at(COMMAND).chain(starting), async |field, n, moment| {
         let task = waiter(field, n).await?;
         // Recognised among the machine's processes by a number of its own.
         let number = (400_000_000 + u64::from(std::process::id()) * 10 + n as u64).to_string();

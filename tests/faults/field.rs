@@ -29,6 +29,9 @@ const QUIET_WITHIN: Duration = Duration::from_secs(3);
 /// Bound of a relaunch with all its recoveries: each has five seconds for a containerd that is away.
 const RELAUNCH: Duration = Duration::from_secs(150);
 
+/// The directory of containerd's bundles, in its root and in its state.
+const BUNDLES: &str = "io.containerd.runtime.v2.task";
+
 /// Where the driver keeps what a container needs on the host.
 const RUN_DIR: &str = "/run/containerd-driver";
 
@@ -42,6 +45,8 @@ pub struct Field {
     before: Census,
     held: Holdings,
     launches: AtomicU64,
+    /// What earlier plugin processes have said.
+    earlier: Mutex<Vec<String>>,
 }
 
 fn kind() -> ContainerdKind {
@@ -86,6 +91,7 @@ impl Field {
             before,
             held,
             launches: AtomicU64::new(0),
+            earlier: Mutex::default(),
         }
     }
 
@@ -105,6 +111,7 @@ impl Field {
             return Ok(false);
         };
         without_panic(&rig)?;
+        lock(&self.earlier).extend(rig.plugin().stderr_lines());
         self.launches.fetch_add(1, Ordering::SeqCst);
         let relaunch = tokio::time::timeout(RELAUNCH, rig.relaunch_and_recover());
         let outcomes = relaunch
@@ -130,10 +137,11 @@ impl Field {
         loop {
             let rig = self.rig.read().await;
             let census = rig.scope().take().await.map_err(|e| format!("census: {e:#}"))?;
-            drop(rig);
             let mut left = census.diff(&self.before);
             left.extend(run_directories());
             left.retain(|line| names.iter().any(|name| line.contains(name)));
+            without_forsaken(&rig, &mut left);
+            drop(rig);
             if left.is_empty() || Instant::now() > end {
                 return Ok(left);
             }
@@ -148,7 +156,8 @@ impl Field {
         let end = Instant::now() + SETTLE;
         loop {
             let census = rig.scope().take().await.map_err(|e| format!("census: {e:#}"))?;
-            let left = census.diff(&self.before);
+            let mut left = census.diff(&self.before);
+            without_forsaken(&rig, &mut left);
             if left.is_empty() {
                 break;
             }
@@ -177,11 +186,39 @@ impl Field {
         without_panic(&*self.rig.read().await)
     }
 
+    /// What the plugins and containerd have said of these names, in the order of each.
+    pub async fn words_about(&self, names: &[String]) -> String {
+        let rig = self.rig.read().await;
+        let containerd = fs::read_to_string(rig.containerd.log_path()).unwrap_or_default();
+        let earlier = lock(&self.earlier).clone();
+        let now = rig.plugin().stderr_lines();
+        let lines = earlier.iter().chain(&now).map(String::as_str).chain(containerd.lines());
+        let about = lines.filter(|line| names.iter().any(|name| line.contains(name)));
+        about.collect::<Vec<_>>().join("\n")
+    }
+
     /// What the plugin said at the end, for the message of a failed test.
     pub async fn last_words(&self) -> String {
         let lines = self.rig.read().await.plugin().stderr_lines();
         lines[lines.len().saturating_sub(60)..].join("\n")
     }
+}
+
+/// Leaves out the bundles that containerd says it could not delete. It makes a task's bundle while it still deletes that of
+/// an attempt that broke off, finds one in the way of the other, and forgets both; nobody asks for these ids again.
+fn without_forsaken(rig: &Rig, left: &mut Vec<String>) {
+    if left.iter().all(|line| !line.contains(BUNDLES)) {
+        return;
+    }
+    let log = fs::read_to_string(rig.containerd.log_path()).unwrap_or_default();
+    let forsaken: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains("failed to delete bundle"))
+        .collect();
+    left.retain(|line| {
+        let bundle = line.split('/').skip_while(|part| *part != BUNDLES).nth(2);
+        bundle.is_none_or(|id| !forsaken.iter().any(|line| line.contains(id.trim_start_matches('.'))))
+    });
 }
 
 fn run_directories() -> Vec<String> {

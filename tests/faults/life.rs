@@ -29,6 +29,8 @@ pub struct Verdict {
     pub starts: (u32, u32),
     /// Starts that failed, whose plugin process was killed before it had removed what they had made: a reaper's work.
     pub orphans: u32,
+    /// The allocations whose tasks it had.
+    pub names: Vec<String>,
 }
 
 struct Slot {
@@ -212,6 +214,7 @@ impl Life<'_> {
             .chain(failed.iter().map(|start| start.alloc.id().to_owned()))
             .chain(slots)
             .collect();
+        lock(&self.verdict).names.clone_from(&names);
         for name in &names {
             self.field.proxy.disarm(name);
         }

@@ -144,7 +144,7 @@ fn told(verdict: &Verdict) -> String {
 
 /// Fails with everything that is known of a sequence that failed.
 async fn explain(field: Field, job: Job, verdict: Verdict) -> ! {
-    let words = field.last_words().await;
+    let (words, about) = (field.last_words().await, field.words_about(&verdict.names).await);
     drop(field);
     let (name, sequence) = (job.name, job.sequence);
     let by_itself = match job.drawn {
@@ -159,7 +159,7 @@ async fn explain(field: Field, job: Job, verdict: Verdict) -> ! {
         None => "by itself it does not fail".to_owned(),
     };
     panic!(
-        "{name}: {}\n{sequence:#?}\n{by_itself}\nthe plugin's last words:\n{words}",
+        "{name}: {}\n{sequence:#?}\n{by_itself}\nof its tasks:\n{about}\nthe plugin's last words:\n{words}",
         told(&verdict)
     );
 }

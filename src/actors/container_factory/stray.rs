@@ -15,7 +15,9 @@ use crate::host::members;
 use crate::host::shims::{self, Held};
 use crate::messages::container::ContainerError;
 use crate::spec::identity::ContainerId;
+use std::convert::Infallible;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -24,6 +26,9 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
 /// How long it may take to be gone when it was asked to leave, and when it was killed.
 const GONE_WITHIN: Duration = Duration::from_secs(3);
+
+/// The rest between two looks at what pipes it opens: nothing tells of it.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// How long nothing has happened in a bundle without a shim before it counts as left behind: containerd makes it and starts
 /// the shim at once.
@@ -50,16 +55,27 @@ pub(super) async fn end(shared: &Shared, gateway: &Gateway, id: &ContainerId) ->
     };
     // It may leave before it has answered: what counts is that it is gone.
     let _turn = shared.groups.turn_to_delete(id.as_str()).await;
-    let asked = timeout(ANSWER_WITHIN, gateway.end_at_shim(&shim, id.as_str(), alone)).await;
+    let held = Arc::new(held);
+    let asked = tokio::select! {
+        asked = timeout(ANSWER_WITHIN, gateway.end_at_shim(&shim, id.as_str(), alone)) => asked,
+        never = be_read(shared, &held) => match never {},
+    };
     let (container, version) = (id.as_str().to_owned(), shared.node.cgroups);
     // One that others need stays; it has to say that it has let go of this container.
     let answered = matches!(asked, Ok(Ok(())));
     let gone = move || {
-        let ends =
-            |shim: &Held| shim.ends_within(GONE_WITHIN) || (shim.kill_childless() && shim.ends_within(GONE_WITHIN));
-        let all = if alone { held.iter().all(ends) } else { answered };
-        // What it may have made while it was looked at has nobody else any more.
+        let goes = |shim: &Held| shim.ends_within(GONE_WITHIN);
+        let gone = !alone || held.iter().all(goes);
+        // What it may have made while it was looked at has nobody else any more, and keeps the shim that made it.
         let left = members::kill_all(&[container], None, version, GONE_WITHIN).left;
+        let all = match alone {
+            true => {
+                gone || held
+                    .iter()
+                    .all(|shim| (shim.kill_childless() && goes(shim)) || shim.ends_within(Duration::ZERO))
+            }
+            false => answered,
+        };
         (all && left.is_empty()).then(|| {
             let removed: Result<Vec<()>, _> = held.iter().map(Held::remove_bundle).collect();
             removed.map(drop)
@@ -80,6 +96,18 @@ pub(super) async fn end(shared: &Shared, gateway: &Gateway, id: &ContainerId) ->
             Err(_) => format!("a shim that containerd has forgotten does not answer within {ANSWER_WITHIN:?}"),
         })),
         Err(panic) => Err(ContainerError::Interrupted(panic.to_string())),
+    }
+}
+
+/// Sees to it that a shim does not wait for a reader of its pipes, which it opens one after the other. Does not end by itself.
+async fn be_read(shared: &Shared, held: &Arc<Vec<Held>>) -> Infallible {
+    let mut readers = Vec::new();
+    loop {
+        let shims = Arc::clone(held);
+        let found = shared.look(move || shims.iter().flat_map(Held::readers).collect::<Vec<_>>());
+        // Those of the last look go only when there are others.
+        readers = found.await.unwrap_or(readers);
+        tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 

@@ -77,6 +77,7 @@ impl TaskSupervisor {
         ctx.spawn(look.into_actor(self).map(|found, actor, ctx| match found {
             Ok(found) => {
                 tracing::info!(task.id = %actor.id, container.id = %actor.container, "a task of the Go driver is adopted");
+                actor.sweep_execs();
                 actor.recovered(found, ctx);
             }
             Err(error) => actor.not_recovered(error, ctx),

@@ -88,6 +88,8 @@ impl Handler<Ask<Recover>> for TaskSupervisor {
         self.about.started_at = req.handle.started_at;
         self.about.stop_signal = req.handle.stop_signal;
         self.about.logs = req.handle.logs;
+        // Before the look: a shim that waits for the reader of a command's pipe, who died with the plugin, answers nobody.
+        self.sweep_execs();
         let (links, shared, container) = (
             Arc::clone(&self.links),
             Arc::clone(&self.shared),
@@ -161,7 +163,6 @@ async fn found_of(
 
 impl TaskSupervisor {
     pub(super) fn recovered(&mut self, found: Result<Found, ContainerdFault>, ctx: &mut Context<Self>) {
-        self.sweep_execs();
         match found {
             Ok((Some(TaskView::Running { pid }), _, _)) => {
                 self.about.pid = known(pid);

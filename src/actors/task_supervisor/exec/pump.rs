@@ -2,7 +2,7 @@
 
 use super::drain::Drain;
 use crate::containerd::Gateway;
-use crate::host::exec::has_reader;
+use crate::host::exec::{Pipes, has_reader};
 use crate::messages::exec::{Input, Output};
 use crate::messages::logs::Stream;
 use bytes::BytesMut;
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 
 /// One read.
 const CHUNK: usize = 32 * 1024;
@@ -109,6 +110,19 @@ async fn read_out(
 pub(super) async fn discard(mut source: pipe::Receiver) {
     let mut sink = vec![0; CHUNK];
     while source.read(&mut sink).await.is_ok_and(|n| n > 0) {}
+}
+
+/// Keeps a command that is being removed from holding up its shim, whatever step that is at: a shim that waits for a reader
+/// of an output pipe, or in a write to one, answers no call for its task any more, not even one to kill it. Until dropped.
+pub(super) fn discard_all(pipes: &Pipes) -> JoinSet<()> {
+    let mut readers = JoinSet::new();
+    for source in tokio::task::block_in_place(|| pipes.hold_outputs()) {
+        match pipe::Receiver::from_owned_fd(source) {
+            Ok(source) => drop(readers.spawn(discard(source))),
+            Err(e) => tracing::error!(error = %e, "output of a command not readable"),
+        }
+    }
+    readers
 }
 
 /// What the input needs to know.

@@ -66,6 +66,22 @@ enum Surrender {
     Late,
 }
 
+/// A command that was not begun, as far as is known: a call whose answer was lost may still begin it.
+struct NotBegun {
+    error: TaskError,
+    /// Of its pipes, until it is removed.
+    readers: JoinSet<()>,
+}
+
+impl<E: Into<TaskError>> From<E> for NotBegun {
+    fn from(error: E) -> Self {
+        Self {
+            error: error.into(),
+            readers: JoinSet::new(),
+        }
+    }
+}
+
 /// A command that has an entry in containerd, or may have one.
 struct Entry {
     gateway: Gateway,
@@ -115,13 +131,13 @@ impl Work {
                 Counter::ExecsStarted.bump();
                 entry.attend(self, ends, pid, deadline).await;
             }
-            Err(error) => {
+            Err(NotBegun { error, readers }) => {
                 entry.answer_failure(&self.req, error, &outputs).await;
                 let live = self._live;
                 drop(outputs);
                 drop(self.outputs);
                 entry.remove().await;
-                drop(live);
+                drop((readers, live));
             }
         }
     }
@@ -133,7 +149,7 @@ impl Entry {
     }
 
     /// Makes pipes and entry and starts the process. On an error there may be any part of it.
-    async fn begin(&self, req: &Exec, size: Option<TerminalSize>) -> Result<(Ends, u32), TaskError> {
+    async fn begin(&self, req: &Exec, size: Option<TerminalSize>) -> Result<(Ends, u32), NotBegun> {
         let record = self.gateway.container(self.container.as_str()).await?;
         let record = record.ok_or(TaskError::NotFound)?;
         let size = size.map(|s| (s.rows, s.columns));
@@ -151,12 +167,26 @@ impl Entry {
             stderr: (!req.terminal).then(|| self.pipes.stderr.clone()),
             terminal: req.terminal,
         };
-        self.gateway.add_exec(new).await?;
-        step!(ExecAdded);
         let (container, exec) = self.id();
-        let pid = self.gateway.start_exec(container, exec).await?;
-        step!(ExecStarted);
-        Ok((ends, pid))
+        let start = async {
+            self.gateway.add_exec(new).await?;
+            step!(ExecAdded);
+            self.gateway.start_exec(container, exec).await
+        };
+        match start.await {
+            Ok(pid) => {
+                step!(ExecStarted);
+                Ok((ends, pid))
+            }
+            Err(fault) => {
+                let readers = pump::discard_all(&self.pipes);
+                drop(ends);
+                Err(NotBegun {
+                    error: fault.into(),
+                    readers,
+                })
+            }
+        }
     }
 
     /// A program that cannot be run is answered as a shell does: words on standard error, and a code.

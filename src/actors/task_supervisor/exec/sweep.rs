@@ -13,8 +13,6 @@ use crate::spec::identity::ContainerId;
 use crate::telemetry::names;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::unix::pipe;
-use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
 /// How often it is tried, and the rest between.
@@ -52,13 +50,7 @@ async fn remove(
     exec: &str,
 ) -> Result<(), ContainerdFault> {
     let pipes = Pipes::of(&shared.run_dir, container.as_str(), exec);
-    // The shim may be blocked in a write that nobody reads.
-    let mut readers = JoinSet::new();
-    for source in tokio::task::block_in_place(|| pipes.reopen()) {
-        if let Ok(source) = pipe::Receiver::from_owned_fd(source) {
-            readers.spawn(pump::discard(source));
-        }
-    }
+    let _readers = pump::discard_all(&pipes);
     let mut last = Ok(());
     for attempt in 1..=ATTEMPTS {
         // Once it is stopped its number is not its own any more.
