@@ -55,8 +55,8 @@ pub struct Budgets {
 
 /// Pulls and unpacks at once per core, and their bounds, where the operator says nothing. A pull waits for the network as
 /// often as for a core; an unpack keeps a core of containerd busy (measured: decompression).
-const PULLS_PER_CORE: usize = 2;
-const PULLS: (usize, usize) = (3, 16);
+const PULLS_PER_CORE: usize = 4;
+const PULLS: (usize, usize) = (4, 16);
 const UNPACKS: (usize, usize) = (2, 8);
 
 /// Most that can be set: beyond it a number is a mistake.
@@ -271,7 +271,7 @@ mod tests {
             let budgets = budgets(&Settings::default(), cores);
             (budgets.pulls, budgets.unpacks)
         };
-        assert_eq!([at(0), at(1), at(4), at(64)], [(3, 2), (3, 2), (8, 4), (16, 8)]);
+        assert_eq!([at(0), at(1), at(4), at(64)], [(4, 2), (4, 2), (16, 4), (16, 8)]);
         let said = Settings {
             image_max_pulls: Some(1),
             image_max_unpacks: Some(0),

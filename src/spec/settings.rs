@@ -125,10 +125,10 @@ options! {
         /// `transfer` where containerd has it.
         image_pull_method: String = "auto".to_owned();
         /// Images that are pulled at once. More wait for their turn, which goes round between jobs; an image on the node
-        /// waits for none. Without it, or with 0, twice the node's cores, from 3 to 16.
+        /// waits for none. Without it, or with 0, four times the node's cores, from 4 to 16.
         image_max_pulls: Option<i64> = None;
-        /// Layers that are unpacked at once; a pull by `transfer` counts as one for as long as it lasts. Without it, or
-        /// with 0, the node's cores, from 2 to 8.
+        /// Layers that the driver has unpacked at once; what a pull by `transfer` unpacks is bounded by containerd alone.
+        /// Without it, or with 0, the node's cores, from 2 to 8.
         image_max_unpacks: Option<i64> = None;
         /// What becomes of images that no container uses any more.
         image_gc: Option<ImageGcSettings> = None;

@@ -36,8 +36,8 @@ gauges! {
     PullsWaiting "containerd_driver_image_pulls_waiting": "Pulls that wait for their turn.";
     LoadsRunning "containerd_driver_image_loads_running": "Images being loaded from the archives of tasks.";
     LoadsWaiting "containerd_driver_image_loads_waiting": "Loads that wait for their turn.";
-    UnpacksRunning "containerd_driver_image_unpacks_running": "Layers being unpacked; a pull by containerd counts as one.";
-    UnpacksWaiting "containerd_driver_image_unpacks_waiting": "Layers, and pulls by containerd, that wait for their turn.";
+    UnpacksRunning "containerd_driver_image_unpacks_running": "Layers being unpacked, except by containerd in a pull of its own.";
+    UnpacksWaiting "containerd_driver_image_unpacks_waiting": "Layers that wait for their turn to be unpacked.";
 }
 
 impl Gauge {

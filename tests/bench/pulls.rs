@@ -5,8 +5,8 @@
 //! | figure | how |
 //! |---|---|
 //! | one image | 8 layers, 185 MB compressed, of which the node has nothing; a start of a task, and `ctr images pull` with `ctr run` |
-//! | the pull alone | the same without what a start costs whose image is there |
-//! | many at once | 20 images of 3 layers each, none of which the node has |
+//! | the pull alone | the answer to a start, less the answer to one whose image is there; what comes after the answer is no part of a pull |
+//! | many at once | 20 images of 3 layers each, none of which the node has; starts of 20 tasks, and 20 times `ctr images pull` with `ctr run` |
 //! | a large layer | 1 GB; the plugin's resident memory at its highest (`VmHWM`, which the kernel is told to forget before) |
 
 use anyhow::{Context as _, Result, ensure};
@@ -18,8 +18,8 @@ use testhost::registry_proxy::RegistryProxy;
 use testhost::rig::{Rig, RigOpts};
 use testhost::task::TaskSpec;
 
-/// Pulls of the same image, one way and the other in turn.
-const ROUNDS: usize = 3;
+/// Each is done so often, one way and the other in turn; the median counts.
+const ROUNDS: usize = 5;
 /// Images at once.
 const AT_ONCE: usize = 20;
 /// Layers above the base, each of some files like those of a distribution: text and what does not compress.
@@ -88,20 +88,27 @@ async fn one_image(rig: &Rig) -> Result<()> {
     rig.registry.push("bench/usual", "1", &image).await?;
     drop(image);
     let image = rig.registry.reference("bench/usual", "1");
-    let (mut cold, mut warm, mut pulled, mut run) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut whole, mut cold, mut warm, mut pulled, mut run) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         empty(rig, THEIRS).await?;
-        cold.push(timed(start(rig, &image)).await?);
-        warm.push(timed(start(rig, &image)).await?);
+        whole.push(
+            timed(async {
+                cold.push(start(rig, &image).await?);
+                Ok(())
+            })
+            .await?,
+        );
+        warm.push(start(rig, &image).await?);
         remove(rig, rig.namespace(), &image).await?;
         empty(rig, rig.namespace()).await?;
         pulled.push(timed(ctr_pull(rig, &image)).await?);
         run.push(timed(ctr_run(rig, &image)).await?);
         remove(rig, THEIRS, &image).await?;
     }
-    let [cold, warm, pulled, run] = [cold, warm, pulled, run].map(median);
+    let [whole, cold, warm, pulled, run] = [whole, cold, warm, pulled, run].map(median);
     let size = format!("{layers} layers, {} MB", bytes / 1_000_000);
-    row(&format!("pull and start, {size}"), cold, pulled + run);
+    row(&format!("pull and start, {size}"), whole, pulled + run);
     row(&format!("the pull alone, {size}"), cold.saturating_sub(warm), pulled);
     Ok(())
 }
@@ -121,26 +128,25 @@ async fn many_images(rig: &Rig) -> Result<()> {
         rig.registry.push(&name, "1", &plan.build()?).await?;
         images.push(rig.registry.reference(&name, "1"));
     }
-    let ours = timed(async {
-        try_join_all(images.iter().map(|image| start(rig, image)))
-            .await
-            .map(drop)
-    })
-    .await?;
-    for image in &images {
-        remove(rig, rig.namespace(), image).await?;
-    }
-    let theirs = timed(async {
-        let each = images.iter().map(|image| async move {
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let starts = images.iter().map(|image| start(rig, image));
+        ours.push(timed(async { try_join_all(starts).await.map(drop) }).await?);
+        for image in &images {
+            remove(rig, rig.namespace(), image).await?;
+        }
+        empty(rig, rig.namespace()).await?;
+        let pulls = images.iter().map(|image| async move {
             ctr_pull(rig, image).await?;
             ctr_run(rig, image).await
         });
-        try_join_all(each).await.map(drop)
-    })
-    .await?;
-    for image in &images {
-        remove(rig, THEIRS, image).await?;
+        theirs.push(timed(async { try_join_all(pulls).await.map(drop) }).await?);
+        for image in &images {
+            remove(rig, THEIRS, image).await?;
+        }
+        empty(rig, THEIRS).await?;
     }
+    let [ours, theirs] = [ours, theirs].map(median);
     row(&format!("pull and start, {AT_ONCE} images at once, all"), ours, theirs);
     Ok(())
 }
@@ -155,7 +161,7 @@ async fn large_layer(rig: &Rig) -> Result<()> {
     // Forgets the highest resident memory so far (proc(5)).
     std::fs::write(format!("/proc/{pid}/clear_refs"), "5").context("clear_refs")?;
     let before = highest_kib(pid)?;
-    let took = timed(start(rig, &image)).await?;
+    let took = start(rig, &image).await?;
     let after = highest_kib(pid)?;
     remove(rig, rig.namespace(), &image).await?;
     println!(
@@ -175,12 +181,14 @@ fn highest_kib(pid: u32) -> Result<u64> {
     kib.context("no VmHWM in /proc/pid/status")
 }
 
-/// Starts a task of the image, and takes it away once it has ended.
-async fn start(rig: &Rig, image: &str) -> Result<()> {
+/// Starts a task of the image, and takes it away once it has ended. The answer is how long the start took.
+async fn start(rig: &Rig, image: &str) -> Result<Duration> {
+    let begun = Instant::now();
     let task = rig.start(TaskSpec::new(image).command(["true"])).await?;
+    let started = begun.elapsed();
     task.wait().await?;
     task.destroy(true).await?;
-    Ok(())
+    Ok(started)
 }
 
 async fn ctr_pull(rig: &Rig, image: &str) -> Result<()> {

@@ -12,7 +12,6 @@ use super::progress::{Phase, Pulling};
 use super::pull::{self, Resolved};
 use super::registry::Session;
 use super::transfer;
-use super::unpack::Unpacks;
 use super::watch::Watch;
 use crate::containerd::Gateway;
 use crate::messages::image::{ImageError, ImageReady, LoadFrom};
@@ -50,19 +49,16 @@ pub(super) struct Course {
 
 impl Course {
     /// Carries it out, unless nobody waits for it any more; what was fetched is kept for a while for the next try.
-    pub(super) async fn run(mut self, waiting: Waiting) -> Result<ImageReady, ImageError> {
-        let places = tokio::select! {
-            places = self.turn(waiting) => places,
+    pub(super) async fn run(self, waiting: Waiting) -> Result<ImageReady, ImageError> {
+        let place = tokio::select! {
+            place = self.turn(waiting) => place,
             error = self.pulling.is_deserted() => {
                 self.count(Counter::ImagePullsCancelled);
                 return Err(error);
             }
         };
-        if self.transfer {
-            self.config.unpacks = Unpacks::Held;
-        }
         let begun = Instant::now();
-        let answer = self.pull(places).await;
+        let answer = self.pull(place).await;
         let answer = answer.map_err(|error| self.keyring.explained(error, self.reference.registry()));
         if self.load.is_none() {
             Counter::ImagePullMillis.add(millis(begun));
@@ -90,42 +86,36 @@ impl Course {
     }
 
     /// Waits for the turn, and tells those who wait with it.
-    async fn turn(&self, waiting: Waiting) -> Vec<Place> {
+    async fn turn(&self, waiting: Waiting) -> Place {
         let (begun, ahead) = (Instant::now(), waiting.ticket().ahead());
-        let turns = async {
-            let mut places = vec![waiting.turn().await];
-            if self.transfer {
-                // containerd unpacks as it fetches, one layer of an image after the other.
-                places.extend(self.config.unpacks.turn().await);
-            }
-            places
-        };
-        let places = match ahead {
-            None => self.told(turns).await,
+        // What containerd unpacks itself it has bounds of its own for, and a slow registry must not keep those turns.
+        let turn = waiting.turn();
+        let place = match ahead {
+            None => self.told(turn).await,
             Some(ahead) => {
                 let span = tracing::info_span!(names::IMAGE_QUEUE, { names::IMAGE_REF } = %self.reference, { names::COUNT } = ahead);
-                self.told(turns).instrument(span).await
+                self.told(turn).instrument(span).await
             }
         };
         if self.load.is_none() {
             Counter::ImageQueueMillis.add(millis(begun));
         }
-        places
+        place
     }
 
-    async fn told<T>(&self, turns: impl Future<Output = T>) -> T {
-        let mut turns = std::pin::pin!(turns);
+    async fn told<T>(&self, turn: impl Future<Output = T>) -> T {
+        let mut turn = std::pin::pin!(turn);
         loop {
             tokio::select! {
                 biased;
-                places = &mut turns => return places,
+                place = &mut turn => return place,
                 // Not at once: a turn that comes within a moment is not worth a line.
                 () = tokio::time::sleep(LOOK_EVERY) => self.pulling.tick(),
             }
         }
     }
 
-    async fn pull(&self, places: Vec<Place>) -> Result<ImageReady, ImageError> {
+    async fn pull(&self, place: Place) -> Result<ImageReady, ImageError> {
         let (gateway, config, reference) = (&self.gateway, &self.config, &self.reference);
         let name = reference.name();
         if self.may_be_here
@@ -136,7 +126,7 @@ impl Course {
         }
         // An archive is read at the pace of a disk, and nothing of it may come for long while it is surveyed.
         let quiet = self.load.is_none().then_some(self.quiet);
-        let watch = Watch::new(Arc::clone(&self.pulling), self.patience, quiet, places);
+        let watch = Watch::new(Arc::clone(&self.pulling), self.patience, quiet, place);
         if let Some(from) = &self.load {
             let loaded = self.by_archive(from, &watch).await;
             self.sweep().await;

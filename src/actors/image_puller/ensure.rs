@@ -65,7 +65,10 @@ impl PullConfig {
             facts: FactsMemory::default(),
             keys: Keys::default(),
             living: Living::default(),
-            unpacks: Unpacks::Held,
+            unpacks: Unpacks {
+                budget: Budget::new(1, (Gauge::UnpacksRunning, Gauge::UnpacksWaiting)),
+                job: String::new(),
+            },
             lanes: Lanes::default(),
         }
     }
@@ -281,7 +284,10 @@ impl Errand<'_> {
             facts: self.desk.facts.clone(),
             keys: self.desk.keys.with(&self.configured.settings),
             living: Arc::clone(&self.desk.living),
-            unpacks: Unpacks::Each(self.desk.unpacks.clone(), self.req.job.clone()),
+            unpacks: Unpacks {
+                budget: self.desk.unpacks.clone(),
+                job: self.req.job.clone(),
+            },
             lanes: self.desk.lanes.clone(),
         }
     }

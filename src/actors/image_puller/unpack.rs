@@ -31,20 +31,16 @@ pub(super) struct Unpacker<'a> {
 
 /// Turns for layers to be unpacked.
 #[derive(Clone)]
-pub(super) enum Unpacks {
-    /// Each layer waits for its own, in the line of this job.
-    Each(Budget, String),
-    /// Whoever unpacks has one for as long as it takes: another would be waited for in vain.
-    Held,
+pub(super) struct Unpacks {
+    pub(super) budget: Budget,
+    /// In whose line.
+    pub(super) job: String,
 }
 
 impl Unpacks {
     /// The turn for a layer.
-    pub(super) async fn turn(&self) -> Option<Place> {
-        match self {
-            Self::Each(budget, job) => Some(budget.wait(job).turn().await),
-            Self::Held => None,
-        }
+    pub(super) async fn turn(&self) -> Place {
+        self.budget.wait(&self.job).turn().await
     }
 }
 

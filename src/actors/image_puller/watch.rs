@@ -28,18 +28,18 @@ pub(super) struct Watch {
     quiet: Option<Duration>,
     lease: Duration,
     begun: Instant,
-    places: Mutex<Vec<Place>>,
+    place: Mutex<Option<Place>>,
 }
 
 impl Watch {
     /// Over a pull that begins now. `patience` is what the first of those who wait has.
-    pub(super) fn new(pulling: Arc<Pulling>, patience: Duration, quiet: Option<Duration>, places: Vec<Place>) -> Self {
+    pub(super) fn new(pulling: Arc<Pulling>, patience: Duration, quiet: Option<Duration>, place: Place) -> Self {
         Self {
             pulling,
             quiet,
             lease: LEASE_EXPIRES.max(patience.saturating_mul(2)),
             begun: Instant::now(),
-            places: Mutex::new(places),
+            place: Mutex::new(Some(place)),
         }
     }
 
@@ -53,9 +53,9 @@ impl Watch {
     }
 
     fn leave_budget(&self) {
-        let places = std::mem::take(&mut *self.places.lock().unwrap_or_else(PoisonError::into_inner));
+        let place = self.place.lock().unwrap_or_else(PoisonError::into_inner).take();
         // Calls whoever is next: outside of the lock.
-        drop(places);
+        drop(place);
     }
 
     /// Carries out work of the pull unless nothing comes for too long.
@@ -120,7 +120,7 @@ mod tests {
         let ((pulling, _), budget) = (pulling().await, budget());
         pulling.enters(Phase::Fetching);
         let place = budget.wait("a").turn().await;
-        let watch = Watch::new(Arc::clone(&pulling), patience, Some(QUIET), vec![place]);
+        let watch = Watch::new(Arc::clone(&pulling), patience, Some(QUIET), place);
         (pulling, watch, budget)
     }
 
@@ -165,7 +165,7 @@ mod tests {
         let ((pulling, _), budget) = (pulling().await, budget());
         pulling.enters(Phase::Fetching);
         let place = budget.wait("a").turn().await;
-        let watch = Watch::new(pulling, QUIET, None, vec![place]);
+        let watch = Watch::new(pulling, QUIET, None, place);
         let survey = async {
             assert!(timeout(QUIET * 5, budget.wait("b").turn()).await.is_err());
             Ok(7)
