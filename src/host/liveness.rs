@@ -1,5 +1,6 @@
 //! Whether a process is there.
 
+use super::proc::status_field;
 use crate::spec::owner::ProcessId;
 use rustix::fs::OFlags;
 use std::io::ErrorKind;
@@ -82,8 +83,7 @@ pub fn has_children(pid: u32) -> bool {
 pub fn held_pipes(pid: u32) -> Vec<PathBuf> {
     let only_looked_up = |number: &str| {
         let info = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).ok()?;
-        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"))?;
-        let flags = u32::from_str_radix(flags.trim(), 8).ok()?;
+        let flags = u32::from_str_radix(status_field(&info, "flags")?, 8).ok()?;
         Some(flags & OFlags::PATH.bits() != 0)
     };
     let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten();

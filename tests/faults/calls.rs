@@ -134,11 +134,9 @@ pub async fn start(field: &Field, alloc: Arc<Alloc>, kind: Kind) -> Result<Resul
 async fn silence(field: &Field, live: &Live) -> String {
     let logs = live.task.logs();
     let collected = (logs.stdout.opened_at(), logs.stdout.ended_at(), logs.stdout.text());
-    let (status, rig) = (live.task.status().await, field.rig.read().await);
-    let lines = rig.plugin().stderr_lines();
-    let about = lines.iter().filter(|line| line.contains(live.task.alloc.id()));
-    let about: Vec<_> = about.map(String::as_str).collect();
-    format!("pipe {collected:?}; {status:?}\n{}", about.join("\n"))
+    let status = live.task.status().await;
+    let about = field.words_about(&[live.task.alloc.id().to_owned()]).await;
+    format!("pipe {collected:?}; {status:?}\n{about}")
 }
 
 /// `DestroyTask` with force, by name alone.

@@ -204,7 +204,7 @@ impl Field {
     }
 }
 
-/// Leaves out the bundles that containerd says it could not delete. It makes a task's bundle while it still deletes that of
+/// Leaves out the log pipes in bundles that containerd says it could not delete. It makes a task's bundle while it still deletes that of
 /// an attempt that broke off, finds one in the way of the other, and forgets both; nobody asks for these ids again.
 fn without_forsaken(rig: &Rig, left: &mut Vec<String>) {
     if left.iter().all(|line| !line.contains(BUNDLES)) {
@@ -216,7 +216,8 @@ fn without_forsaken(rig: &Rig, left: &mut Vec<String>) {
         .filter(|line| line.contains("failed to delete bundle"))
         .collect();
     left.retain(|line| {
-        let bundle = line.split('/').skip_while(|part| *part != BUNDLES).nth(2);
+        let pipe = line.strip_prefix("pipe ").filter(|path| path.ends_with("/log"));
+        let bundle = pipe.and_then(|path| path.split('/').skip_while(|part| *part != BUNDLES).nth(2));
         bundle.is_none_or(|id| !forsaken.iter().any(|line| line.contains(id.trim_start_matches('.'))))
     });
 }

@@ -64,17 +64,15 @@ pub(super) async fn end(shared: &Shared, gateway: &Gateway, id: &ContainerId) ->
     // One that others need stays; it has to say that it has let go of this container.
     let answered = matches!(asked, Ok(Ok(())));
     let gone = move || {
-        let goes = |shim: &Held| shim.ends_within(GONE_WITHIN);
-        let gone = !alone || held.iter().all(goes);
+        let has_left = alone && held.iter().all(|shim| shim.ends_within(GONE_WITHIN));
         // What it may have made while it was looked at has nobody else any more, and keeps the shim that made it.
         let left = members::kill_all(&[container], None, version, GONE_WITHIN).left;
-        let all = match alone {
-            true => {
-                gone || held
-                    .iter()
-                    .all(|shim| (shim.kill_childless() && goes(shim)) || shim.ends_within(Duration::ZERO))
-            }
-            false => answered,
+        let ends =
+            |shim: &Held| shim.ends_within(Duration::ZERO) || (shim.kill_childless() && shim.ends_within(GONE_WITHIN));
+        let all = if alone {
+            has_left || held.iter().all(ends)
+        } else {
+            answered
         };
         (all && left.is_empty()).then(|| {
             let removed: Result<Vec<()>, _> = held.iter().map(Held::remove_bundle).collect();
