@@ -108,34 +108,18 @@ fn effective_capabilities() -> Vec<&'static str> {
 }
 
 /// Where systemd-resolved lists its upstream servers, for those who cannot reach its stub.
-const RESOLVED_UPSTREAM: &str = "/run/systemd/resolve/resolv.conf";
+pub const RESOLVED_UPSTREAM: &str = "/run/systemd/resolve/resolv.conf";
 
-/// systemd-resolved's upstream list and where it is, if `plain`, the host's `/etc/resolv.conf`, only names servers on
-/// loopback, which a container with a network of its own cannot reach.
+/// That list, and where it is: at this path; `None` without systemd-resolved.
 #[must_use]
-pub fn resolv_upstream(plain: &str) -> Option<(String, String)> {
-    let text = only_loopback(plain).then(|| read(RESOLVED_UPSTREAM).ok()).flatten()?;
-    // Without a network of the node's the list is empty, and of no more use than the stub.
-    let servers = text.lines().any(|line| line.starts_with("nameserver"));
-    servers.then(|| (RESOLVED_UPSTREAM.to_owned(), text))
+pub fn resolv_upstream(path: &str) -> Option<(String, String)> {
+    read(path).ok().map(|text| (path.to_owned(), text))
 }
 
 /// This node's name.
 #[must_use]
 pub fn hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
-}
-
-/// True if there are name servers and all are on loopback.
-fn only_loopback(text: &str) -> bool {
-    let servers: Vec<_> = text
-        .lines()
-        .filter_map(|line| {
-            let mut words = line.split_whitespace();
-            (words.next()? == "nameserver").then(|| words.next()).flatten()
-        })
-        .collect();
-    !servers.is_empty() && servers.iter().all(|s| s.starts_with("127.") || *s == "::1")
 }
 
 /// Reads a small text file, at most 256 KiB of it; bytes that are no UTF-8 are replaced.
@@ -163,7 +147,6 @@ pub(super) fn read_bounded(path: &Path, max: u64) -> Result<String, HostError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     #[test]
     fn this_node_can_be_read() {
@@ -180,20 +163,6 @@ mod tests {
         let unified = Path::new("/sys/fs/cgroup/unified/cgroup.controllers");
         if unified.exists() {
             assert_eq!(cgroup_version(Path::new("/sys/fs/cgroup/unified")), CgroupVersion::V2);
-        }
-    }
-
-    #[test]
-    fn a_stub_resolver_is_recognised() {
-        assert!(only_loopback("# x\nnameserver 127.0.0.53\noptions edns0\n"));
-        assert!(!only_loopback("nameserver 127.0.0.53\nnameserver 10.0.0.1\n"));
-        assert!(!only_loopback("search x\n"));
-    }
-
-    proptest! {
-        #[test]
-        fn any_resolver_text_is_taken(text in "(nameserver |127\\.|[ \\n.a-z0-9]){0,40}") {
-            prop_assert!(!only_loopback(&text) || text.contains("nameserver"));
         }
     }
 }

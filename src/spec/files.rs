@@ -13,7 +13,11 @@ const LOOPBACK: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost\n::1\tip6-localhost
 /// Docker's word for the host as a container reaches it. Never written: it is no address.
 pub(super) const HOST_GATEWAY: &str = "host-gateway";
 
-/// Content of `/etc/hosts`: loopback (or the host's file on the host's network), the own name, `extra_hosts`.
+/// What Debian has for a name without an address in a network.
+const NO_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 1, 1));
+
+/// Content of `/etc/hosts`: loopback (or the host's lines on the host's network), the own name, `extra_hosts`. In the
+/// group's network the name has the address there, as with Docker: what listens on it is reached by the other tasks.
 pub(super) fn hosts(
     task: &TaskSpec,
     network: Network<'_>,
@@ -32,9 +36,12 @@ pub(super) fn hosts(
             let own = if name == hostname { "" } else { hostname };
             line(&mut out, address, format!("{name} {own}").trim_end());
         }
-        // The address that Debian uses for a name without a network address.
-        _ if !hostname.is_empty() => line(&mut out, "127.0.1.1", hostname),
-        _ => {}
+        // The host's file may have it, most of all where the host's name is shared.
+        _ if hostname.is_empty() || names(base.unwrap_or_default()).any(|name| name == hostname) => {}
+        _ => {
+            let own = node.network_address.filter(|_| matches!(network, Network::Group(_)));
+            line(&mut out, &own.unwrap_or(NO_ADDRESS).to_string(), hostname);
+        }
     }
     for extra in &task.options.extra_hosts {
         let (name, address) = parse_extra(extra)?;
@@ -62,6 +69,12 @@ fn gateway(network: Network<'_>, node: &NodeFacts) -> Option<IpAddr> {
 
 fn line(out: &mut String, address: &str, names: &str) {
     out.push_str(&format!("{address}\t{names}\n"));
+}
+
+/// All names in an `/etc/hosts`.
+fn names(text: &str) -> impl Iterator<Item = &str> {
+    let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default());
+    lines.flat_map(|line| line.split_whitespace().skip(1))
 }
 
 fn is_host(name: &str) -> bool {
@@ -126,6 +139,38 @@ fn host_servers(host: &str) -> Vec<String> {
     lines_of(host, &["nameserver"])
         .filter_map(|words| words.into_iter().next())
         .collect()
+}
+
+/// True if a server on loopback is asked.
+pub(super) fn asks_loopback(host: &str) -> bool {
+    host_servers(host).iter().any(|server| is_loopback(server))
+}
+
+/// True if another server is asked.
+pub(super) fn asks_others(host: &str) -> bool {
+    host_servers(host).iter().any(|server| !is_loopback(server))
+}
+
+/// The file without its servers on loopback.
+pub(super) fn without_loopback(host: &str) -> String {
+    let kept = host.lines().filter(|line| !asks_loopback(line));
+    let mut out: String = kept.map(|line| format!("{line}\n")).collect();
+    if !asks_others(&out) {
+        out.push_str(PUBLIC);
+    }
+    out
+}
+
+/// What Docker's daemon writes where nothing is left (libnetwork, `resolvconf`). A file without any server would
+/// have the task ask its own loopback.
+const PUBLIC: &str = "# All name servers of the host are on its loopback, which only its own network reaches: these are public ones.\n\
+                      # The plugin setting dns_servers names others.\nnameserver 8.8.8.8\nnameserver 8.8.4.4\n";
+
+fn is_loopback(server: &str) -> bool {
+    let address = server.split('%').next().unwrap_or_default();
+    address
+        .parse::<IpAddr>()
+        .is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
 /// Of several lines the last one counts (resolv.conf(5)).

@@ -51,6 +51,47 @@ fn hosts_starts_from_the_host_with_host_network() {
         "10.1.1.1 node\n127.0.1.1\th\n"
     );
     assert_eq!(hosts(&task, Network::Host, "", &node).unwrap(), "10.1.1.1 node\n");
+    // The host's name is there already, if the host knows it.
+    assert_eq!(hosts(&task, Network::Host, "node", &node).unwrap(), "10.1.1.1 node\n");
+    let node = NodeFacts {
+        hosts: Some("10.1.1.1 nodes # node\n".to_owned()),
+        ..node
+    };
+    let text = hosts(&task, Network::Host, "node", &node).unwrap();
+    assert!(text.ends_with("\n127.0.1.1\tnode\n"), "{text}");
+}
+
+#[test]
+fn the_own_name_has_the_address_of_the_groups_network() {
+    let node = NodeFacts {
+        network_address: Some("172.26.64.7".parse().unwrap()),
+        ..node()
+    };
+    let task = TaskSpec::default();
+    let text = |network| hosts(&task, network, "web-1", &node).unwrap();
+    assert!(text(Network::Group("/n")).ends_with("\n172.26.64.7\tweb-1\n"));
+    assert!(text(Network::Own).ends_with("\n127.0.1.1\tweb-1\n"));
+    assert!(text(Network::Host).ends_with("\n127.0.1.1\tweb-1\n"));
+}
+
+#[test]
+fn what_is_on_loopback_is_known() {
+    for (server, loopback) in [
+        ("127.0.0.53", true),
+        ("127.8.8.8", true),
+        ("::1", true),
+        ("::1%lo", true),
+        ("::ffff:127.0.0.1", true),
+        ("1.127.0.0", false),
+        ("fe80::1%eth0", false),
+        ("nonsense", false),
+    ] {
+        assert_eq!(is_loopback(server), loopback, "{server}");
+    }
+    assert!(asks_loopback("options edns0\nnameserver 127.0.0.53 # stub\n"));
+    assert!(!asks_loopback("# nameserver 127.0.0.53\nsearch 127.0.0.53\n"));
+    assert!(asks_others("nameserver 127.0.0.53\nnameserver 10.0.0.1\n"));
+    assert!(!asks_others("nameserver 127.0.0.53\n") && !asks_others(""));
 }
 
 #[test]

@@ -176,10 +176,11 @@ fn dns_block_host_dns_and_host_network_decide_resolv_conf() {
         lines(&task),
         [
             "/etc/resolv.conf=/etc/resolv.conf:rbind,rprivate,ro",
-            "/etc/hosts=/etc/hosts:rbind,rprivate,ro",
+            "/etc/hosts=/run/containerd-driver/c/hosts:rbind,rprivate,ro",
             "/etc/hostname=/run/containerd-driver/c/hostname:rbind,rprivate,ro"
         ]
     );
+    assert_eq!(build(&task).unwrap().files[0].content, "1.2.3.4 node\n127.0.1.1\th\n");
     task.options.extra_hosts = vec!["a:1.1.1.1".to_owned()];
     assert_eq!(
         build(&task).unwrap().files[0].content,

@@ -12,6 +12,7 @@ use super::identity::ContainerId;
 use super::mounts::{Mounts, task_dir};
 use super::namespaces::host_uts;
 use super::network::{Network, network};
+use super::node::NodeFacts;
 use super::oci::{Beneath, GeneratedFile, Inputs};
 use super::task::Dns;
 use std::path::PathBuf;
@@ -52,22 +53,17 @@ impl NetFiles<'_> {
         }
     }
 
-    /// `/etc/hosts`, which a task may change, as Docker's may.
+    /// `/etc/hosts`, which a task may change, as Docker's may. With the host's network it has the host's lines: a name server
+    /// seldom knows the own name, and what does not find it fails (`hostname -f`, Java, MPI).
     pub(super) fn hosts(&self, m: &mut Mounts) -> Result<(), SpecError> {
-        const TARGET: &str = "/etc/hosts";
         let Inputs { task, node, .. } = self.inputs;
-        let network = network(self.inputs)?;
-        let extra = !task.options.extra_hosts.is_empty();
-        if extra || network != Network::Host {
-            // Made in any case, so that what cannot be is refused whatever is mounted.
-            let content = files::hosts(task, network, self.hostname, node)?;
-            let by = if extra { "extra_hosts" } else { "hosts file" };
-            return self.writable(m, by, TARGET, "hosts", content);
-        }
-        if node.hosts.is_some() && !m.has(TARGET) {
-            m.push("host_network", TARGET, "bind", TARGET, &["rbind", "rprivate", "ro"])?;
-        }
-        Ok(())
+        // Made in any case, so that what cannot be is refused whatever is mounted.
+        let content = files::hosts(task, network(self.inputs)?, self.hostname, node)?;
+        let by = match task.options.extra_hosts.is_empty() {
+            true => "hosts file",
+            false => "extra_hosts",
+        };
+        self.writable(m, by, "/etc/hosts", "hosts", content)
     }
 
     /// `/etc/hostname`, unless the name is the host's.
@@ -126,6 +122,27 @@ fn plan(m: &mut Mounts, path_on_host: PathBuf, content: String) -> String {
     path
 }
 
+/// The host's resolver, and what is in it; `None` for a host without that file.
+///
+/// A server on loopback answers nobody in another network. There it is left out, as by Docker's daemon; where the host has no
+/// other, those are asked that the host's own resolver asks, as far as systemd-resolved tells. Where nothing is left it
+/// is the public servers that Docker takes.
+fn of_host(node: &NodeFacts, own_network: bool) -> Option<(Resolver, String)> {
+    let plain = node.resolv_conf.as_deref()?;
+    let as_it_is = |path: &str, text: &str| Some((Resolver::File(path.to_owned()), text.to_owned()));
+    if !own_network || !files::asks_loopback(plain) {
+        return as_it_is("/etc/resolv.conf", plain);
+    }
+    let upstream = node.resolv_upstream.as_ref();
+    let text = match upstream.filter(|(_, text)| !files::asks_others(plain) && files::asks_others(text)) {
+        Some((path, text)) if !files::asks_loopback(text) => return as_it_is(path, text),
+        Some((_, text)) => text,
+        None => plain,
+    };
+    let text = files::without_loopback(text);
+    Some((Resolver::Text("host_dns", text.clone()), text))
+}
+
 /// Group, task, plugin configuration, host, in this order; `None` leaves the image's own file.
 fn resolver(inputs: &Inputs<'_>) -> Result<Option<Resolver>, SpecError> {
     let Inputs {
@@ -133,13 +150,8 @@ fn resolver(inputs: &Inputs<'_>) -> Result<Option<Resolver>, SpecError> {
     } = inputs;
     let o = &task.options;
     let own_network = network(inputs)? != Network::Host;
-    // A resolver on the host's loopback answers nobody in another network.
-    let upstream = node.resolv_upstream.as_ref().filter(|_| own_network);
-    let (path, text) = match (upstream, &node.resolv_conf) {
-        (Some((path, text)), _) => (path.as_str(), Some(text.as_str())),
-        (None, text) => ("/etc/resolv.conf", text.as_deref()),
-    };
-    let host = text.unwrap_or_default();
+    let of_host = of_host(node, own_network);
+    let host = of_host.as_ref().map_or("", |(_, text)| text);
     let of_plugin = if own_network {
         servers("dns_servers", &settings.dns_servers)?
     } else {
@@ -167,7 +179,7 @@ fn resolver(inputs: &Inputs<'_>) -> Result<Option<Resolver>, SpecError> {
         return generate("dns_servers", Dns::default());
     }
     let wanted = o.host_dns || !own_network;
-    Ok((wanted && text.is_some()).then(|| Resolver::File(path.to_owned())))
+    Ok(of_host.filter(|_| wanted).map(|(resolver, _)| resolver))
 }
 
 /// The group's block, in the Go driver's words where it cannot be written.

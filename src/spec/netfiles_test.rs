@@ -121,6 +121,53 @@ fn the_hosts_network_has_the_hosts_file() {
     );
 }
 
+/// The files of a host, and what a task in a network of its own is given.
+#[test]
+fn a_resolver_on_loopback_is_left_out_in_another_network() {
+    let given = |plain: &str, upstream: Option<&str>| {
+        let node = NodeFacts {
+            resolv_conf: Some(plain.to_owned()),
+            resolv_upstream: upstream.map(|text| (UPSTREAM.to_owned(), text.to_owned())),
+            ..NodeFacts::default()
+        };
+        resolver_of(&task(), &node, &[]).unwrap()
+    };
+    const TWO: &str = "nameserver 127.0.0.1\nnameserver 10.0.0.2\nsearch lan\n";
+    // One that can be reached, with or without systemd-resolved beside it.
+    for upstream in [None, Some("nameserver 10.0.0.1\n")] {
+        assert_eq!(
+            given(TWO, upstream),
+            text("host_dns", "nameserver 10.0.0.2\nsearch lan\n")
+        );
+        assert_eq!(given("nameserver 10.0.0.2\n", upstream), file("/etc/resolv.conf"));
+    }
+    assert_eq!(given(STUB, Some("nameserver 10.0.0.1\n")), file(UPSTREAM));
+    assert_eq!(
+        given(STUB, Some(TWO)),
+        text("host_dns", "nameserver 10.0.0.2\nsearch lan\n")
+    );
+    // None: those of Docker, whether or not systemd-resolved has a list that is of no more use.
+    for upstream in [None, Some("# none\n"), Some("nameserver ::1\n")] {
+        let Some(Resolver::Text("host_dns", found)) = given(STUB, upstream) else {
+            panic!("no text of ours")
+        };
+        assert!(found.starts_with("search lan\n"), "{found}");
+        assert!(found.ends_with("\nnameserver 8.8.8.8\nnameserver 8.8.4.4\n"), "{found}");
+        assert!(!found.contains("127."), "{found}");
+    }
+    // What the job leaves out comes from there too.
+    let mut searching = task();
+    searching.options.dns_search_domains = list(&["x"]);
+    let node = NodeFacts {
+        resolv_conf: Some(TWO.to_owned()),
+        ..NodeFacts::default()
+    };
+    assert_eq!(
+        resolver_of(&searching, &node, &[]).unwrap(),
+        text("dns_servers", "search x\nnameserver 10.0.0.2\n")
+    );
+}
+
 #[test]
 fn without_host_dns_the_images_file_stays() {
     let mut task = task();

@@ -100,12 +100,13 @@ pub struct NodeFacts {
     pub host_devices: Vec<DeviceNode>,
     /// Files of the directories in `cdi_spec_dirs`; only read for a task that names a CDI device.
     pub cdi_files: Vec<SpecFile>,
-    /// Where systemd-resolved keeps its upstream servers, and what is there; only if `/etc/resolv.conf` names nothing
-    /// but a resolver on loopback, which a container with a network of its own cannot reach.
+    /// Where systemd-resolved keeps its upstream servers, and what is there, if it is there.
     pub resolv_upstream: Option<(String, String)>,
     /// The node as a container of this task can reach it: the default gateway of the group's network, else the node's
     /// own address. Only looked up for `host-gateway`.
     pub host_gateway: Option<IpAddr>,
+    /// The address that the task has in the group's network, if it has that network and that an address.
+    pub network_address: Option<IpAddr>,
     /// The node's host name, for a task that shares it.
     pub hostname: String,
 }
@@ -135,6 +136,7 @@ impl Default for NodeFacts {
             cdi_files: Vec::new(),
             resolv_upstream: None,
             host_gateway: None,
+            network_address: None,
             hostname: String::new(),
         }
     }

@@ -175,14 +175,16 @@ options! {
         /// memory of the task.
         tmpfs: Vec<String> = Vec::new();
 
-        /// Use the host's network, `/etc/hosts` and `/etc/resolv.conf`, which are then read-only. Not together with a group
-        /// network. Needs `allowed_modes`.
+        /// Use the host's network and its `/etc/resolv.conf`, which is then read-only. `/etc/hosts` has the host's lines as they
+        /// are when the task starts, and the own name. Not together with a group network. Needs `allowed_modes`.
         host_network: bool = false;
         /// `host` is `host_network = true`, `none` only has loopback, whatever the group has; without it the group's
         /// network, else loopback. `bridge` is the group's to have: `network { mode = "bridge" }`.
         network_mode: Option<String> = None;
-        /// Show the host's `/etc/resolv.conf`, unless group, task or plugin configuration name servers. In a network of
-        /// the task's own, systemd-resolved's stub is replaced by its upstream servers. `false` leaves the image's file; it
+        /// Show the host's `/etc/resolv.conf`, unless group, task or plugin configuration name servers. In another network than
+        /// the host's, servers on loopback are left out, since they answer nobody there; where there are no others, the
+        /// upstream servers of systemd-resolved count, and without those 8.8.8.8 and 8.8.4.4, as with Docker: `dns_servers` in
+        /// the plugin configuration names others. `false` leaves the image's file; it
         /// changes nothing in the host's network, where the names are the host's too. A mount of the job at
         /// `/etc/resolv.conf` counts before this and all that follows.
         host_dns: bool = true;

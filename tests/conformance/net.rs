@@ -92,6 +92,15 @@ async fn net_02_loopback_only_or_the_hosts(b: &Bench) {
         assert_eq!(namespace(container_of(&task).await.1, "net") == host, same);
         task.destroy(true).await.expect("DestroyTask");
     }
+    // With the host's network the host's names are known, and the own one.
+    let spec = with(
+        b.sh("cat /etc/hosts; grep -qw \"$(hostname)\" /etc/hosts; echo own=$?"),
+        json!({ "host_network": true }),
+    );
+    let (code, text) = b.run(spec).await;
+    let of_host = std::fs::read_to_string("/etc/hosts").expect("the host's file");
+    assert!(text.starts_with(of_host.trim_end()), "{of_host:?} is not in {text:?}");
+    assert!(code == 0 && text.ends_with("own=0\n"), "{text:?}");
 }
 
 async fn net_03_host_and_group_exclude_each_other(b: &Bench) {
@@ -110,12 +119,27 @@ fn words(text: &str, key: &str) -> Vec<String> {
         .collect()
 }
 
-/// The host's file, or what systemd-resolved asks itself where that is a stub.
+/// The host's file; in another network without the servers on loopback: what is left, else what systemd-resolved asks
+/// itself, else the public servers that Docker takes.
 fn hosts_resolver(own_network: bool) -> String {
     let text = std::fs::read_to_string("/etc/resolv.conf").expect("the host's resolv.conf");
-    let stub = words(&text, "nameserver").iter().any(|server| server == "127.0.0.53");
-    let upstream = std::fs::read_to_string("/run/systemd/resolve/resolv.conf");
-    upstream.ok().filter(|_| stub && own_network).unwrap_or(text)
+    let local = |line: &&str| {
+        let mut words = line.split_whitespace();
+        let server = (words.next() == Some("nameserver")).then(|| words.next()).flatten();
+        server.is_some_and(|s| s.starts_with("127.") || s == "::1")
+    };
+    let is_stub = text.lines().any(|line| local(&line));
+    if !own_network || !is_stub {
+        return text;
+    }
+    let left = |text: &str| {
+        let lines: Vec<&str> = text.lines().filter(|line| !local(line)).collect();
+        lines.join("\n")
+    };
+    let upstream = std::fs::read_to_string("/run/systemd/resolve/resolv.conf").unwrap_or_default();
+    let answers = |text: &String| !words(text, "nameserver").is_empty();
+    let found = [left(&text), left(&upstream)].into_iter().find(answers);
+    found.unwrap_or_else(|| format!("{}\nnameserver 8.8.8.8\nnameserver 8.8.4.4\n", left(&text)))
 }
 
 async fn resolver_of(b: &Bench, spec: TaskSpec) -> String {
@@ -206,6 +230,32 @@ async fn net_07_a_groups_own_name_resolves(b: &Bench) {
         assert_eq!(task.lines(), ["172.26.64.9"], "task {name}");
         task.destroy(false).await.expect("DestroyTask");
     }
+    the_own_name_has_the_address_of_the_network(b).await;
+}
+
+/// Without `hosts_config`, which an agent gives only to drivers that make networks themselves.
+async fn the_own_name_has_the_address_of_the_network(b: &Bench) {
+    let bound = Bound::new(b.rig.dir().join("net-07-address"));
+    let script = "getent hosts \"$(hostname)\" || grep -w \"$(hostname)\" /etc/hosts";
+    let resolved = async || {
+        let (code, text) = b.run(b.sh(script).network(bound.spec())).await;
+        assert_eq!(code, 0, "{text}");
+        words_of(&text).first().cloned().unwrap_or_default()
+    };
+    assert_eq!(resolved().await, "127.0.1.1");
+    for address in ["fd00:77::5/128", "10.77.0.5/32"] {
+        let set = Command::new("nsenter")
+            .arg(format!("--net={}", bound.0.display()))
+            .args(["sh", "-c", "ip link set lo up && ip addr add \"$0\" dev lo", address])
+            .status();
+        assert!(set.expect("nsenter of util-linux").success());
+        // IPv4 counts where there is both.
+        assert_eq!(Some(resolved().await.as_str()), address.split('/').next());
+    }
+}
+
+fn words_of(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_owned).collect()
 }
 
 async fn net_08_the_host_name(b: &Bench) {

@@ -97,6 +97,9 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference { path: "mounts./etc/hosts again", cases: &["network-host-extra-hosts"], theirs: "bind */local/etc_hosts rbind,rw", ours: "", why: "Once, with the host's lines and those of the job." },
     Difference { path: "mounts.order./etc/hosts /etc/hosts", cases: &["network-host-extra-hosts"], theirs: "in this order", ours: "", why: "Once." },
     Difference { path: "mounts./etc/hosts.*", cases: &["network-host-extra-hosts"], theirs: "*", ours: "*", why: "The Go driver has two mounts, and the second is compared above." },
+    Difference { path: "mounts./etc/hosts.source", cases: &["network-host", "network-mode-host"], theirs: "/etc/hosts", ours: "*/.containerd-driver/hosts", why: "A copy of the host's file with the own name, which the host does not know; as with Docker it can be written." },
+    Difference { path: "mounts./etc/hosts.options.ro", cases: &["network-host", "network-mode-host"], theirs: "there", ours: "", why: "Likewise." },
+    Difference { path: "mounts./etc/hosts.options.rw", cases: &["network-host", "network-mode-host"], theirs: "", ours: "there", why: "Likewise." },
     // The strict profile.
     Difference { path: "refused", cases: &["strict-privileged", "strict-capability", "strict-host-path", "strict-pid-host", "strict-network-host", "strict-device", "strict-seccomp-off", "strict-pids-over-ceiling"], theirs: "", ours: "option *", why: "A gate is closed." },
     Difference { path: "linux.seccomp.*", cases: &["strict-*"], theirs: "", ours: "*", why: "With `security_profile = \"strict\"` the default filter is on." },

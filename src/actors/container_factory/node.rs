@@ -10,7 +10,6 @@ use crate::spec::seccomp::wanted_profile;
 use crate::spec::settings::Settings;
 use crate::spec::task::TaskSpec;
 use crate::spec::{cdi, init};
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 
@@ -22,7 +21,6 @@ pub(super) fn facts(shared: &Shared, settings: &Settings, task: &TaskSpec, conta
     } else {
         Vec::new()
     };
-    let resolv_conf = host::node::read("/etc/resolv.conf").ok();
     let cpuset_cgroup = &task.resources.cpuset_cgroup;
     NodeFacts {
         cgroup: mode(node.cgroups),
@@ -32,11 +30,14 @@ pub(super) fn facts(shared: &Shared, settings: &Settings, task: &TaskSpec, conta
         nofile_limit: nofile_limit(node, containerd),
         total_compute_mhz: shared.total_compute_mhz.load(std::sync::atomic::Ordering::Relaxed),
         oom_score_adj: 0,
-        resolv_upstream: resolv_conf.as_deref().and_then(host::node::resolv_upstream),
-        resolv_conf,
+        resolv_conf: host::node::read("/etc/resolv.conf").ok(),
+        resolv_upstream: host::node::resolv_upstream(host::node::RESOLVED_UPSTREAM),
         hosts: host::node::read("/etc/hosts").ok(),
         hostname: host::node::hostname(),
-        host_gateway: wanted_gateway(task).then(|| host_gateway(task)).flatten(),
+        host_gateway: wanted_gateway(task)
+            .then(|| host::route::host_gateway(group_network(task)))
+            .flatten(),
+        network_address: group_network(task).and_then(host::route::address),
         run_dir: shared.run_dir.clone(),
         devices: wanted_devices(task)
             .into_iter()
@@ -105,11 +106,11 @@ fn security(shared: &Shared, task: &TaskSpec) -> SecurityFacts {
     facts
 }
 
-/// The node as the task can reach it: by the group's network, if the task has that.
-fn host_gateway(task: &TaskSpec) -> Option<IpAddr> {
+/// The network namespace of the group, if the task is in it.
+fn group_network(task: &TaskSpec) -> Option<&Path> {
     let own = task.options.network_mode.as_deref() == Some("none");
     let group = task.network.as_ref().filter(|n| !own && !n.path.is_empty());
-    host::route::host_gateway(group.map(|n| Path::new(&n.path)))
+    group.map(|n| Path::new(&n.path))
 }
 
 /// The cgroup mode in the words of `spec/`.
