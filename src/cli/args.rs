@@ -5,7 +5,7 @@ use super::doctor::DoctorCommand;
 use crate::spec::auth::Auth;
 use crate::spec::go::parse_duration;
 use crate::spec::identity::{TaskId, sanitize};
-use crate::spec::options::TaskOptions;
+use crate::spec::options::{Entrypoint, TaskOptions};
 use crate::spec::secret::Secret;
 use crate::spec::settings::{AllowedModes, ImageGcSettings, ReaperSettings, Settings};
 use crate::spec::task::{JobNames, Resources, TaskSpec};
@@ -226,7 +226,7 @@ impl RunCommand {
                     ..Auth::default()
                 }),
                 args: self.args.clone(),
-                entrypoint: self.entrypoint.iter().cloned().collect(),
+                entrypoint: Entrypoint(self.entrypoint.iter().cloned().collect()),
                 cwd: self.workdir.clone(),
                 host_network: self.host_network,
                 ..TaskOptions::default()

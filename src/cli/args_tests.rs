@@ -81,7 +81,7 @@ fn a_task_is_made_of_it() {
     assert_eq!((t.user.as_str(), t.resources.memory_mb), ("1:2", 64));
     let o = t.options;
     assert_eq!(
-        (o.entrypoint, o.args, o.command),
+        (o.entrypoint.0, o.args, o.command),
         (
             vec!["/bin/sh".to_owned()],
             vec!["-c".to_owned(), "true".to_owned()],

@@ -167,7 +167,7 @@ mod tests {
             options,
             ..TaskSpec::default()
         };
-        task.options.entrypoint = vec!["/bin/web".to_owned()];
+        task.options.entrypoint.0 = vec!["/bin/web".to_owned()];
         task.resources.memory_mb = 16;
         let mut settings = Settings {
             allow_runtimes: Some(vec!["*".to_owned()]),

@@ -6,7 +6,7 @@
 
 use super::error::SpecError;
 use super::identity::TaskId;
-use super::options::TaskOptions;
+use super::options::{Entrypoint, TaskOptions};
 use super::settings::{CanarySettings, Settings};
 use super::task::{JobNames, Resources, TaskSpec};
 
@@ -91,7 +91,7 @@ pub fn task(id: TaskId, canary: &CanarySettings) -> TaskSpec {
         options: TaskOptions {
             image: canary.image.clone(),
             image_pull_timeout: Some(canary.timeout),
-            entrypoint: entrypoint.to_vec(),
+            entrypoint: Entrypoint(entrypoint.to_vec()),
             args: args.to_vec(),
             ..TaskOptions::default()
         },

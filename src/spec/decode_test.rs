@@ -222,6 +222,40 @@ fn numbers_come_in_four_forms() {
 }
 
 #[test]
+fn an_entrypoint_is_a_list_or_one_text() {
+    let list = |items: &[&str]| Value::Array(items.iter().map(|i| Value::from(*i)).collect());
+    // As an agent sends what its schema calls `any`: the type in JSON, then the value.
+    let dynamic = |ty: &str, value| Value::Array(vec![Value::Binary(ty.as_bytes().to_vec()), value]);
+    for (form, want) in [
+        (list(&["sh", "-c"]), &["sh", "-c"][..]),
+        (
+            dynamic(r#"["tuple",["string","string"]]"#, list(&["sh", "-c"])),
+            &["sh", "-c"],
+        ),
+        (Value::from("sh"), &["sh"]),
+        (dynamic(r#""string""#, Value::from("sh")), &["sh"]),
+        (Value::Array(vec![Value::from("sh"), Value::from(5)]), &["sh", "5"]),
+        (
+            Value::Array(vec![Value::Binary(b"true".to_vec()), Value::from("x")]),
+            &["true", "x"],
+        ),
+        (list(&[]), &[]),
+        (Value::from(""), &[]),
+    ] {
+        let shown = form.to_string();
+        assert_eq!(value("entrypoint", form).unwrap().entrypoint.0, want, "{shown}");
+    }
+    for bad in [
+        Value::from(true),
+        Value::Map(vec![(Value::from("a"), Value::from("b"))]),
+        Value::Array(vec![list(&["a"])]),
+    ] {
+        let error = value("entrypoint", bad).unwrap_err().to_string();
+        assert!(error.starts_with("option entrypoint"), "{error}");
+    }
+}
+
+#[test]
 fn text_may_be_binary_keys_too_and_unknown_keys_do_not_matter() {
     let map = Value::Map(vec![
         (Value::from("zzz"), Value::Array(vec![])),
@@ -386,6 +420,8 @@ fn schema_keeps_the_names_and_types_of_the_go_driver() {
     assert_eq!(schema["host_dns"], attr(AttrType::Bool, false, Some("true")));
     assert_eq!(schema["pids_limit"], attr(AttrType::Number, false, None));
     assert_eq!(schema["args"], attr(AttrType::StringList, false, None));
+    // A list there, and so it is here; any other type would not let a text through.
+    assert_eq!(schema["entrypoint"], attr(AttrType::Any, false, None));
     assert_eq!(schema["sysctl"], attr(AttrType::StringMaps, false, None));
     let Schema::BlockList(mount) = &schema["mounts"] else {
         panic!()

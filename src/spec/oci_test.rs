@@ -3,7 +3,7 @@
 use super::*;
 use crate::spec::identity::TaskId;
 use crate::spec::node::{CgroupMode, DeviceKind, DeviceNode};
-use crate::spec::options::{DeviceOption, MountOption, TaskOptions};
+use crate::spec::options::{DeviceOption, Entrypoint, MountOption, TaskOptions};
 use crate::spec::settings::AllowedModes;
 use crate::spec::task::{Dns, HostMount, NetworkNamespace, Resources};
 use proptest::collection::{btree_map, vec};
@@ -278,7 +278,7 @@ prop_compose! {
         let (seccomp, pids_limit) = (Some(seccomp), Some(pids_limit));
         let mounts = mounts.into_iter().map(|(kind, source, target, options)| MountOption { r#type: kind, source, target, options, ..MountOption::default() }).collect();
         TaskOptions {
-            command, args, entrypoint, cwd, hostname, cap_add, cap_drop, devices, extra_hosts, privileged, seccomp, readonly_rootfs,
+            command, args, entrypoint: Entrypoint(entrypoint), cwd, hostname, cap_add, cap_drop, devices, extra_hosts, privileged, seccomp, readonly_rootfs,
             host_network, host_dns, force_pull, pids_limit, pid_mode: mode(0), ipc_mode: mode(1), uts_mode: mode(2), cgroupns: mode(3), userns: mode(4), network_mode: mode(5), shm_size, sysctl, mounts, ..TaskOptions::default()
         }
     }

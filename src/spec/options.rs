@@ -41,13 +41,13 @@ options! {
         /// containerd snapshotter for this task's root file system. Without it the plugin setting counts.
         snapshotter: Option<String> = None;
 
-        /// Program to run, after the image's ENTRYPOINT; the image's CMD is then ignored. Not together with
-        /// `entrypoint`.
+        /// Program to run, after the image's ENTRYPOINT or `entrypoint`; the image's CMD is then ignored.
         command: Option<String> = None;
         /// Arguments after `command` or `entrypoint`, or in place of the image's CMD.
         args: Vec<String> = Vec::new();
-        /// Replaces ENTRYPOINT and CMD of the image. Not together with `command`. An empty list counts as not given.
-        entrypoint: Vec<String> = Vec::new();
+        /// Replaces ENTRYPOINT and CMD of the image; `command` and `args` come after it. One text is a list of one. An empty
+        /// list counts as not given.
+        entrypoint: Entrypoint = Entrypoint::default();
         /// Working directory, absolute; made if missing. Without it the image's, else `/`.
         cwd: Option<String> = None, work_dir, working_dir;
         /// Host name, at most 64 characters. Without it one is made of task name and allocation id.
@@ -230,6 +230,10 @@ options! {
         port_map: Elsewhere = Elsewhere;
     }
 }
+
+/// What replaces an image's ENTRYPOINT: a list, or a text as in Nomad's Podman driver.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Entrypoint(pub Vec<String>);
 
 options! {
     /// One `mounts` block, in the Go driver's form or in Docker's.

@@ -1,7 +1,8 @@
 //! What is run: argument vector, working directory, annotations.
 //!
 //! The rules for `command`, `entrypoint` and `args` are the Go driver's; note that `command` comes after the image's
-//! ENTRYPOINT, and that an empty `entrypoint` counts as not given, on which that driver fell over.
+//! ENTRYPOINT, and that an empty `entrypoint` counts as not given, on which that driver fell over. Both together, which it
+//! refused, are as in Nomad's Docker and Podman drivers: the one after the other.
 
 use super::error::SpecError;
 use super::image::ImageFacts;
@@ -19,14 +20,15 @@ pub(super) struct Argv {
 /// Puts the argument vector together.
 pub(super) fn argv(task: &TaskSpec, image: &ImageFacts) -> Result<Argv, SpecError> {
     let o = &task.options;
-    let (option, argv): (&'static str, Vec<String>) = match (&o.command, o.entrypoint.is_empty()) {
-        (Some(_), false) => {
-            return Err(SpecError::Refused {
-                option: "command".to_owned(),
-                text: "Both command and entrypoint are set. Only one of them needs to be set.".to_owned(),
-            });
+    let entrypoint = &o.entrypoint.0;
+    let (option, argv): (&'static str, Vec<String>) = match (&o.command, entrypoint.is_empty()) {
+        (command, false) => {
+            let command: Vec<String> = command.iter().cloned().collect();
+            (
+                "entrypoint",
+                [entrypoint, &command, &o.args].map(Vec::as_slice).concat(),
+            )
         }
-        (None, false) => ("entrypoint", [&o.entrypoint[..], &o.args].concat()),
         (Some(command), true) => {
             let named = if image.entrypoint.is_empty() {
                 "command"
@@ -120,7 +122,7 @@ mod tests {
     use super::*;
     use crate::spec::gates::Gates;
     use crate::spec::node::NodeFacts;
-    use crate::spec::options::TaskOptions;
+    use crate::spec::options::{Entrypoint, TaskOptions};
     use crate::spec::settings::Settings;
 
     fn s(list: &[&str]) -> Vec<String> {
@@ -141,7 +143,7 @@ mod tests {
         };
         let options = TaskOptions {
             command: command.map(ToOwned::to_owned),
-            entrypoint: s(entrypoint),
+            entrypoint: Entrypoint(s(entrypoint)),
             args: s(args),
             ..TaskOptions::default()
         };
@@ -165,7 +167,7 @@ mod tests {
             &'a str,
             &'a [&'a str],
         );
-        let cases: [Case<'_>; 8] = [
+        let cases: [Case<'_>; 10] = [
             (&["E"], &["C"], None, &[], &[], "image", &["E", "C"]),
             (&[], &["C", "c"], None, &[], &[], "image", &["C", "c"]),
             (&["E"], &["C"], None, &[], &["a"], "image", &["E", "a"]),
@@ -174,20 +176,21 @@ mod tests {
             (&[], &["C"], Some("x"), &[], &[], "command", &["x"]),
             (&["E"], &["C"], None, &["n"], &["a"], "entrypoint", &["n", "a"]),
             (&["E"], &["C"], None, &["n", "m"], &[], "entrypoint", &["n", "m"]),
+            (
+                &["E"],
+                &["C"],
+                Some("x"),
+                &["n", "m"],
+                &[],
+                "entrypoint",
+                &["n", "m", "x"],
+            ),
+            (&[], &["C"], Some("x"), &["n"], &["a"], "entrypoint", &["n", "x", "a"]),
         ];
         for (ep, cmd, command, entrypoint, args, option, want) in cases {
             let got = run(ep, cmd, command, entrypoint, args).unwrap();
             assert_eq!((got.option, got.argv), (option, s(want)));
         }
-    }
-
-    #[test]
-    fn command_with_entrypoint_is_refused_in_the_go_drivers_words() {
-        let text = run(&[], &[], Some("x"), &["y"], &[]).unwrap_err().to_string();
-        assert_eq!(
-            text,
-            "Both command and entrypoint are set. Only one of them needs to be set."
-        );
     }
 
     #[test]

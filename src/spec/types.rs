@@ -4,12 +4,12 @@
 
 use super::error::SpecError;
 use super::go;
-use super::options::{BindOptions, DeviceOption, DriverConfig, MountOption, TmpfsOptions, VolumeOptions};
+use super::options::{BindOptions, DeviceOption, DriverConfig, Entrypoint, MountOption, TmpfsOptions, VolumeOptions};
 use super::schema::{AttrType, Schema};
 use super::secret::Secret;
 use super::settings::{AllowedModes, CanarySettings, ImageGcSettings, ReaperSettings, VolumeSettings};
 use super::table::{self, Declared, OptionValue, Options};
-use super::value::{Fields, concrete, each, kind, mistyped, text, want_text, wrong};
+use super::value::{Fields, concrete, each, is_nothing, kind, mistyped, text, want_text, wrong};
 use rmpv::Value;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -272,6 +272,32 @@ block!(
     VolumeOptions,
     DriverConfig
 );
+
+impl OptionValue for Entrypoint {
+    const TYPE: &'static str = "list(string) or string";
+    /// A list in a job is converted to a text by no agent, nor the other way round.
+    fn schema(required: bool, _default: Option<String>) -> Schema {
+        attr(AttrType::Any, required, None)
+    }
+    fn literal(&self) -> Option<String> {
+        None
+    }
+    fn read(at: &str, value: &Value) -> Result<Option<Self>, SpecError> {
+        let (value, one) = (concrete(value), |at: &str, item| want_text(at, concrete(item)));
+        match value {
+            Value::Array(items) => {
+                let texts = items
+                    .iter()
+                    .enumerate()
+                    .map(|(i, item)| one(&format!("{at}[{i}]"), item));
+                Ok(Some(Self(texts.collect::<Result<_, _>>()?)))
+            }
+            Value::Map(_) | Value::Boolean(_) => Err(wrong(at, value, "a list of texts, or one text, is expected")),
+            text if is_nothing(text) => Ok(None),
+            text => Ok(Some(Self(vec![one(at, text)?]))),
+        }
+    }
+}
 
 impl OptionValue for Vec<DeviceOption> {
     const TYPE: &'static str = "list(string) or blocks";

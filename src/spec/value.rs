@@ -106,7 +106,12 @@ impl<'a> Fields<'a> {
 pub(super) fn concrete(value: &Value) -> &Value {
     match value {
         Value::Array(pair) => match pair.as_slice() {
-            [Value::Binary(ty), inner] if serde_json::from_slice::<serde_json::Value>(ty).is_ok() => inner,
+            // A type is a text or a list in JSON, which no list of texts such as `["true", "x"]` begins with.
+            [Value::Binary(ty), inner]
+                if serde_json::from_slice::<serde_json::Value>(ty).is_ok_and(|ty| ty.is_string() || ty.is_array()) =>
+            {
+                inner
+            }
             _ => value,
         },
         other => other,

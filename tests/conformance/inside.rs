@@ -35,6 +35,14 @@ pub async fn life_16_entrypoint_command_and_args_combine(b: &Bench) {
         (&plain, json!({ "args": ["echo", "z"] }), "z"),
         (&plain, json!({ "command": "echo", "args": ["z"] }), "z"),
         (&plain, json!({ "entrypoint": ["echo"] }), ""),
+        // The Go driver refused both; Docker's and Podman's drivers put one after the other.
+        (&both, json!({ "entrypoint": ["echo", "N"], "command": "x" }), "N x"),
+        (
+            &both,
+            json!({ "entrypoint": "echo", "command": "x", "args": ["a"] }),
+            "x a",
+        ),
+        (&both, json!({ "entrypoint": "echo" }), ""),
     ];
     join_all(table.map(|(image, options, expected)| async move {
         let mut spec = TaskSpec::new(image);
@@ -44,12 +52,6 @@ pub async fn life_16_entrypoint_command_and_args_combine(b: &Bench) {
         assert_eq!(b.run(spec).await, (0, format!("{expected}\n")), "{options}");
     }))
     .await;
-    let spec = TaskSpec::new(&both)
-        .option("command", json!("x"))
-        .option("entrypoint", json!(["y"]));
-    let error = b.rig.start(spec).await.err().expect("a contradiction");
-    let words = "Both command and entrypoint are set. Only one of them needs to be set.";
-    assert!(error.message().contains(words), "{error:?}");
 }
 
 pub async fn life_17_variables_are_those_of_the_job(b: &Bench) {

@@ -58,6 +58,7 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference { path: "mounts./etc/hostname", cases: ALL, theirs: "", ours: "bind */hostname *", why: "The image's own file, if any, would have another name than `gethostname` gives." },
     Difference { path: "hostname", cases: &["uts-host"], theirs: "*", ours: "", why: "The host's name is not to be changed; runc refuses to." },
     // Process.
+    Difference { path: "refused", cases: &["command-with-entrypoint"], theirs: "Both command and entrypoint are set. Only one of them needs to be set.", ours: "", why: "Together they are as in Nomad's Docker and Podman drivers: one after the other." },
     Difference { path: "refused", cases: &["entrypoint-empty"], theirs: "the Go driver dies of an empty entrypoint", ours: "", why: "An empty list counts as not given." },
     Difference { path: "process.cwd", cases: &["image-cwd-relative"], theirs: "srv", ours: "/srv", why: "The OCI specification wants an absolute path; Docker takes it from the root too." },
     Difference { path: "process.env.PATH", cases: &["env-path"], theirs: "=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", ours: "=/opt/bin:/bin", why: "The Go driver drops the job's own PATH." },

@@ -314,10 +314,6 @@ async fn contradictions_are_refused(b: &mut Bench) {
             ["host_network", "network_mode"],
         ),
         (
-            json!({ "command": "a", "entrypoint": ["b"] }),
-            ["command", "entrypoint"],
-        ),
-        (
             json!({ "apparmor_profile": "no-such-profile" }),
             ["apparmor_profile", "no-such-profile"],
         ),
