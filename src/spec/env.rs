@@ -1,7 +1,7 @@
 //! Environment of the first process: the image's, overlaid by the task's.
 //!
-//! Precedence, for `PATH` as for all: the job's `env`, then the image's ENV, then the default, which `PATH` alone has (as
-//! in `containerd/oci`), or no program could be found by name. Names are not judged: those with dots or dashes, which a
+//! Precedence, for `PATH` as for all: the job's `env`, then the image's ENV, then the default, which two have: `PATH` (as
+//! in `containerd/oci`), or no program could be found by name, and `HOSTNAME` (as in Docker), which start scripts go by. Names are not judged: those with dots or dashes, which a
 //! shell cannot name, are passed as they are. The Go driver dropped `PATH` from the task's environment.
 
 use super::error::SpecError;
@@ -13,8 +13,11 @@ use std::collections::BTreeMap;
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The environment as `K=V`, sorted by name.
-pub(super) fn build(task: &TaskSpec, image: &ImageFacts) -> Result<Vec<String>, SpecError> {
+pub(super) fn build(task: &TaskSpec, image: &ImageFacts, hostname: &str) -> Result<Vec<String>, SpecError> {
     let mut env = BTreeMap::from([("PATH", DEFAULT_PATH)]);
+    if !hostname.is_empty() {
+        env.insert("HOSTNAME", hostname);
+    }
     if task.options.tty {
         // What Docker and containerd say of a terminal that is not known yet.
         env.insert("TERM", "xterm");
@@ -56,8 +59,28 @@ mod tests {
                 ..TaskSpec::default()
             },
             &image,
+            "",
         )
         .unwrap()
+    }
+
+    #[test]
+    fn the_own_name_is_known_unless_image_or_job_say_another() {
+        let env = |image: &[&str], task: &[(&str, &str)]| {
+            let image = ImageFacts {
+                env: image.iter().map(|s| (*s).to_owned()).collect(),
+                ..ImageFacts::default()
+            };
+            let env = task.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+            let task = TaskSpec {
+                env,
+                ..TaskSpec::default()
+            };
+            build(&task, &image, "web-1").unwrap().remove(0)
+        };
+        assert_eq!(env(&[], &[]), "HOSTNAME=web-1");
+        assert_eq!(env(&["HOSTNAME=img"], &[]), "HOSTNAME=img");
+        assert_eq!(env(&["HOSTNAME=img"], &[("HOSTNAME", "job")]), "HOSTNAME=job");
     }
 
     #[test]
@@ -87,7 +110,7 @@ mod tests {
             ..TaskSpec::default()
         };
         assert!(
-            build(&task, &ImageFacts::default())
+            build(&task, &ImageFacts::default(), "h")
                 .unwrap_err()
                 .to_string()
                 .contains("\"K\"")

@@ -248,7 +248,7 @@ fn describe(
             "terminal": o.tty,
             "args": args,
             "cwd": process::cwd(task, image)?,
-            "env": env::build(task, image)?,
+            "env": env::build(task, image, &hostname)?,
             "user": user.json(),
             "capabilities": {"bounding": caps, "effective": caps, "permitted": caps},
             "rlimits": ulimit::build(inputs)?,

@@ -32,7 +32,7 @@ async fn groups_and_limits_and_directory_are_as_asked(b: &mut Bench) {
     });
     let script = "echo cwd=$(pwd); echo groups=$(id -G); echo soft=$(ulimit -Sn); echo hard=$(ulimit -Hn); echo core=$(ulimit -c)
         echo nproc=$(sed -n 's/^Max processes *//p' /proc/self/limits | cut -d ' ' -f 1); echo host=$(hostname); echo etc=$(cat /etc/hostname); echo oom=$(cat /proc/self/oom_score_adj)
-        grep -q some_name.with-all /etc/hosts && echo hosts=yes";
+        echo env=$(env | sed -n 's/^HOSTNAME=//p'); grep -q some_name.with-all /etc/hosts && echo hosts=yes";
     let seen = b.seen(b.with_options(options, script).user("1000:1000")).await;
     seen.are([
         ("cwd", "/made/here"),
@@ -42,6 +42,7 @@ async fn groups_and_limits_and_directory_are_as_asked(b: &mut Bench) {
         ("nproc", "1000"),
         ("host", "some_name.with-all"),
         ("etc", "some_name.with-all"),
+        ("env", "some_name.with-all"),
         ("oom", "321"),
         ("hosts", "yes"),
     ]);
