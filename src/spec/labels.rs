@@ -38,6 +38,9 @@ pub const KEY_EXIT: &str = "containerd-driver/exit";
 /// Directory of the output pipes of a container that the Go driver made: its task tells too, but may be gone before.
 pub const KEY_PIPES: &str = "containerd-driver/pipes";
 
+/// The allocation id as Nomad's Docker driver writes it.
+const ALLOC_ID: &str = "com.hashicorp.nomad.alloc_id";
+
 /// containerd's limit for key and value together.
 const LIMIT: usize = 4096;
 
@@ -108,6 +111,10 @@ pub fn labels(
     stop_signal: i32,
 ) -> BTreeMap<String, String> {
     let mut out = task.options.labels.clone();
+    // Nomad's Docker driver sets it always, and what collects logs and figures of its containers goes by it.
+    let always = (ALLOC_ID, task.alloc_id.as_str());
+    let all = |(k, v): &(&str, &str)| !v.is_empty() && k.len() + v.len() <= LIMIT;
+    out.extend(Some(always).filter(all).map(own));
     for (name, value) in FACTS.into_iter().zip(facts(task)) {
         let wanted = settings.extra_labels.iter().any(|pattern| fits(pattern, name));
         if wanted && !value.is_empty() {
@@ -125,12 +132,7 @@ pub fn labels(
         (KEY_IMAGE_DIGEST, image.as_str()),
         (KEY_STOP_SIGNAL, &stop_signal),
     ];
-    out.extend(
-        compared
-            .into_iter()
-            .filter(|(k, v)| !v.is_empty() && k.len() + v.len() <= LIMIT)
-            .map(own),
-    );
+    out.extend(compared.into_iter().filter(all).map(own));
     let job = &task.job;
     let shown = [
         (KEY_TASK_NAME, &task.name),
@@ -167,6 +169,7 @@ pub fn adoption(
         (KEY_SCHEMA, SCHEMA),
         (KEY_TASK_ID, task.as_str()),
         (KEY_ALLOC_ID, alloc_id),
+        (ALLOC_ID, alloc_id),
         (KEY_TASK_NAME, name),
         (KEY_STOP_SIGNAL, &stop_signal),
     ];
@@ -328,9 +331,11 @@ mod tests {
     fn labels_of_the_task_and_facts_of_the_job_are_put_on() {
         let (mut task, plan, _) = made("web", "a/web/1");
         task.job.parent_job_id = "periodic".to_owned();
+        task.alloc_id = "8e2a".to_owned();
         task.options.labels = BTreeMap::from([
             ("team".to_owned(), "x".to_owned()),
             ("com.hashicorp.nomad.job_name".to_owned(), "forged".to_owned()),
+            (ALLOC_ID.to_owned(), "forged".to_owned()),
         ]);
         let with = |patterns: &[&str]| {
             let settings = Settings {
@@ -342,8 +347,10 @@ mod tests {
                 (labels["team"].as_str(), labels["nomad/job-name"].as_str()),
                 ("x", "api")
             );
+            assert_eq!(labels[ALLOC_ID], "8e2a");
             labels
                 .into_iter()
+                .filter(|(k, _)| k != ALLOC_ID)
                 .filter_map(|(k, v)| Some(format!("{}={v}", k.strip_prefix("com.hashicorp.nomad.")?)))
                 .collect::<Vec<_>>()
         };

@@ -76,7 +76,8 @@ options! {
         dns_servers: Vec<String> = Vec::new();
         /// Directories of CDI files; of two files with one device, the one in the later directory counts.
         cdi_spec_dirs: Vec<String> = vec!["/etc/cdi".to_owned(), "/var/run/cdi".to_owned()];
-        /// More facts of the job to put on containers as labels `com.hashicorp.nomad.NAME`: `job_name`, `job_id`,
+        /// More facts of the job to put on containers as labels `com.hashicorp.nomad.NAME`, beside `alloc_id`, which is always
+        /// there: `job_name`, `job_id`,
         /// `parent_job_id`, `task_group_name`, `task_name`, `namespace`, `node_name`, `node_id`; `*` stands for any text.
         extra_labels: Vec<String> = Vec::new();
         /// What is done with containers of tasks that nobody asks for any more.

@@ -169,6 +169,7 @@ async fn evt_04_labels_always_by_choice_and_reserved(b: &Bench) {
     let found = labels(b, &container).await;
     for (key, wanted) in [
         ("nomad/alloc-id", task.alloc.id()),
+        ("com.hashicorp.nomad.alloc_id", task.alloc.id()),
         ("com.hashicorp.nomad.job_name", "job"),
         ("com.hashicorp.nomad.job_id", "job-id"),
         ("com.hashicorp.nomad.task_group_name", "group"),
