@@ -25,7 +25,6 @@ fn a_mount_at_or_above_one_of_the_runtimes_own_takes_its_place() {
         [
             "/proc",
             "/sys",
-            "/run",
             "/sys/fs/cgroup",
             "/dev",
             "/etc/resolv.conf",

@@ -44,7 +44,7 @@ fn build_on(task: &TaskSpec, node: &NodeFacts, image: &ImageFacts, settings: &Se
 
 /// `target=source:options` of all but the runtime's own, where none of these is replaced.
 fn lines(task: &TaskSpec) -> Vec<String> {
-    all_lines(build(task).unwrap()).into_iter().skip(8).collect()
+    all_lines(build(task).unwrap()).into_iter().skip(7).collect()
 }
 
 fn all_lines(mounts: Mounts) -> Vec<String> {
@@ -196,6 +196,7 @@ fn a_target_is_taken_once() {
     task.options.mounts = vec![bind("/x", "/d", &["rbind"]), bind("/y", "/d/", &["rbind"])];
     assert!(build(&task).is_err());
     // The runtime's own may be covered, and a file of the job's is left alone.
+    task.options.readonly_rootfs = true;
     task.options.mounts = vec![bind("/x", "/run", &["rbind"]), bind("/y", "/etc/hosts", &["rbind"])];
     assert_eq!(build(&task).unwrap().files.len(), 1);
 }
@@ -334,9 +335,36 @@ fn volumes_of_an_image_are_in_memory_under_a_read_only_root() {
     assert_eq!(
         copied(&task),
         [
+            "/run=tmpfs:nosuid,strictatime,mode=755,size=65536k,tmpcopyup",
             "/data=tmpfs:tmpcopyup,nosuid,nodev,mode=755,uid=33,gid=34",
             "/rel/ative=tmpfs:tmpcopyup,nosuid,nodev,mode=755,uid=33,gid=34"
         ]
+    );
+}
+
+#[test]
+fn run_is_the_images_own_unless_nothing_could_be_written_there() {
+    let run = |read_only, runtime: &str| {
+        let mut task = task();
+        task.options.readonly_rootfs = read_only;
+        let settings = Settings {
+            containerd_runtime: runtime.to_owned(),
+            ..Settings::default()
+        };
+        let lines = all_lines(build_on(&task, &node(), &ImageFacts::default(), &settings).unwrap());
+        lines
+            .into_iter()
+            .find_map(|l| l.strip_prefix("/run=").map(str::to_owned))
+    };
+    assert_eq!(run(false, "runc"), None);
+    for copies in ["runc", "crun", "io.containerd.runc.v2"] {
+        let found = run(true, copies).unwrap();
+        assert_eq!(found, "tmpfs:nosuid,strictatime,mode=755,size=65536k,tmpcopyup");
+    }
+    // The option is the runtime's, and to the kernel it is none.
+    assert_eq!(
+        run(true, "kata").unwrap(),
+        "tmpfs:nosuid,strictatime,mode=755,size=65536k"
     );
 }
 

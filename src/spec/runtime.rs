@@ -66,6 +66,12 @@ impl Runtime {
             .is_some_and(|name| ["runc", "crun"].contains(&name))
     }
 
+    /// True if it fills a file system in memory with what the image has in its place, where the mount says so.
+    #[must_use]
+    pub(super) fn copies_up(&self) -> bool {
+        self.keeps_to_namespaces()
+    }
+
     /// True if its shim takes several containers into one process.
     #[must_use]
     pub(super) fn shares_shims(&self) -> bool {
@@ -192,6 +198,7 @@ mod tests {
             let found = resolve("runtime", name, &settings()).unwrap();
             assert_eq!((found.shim().as_str(), found.program()), (shim, program), "{name}");
             assert_eq!(found.keeps_to_namespaces(), program.is_some(), "{name}");
+            assert_eq!(found.copies_up(), program.is_some(), "{name}");
         }
     }
 

@@ -6,13 +6,16 @@ use super::mounts::{IMAGE_VOLUME, Mounts, clean};
 use super::namespaces::Ipc;
 use super::oci::Inputs;
 use super::path::inside;
+use super::runtime;
 use super::user::User;
 use serde_json::{Value, json};
 
 /// Size of `/dev/shm` where nothing is said.
 const SHM_DEFAULT: u64 = 64 << 20;
 
-/// containerd `oci.defaultMounts`, and a view of the cgroups.
+/// containerd `oci.defaultMounts`, and a view of the cgroups. But for its file system in memory at `/run`: that hides what
+/// an image has there, as the directories for sockets of database servers, so that nerdctl, Docker's daemon and the CRI
+/// plugin have none. Only where nothing could be written otherwise there is one, with a copy of what the image has.
 pub(super) fn own(inputs: &Inputs<'_>, ipc: Ipc) -> Result<Vec<Value>, SpecError> {
     let o = &inputs.task.options;
     let size = match o.shm_size.as_deref() {
@@ -56,6 +59,9 @@ pub(super) fn own(inputs: &Inputs<'_>, ipc: Ipc) -> Result<Vec<Value>, SpecError
     // A queue file system shows the IPC namespace that it is mounted in: with the host's, the host's queues.
     let queues = mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]);
     let memory = &["nosuid", "strictatime", "mode=755", "size=65536k"];
+    let copied = &["nosuid", "strictatime", "mode=755", "size=65536k", "tmpcopyup"];
+    let copies = runtime::of(inputs)?.copies_up();
+    let run = mount("/run", "tmpfs", "tmpfs", if copies { copied } else { memory });
     let pts = &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"];
     let cgroup = &["nosuid", "noexec", "nodev", "relatime", access];
     let all = [
@@ -65,7 +71,7 @@ pub(super) fn own(inputs: &Inputs<'_>, ipc: Ipc) -> Result<Vec<Value>, SpecError
         shm,
         Some(queues),
         Some(mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", access])),
-        Some(mount("/run", "tmpfs", "tmpfs", memory)),
+        o.readonly_rootfs.then_some(run),
         Some(mount("/sys/fs/cgroup", "cgroup", "cgroup", cgroup)),
     ];
     Ok(all.into_iter().flatten().collect())

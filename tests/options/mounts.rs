@@ -14,6 +14,7 @@ group!(mounts_runc, bench(consent()), if wants("runc"), {
     sources_inside_the_task_directory_are_mounted,
     file_systems_in_memory_have_their_options,
     a_read_only_root_has_writable_volumes_of_the_image,
+    what_an_image_has_in_run_is_there,
     nomads_volumes_have_their_propagation,
     a_mount_may_take_the_place_of_the_runtimes_own,
     mounts_that_cannot_be_are_refused,
@@ -31,6 +32,7 @@ group!(mounts_crun, crun(), if wants("crun"), {
     host_paths_are_mounted_in_every_form,
     file_systems_in_memory_have_their_options,
     a_read_only_root_has_writable_volumes_of_the_image,
+    what_an_image_has_in_run_is_there,
     a_file_system_in_memory_has_its_mode_over_the_images_directory,
     a_mount_of_the_wrong_kind_is_told_by_its_option,
 });
@@ -96,11 +98,14 @@ async fn file_systems_in_memory_have_their_options(b: &mut Bench) {
         "mounts": [{ "type": "tmpfs", "target": "/c", "options": ["nosuid", "nodev"] }],
         "mount": [{ "type": "tmpfs", "target": "/d", "tmpfs_options": { "size": 2097152, "mode": 448 } }],
     });
-    let script = "for m in a b c d; do echo $m=$(stat -f -c %T /$m 2>/dev/null || echo tmpfs),$(stat -c %a /$m),$(df -k /$m | tail -n 1 | tr -s ' ' | cut -d ' ' -f 2); done; echo type=$(grep -c ' - tmpfs ' /proc/self/mountinfo)";
+    let script = "for m in a b c d; do echo $m=$(sed -n \"s,.* /$m .* - ,,p\" /proc/self/mountinfo | cut -d ' ' -f 1),$(stat -c %a /$m),$(df -k /$m | tail -n 1 | tr -s ' ' | cut -d ' ' -f 2); done; echo options=$(grep ' /a ' /proc/self/mountinfo | cut -d ' ' -f 6)";
     let seen = b.look(options, script).await;
+    for word in ["noexec", "nosuid", "nodev"] {
+        assert!(seen.get("options").split(',').any(|w| w == word), "{word} in {seen:?}");
+    }
     assert!(seen.get("b").ends_with("1777,1024"), "{seen:?}");
     assert!(seen.get("d").ends_with("700,2048"), "{seen:?}");
-    for m in ["a", "c"] {
+    for m in ["a", "b", "c", "d"] {
         assert!(seen.get(m).starts_with("tmpfs"), "{seen:?}");
     }
 }
@@ -119,6 +124,29 @@ async fn a_read_only_root_has_writable_volumes_of_the_image(b: &mut Bench) {
     b.seen(spec)
         .await
         .are([("root", "1"), ("run", "0"), ("volume", "0"), ("content", "/home/app")]);
+}
+
+/// As images of database servers have it for their sockets. With a read-only root it is a copy in memory, to which runc
+/// 1.1 gives no more than `umask` leaves.
+async fn what_an_image_has_in_run_is_there(b: &mut Bench) {
+    let image = testhost::image::ImageConfig::default().dir("run/db/", 0o3777, 1000);
+    let image = b.rig.image("options/run", &image).await.expect("image");
+    let script =
+        "echo owner=$(stat -c %u:%g /run/db); echo mode=$(stat -c %a /run/db); touch /run/db/socket; echo write=$?
+        echo memory=$(grep -c ' /run .* - tmpfs ' /proc/self/mountinfo)";
+    let run = |read_only: bool| {
+        let spec = TaskSpec::new(&image).sh(script).user("1000");
+        with(spec, json!({ "readonly_rootfs": read_only }))
+    };
+    let seen = b.seen(run(false)).await;
+    seen.are([
+        ("owner", "1000:1000"),
+        ("mode", "3777"),
+        ("write", "0"),
+        ("memory", "0"),
+    ]);
+    let seen = b.seen(run(true)).await;
+    seen.are([("owner", "1000:1000"), ("write", "0"), ("memory", "1")]);
 }
 
 async fn nomads_volumes_have_their_propagation(b: &mut Bench) {

@@ -101,6 +101,8 @@ pub struct ImageConfig {
     pub links: Vec<(String, String)>,
     /// Paths, without the first slash, at which the image has a named pipe.
     pub pipes: Vec<String>,
+    /// Directories of the image: path without the first slash, mode and owner, who is also the group.
+    pub dirs: Vec<(String, u32, u64)>,
     /// A second layer of this many incompressible bytes, for slow pulls.
     pub ballast: usize,
     /// Distinguishes layers of otherwise equal images, so that each is really pulled.
@@ -145,6 +147,11 @@ impl ImageConfig {
 
     pub fn pipe(mut self, path: impl Into<String>) -> Self {
         self.pipes.push(path.into());
+        self
+    }
+
+    pub fn dir(mut self, path: impl Into<String>, mode: u32, owner: u64) -> Self {
+        self.dirs.push((path.into(), mode, owner));
         self
     }
 
@@ -213,7 +220,7 @@ pub fn busybox(tweaks: &ImageConfig) -> Result<Image> {
     if tweaks.ballast > 0 {
         tars.push(ballast_layer(tweaks)?);
     }
-    if !tweaks.links.is_empty() || !tweaks.pipes.is_empty() {
+    if !tweaks.links.is_empty() || !tweaks.pipes.is_empty() || !tweaks.dirs.is_empty() {
         tars.push(odd_layer(tweaks)?);
     }
     let diff_ids: Vec<String> = tars.iter().map(|tar| digest(tar)).collect();
@@ -329,6 +336,9 @@ fn odd_layer(tweaks: &ImageConfig) -> Result<Vec<u8>> {
         let mut header = header(EntryType::Symlink, 0o777, 0, 0);
         tar.append_link(&mut header, path, target)
             .with_context(|| format!("link {path}"))?;
+    }
+    for (path, mode, owner) in &tweaks.dirs {
+        add(&mut tar, EntryType::Directory, path, *mode, *owner, &[])?;
     }
     for path in &tweaks.pipes {
         add(&mut tar, EntryType::Fifo, path, 0o644, 0, &[])?;
