@@ -186,7 +186,7 @@ fn resolver(inputs: &Inputs<'_>) -> Result<Option<Resolver>, SpecError> {
 fn of_group(dns: &Dns) -> Result<Dns, SpecError> {
     let refuse = |text: &str, expected: &str| SpecError::Refused {
         option: "dns".to_owned(),
-        text: format!("failed to build mount for resolv.conf: {text:?}: {expected} is expected"),
+        text: format!("option dns: {text:?}: failed to build mount for resolv.conf: {expected} is expected"),
     };
     if let Some(bad) = dns.servers.iter().find(|s| !files::is_server(s)) {
         return Err(refuse(bad, "an IP address"));

@@ -201,7 +201,11 @@ fn what_cannot_be_a_resolver_is_refused_by_name() {
             ..Dns::default()
         });
     };
-    assert!(error(group, &[]).starts_with("failed to build mount for resolv.conf: "));
+    let refused = error(group, &[]);
+    assert!(
+        refused.starts_with("option dns: \"1.1.1.1\\nsearch evil\": failed to build mount for resolv.conf: "),
+        "{refused}"
+    );
 }
 
 #[test]

@@ -100,7 +100,7 @@ fn gates_refuse_and_say_what_would_allow_it() {
     let open = Settings::go_driver();
     assert_eq!(
         refused(|o| o.seccomp_profile = Some("/p".to_owned()), &open).1,
-        "seccomp must be set to true, if using a custom seccomp_profile."
+        "option seccomp_profile: \"/p\": seccomp must be set to true, if using a custom seccomp_profile."
     );
     let strict = Settings::default();
     assert_eq!(

@@ -157,7 +157,10 @@ async fn a_profile_of_ones_own_filters_what_it_names(b: &mut Bench) {
     let lonely = json!({ "seccomp_profile": path.display().to_string() });
     says(
         &b.refused(lonely).await,
-        &["seccomp must be set to true, if using a custom seccomp_profile."],
+        &[
+            "option seccomp_profile",
+            "seccomp must be set to true, if using a custom seccomp_profile.",
+        ],
     );
 }
 

@@ -113,7 +113,7 @@ fn the_table_of_the_module_holds() {
 
 #[test]
 fn a_profile_without_seccomp_is_refused_in_the_go_drivers_words() {
-    let words = "seccomp must be set to true, if using a custom seccomp_profile.";
+    let words = "option seccomp_profile: \"/p.json\": seccomp must be set to true, if using a custom seccomp_profile.";
     assert_eq!(go().file("/p.json").ends_with(), words);
     assert_eq!(go().seccomp(false).file("/p.json").ends_with(), words);
     assert_eq!(strict().consent().seccomp(false).file("/p.json").ends_with(), words);

@@ -64,11 +64,12 @@ pub(super) fn choose(
     let (o, facts, gates) = (&inputs.task.options, &inputs.node.security, inputs.gates);
     let asked = asked(inputs.task, opt)?;
     let go = gates.profile == Profile::GoDriver;
-    if o.seccomp_profile.is_some() && (o.seccomp == Some(false) || (o.seccomp.is_none() && opt.seccomp.is_none() && go))
-    {
+    let off = o.seccomp == Some(false) || (o.seccomp.is_none() && opt.seccomp.is_none() && go);
+    if let Some(path) = o.seccomp_profile.as_ref().filter(|_| off) {
+        let words = "seccomp must be set to true, if using a custom seccomp_profile.";
         return Err(SpecError::Refused {
             option: "seccomp_profile".to_owned(),
-            text: "seccomp must be set to true, if using a custom seccomp_profile.".to_owned(),
+            text: format!("option seccomp_profile: {path:?}: {words}"),
         });
     }
     if o.privileged && matches!(asked, Asked::Nothing | Asked::None(..)) {
