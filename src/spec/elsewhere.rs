@@ -1,4 +1,4 @@
-//! Options of Nomad's Docker driver for what a job has from Nomad here. Without them in the schema the agent would refuse
+//! Options of Nomad's Docker and Podman drivers for what a job has from Nomad here. Without them in the schema the agent would refuse
 //! the job by itself, with no word about what to use instead.
 
 use super::error::SpecError;
@@ -28,12 +28,39 @@ fn instead(option: &str) -> &'static str {
             "volumes and mounts take paths; a volume block in the group and a volume_mount block in the task give it a host volume or one of a CSI plugin"
         }
         "port_map" => "a port block in the group's network block maps a port with its to",
+        "network_aliases" => {
+            "no network here gives names to tasks; a service block gives the task one in Nomad or Consul"
+        }
+        "ipv4_address" | "ipv6_address" | "mac_address" => {
+            "the network is the group's, and its addresses are those that the CNI plugin gives: one of the operator's by network { mode = \"cni/NAME\" }"
+        }
+        "advertise_ipv6_address" => "address_mode or address in a service block says which address is advertised",
+        "cpuset_cpus" => "cores in the resources block gives the task cores of its own",
+        "isolation" => "that is for Windows; runtime names another runtime, if the operator has one",
+        "selinux_opts" => "security_opt takes the same with label= before it, such as label=type:container_t",
+        "socket" => "all tasks are containers of the containerd that the plugin setting containerd_address names",
+        "gc" => {
+            "image_gc { enabled, delay } is what image and image_delay are elsewhere; a container is always removed with its task, and reaper { enabled, period, grace, dry_run } removes what is left over"
+        }
+        "allowed_modes.userns" => {
+            "userns = \"private\" is for tasks that want less, and userns_ids alone says whether they can have it"
+        }
         _ => "leave it out",
     }
 }
 
-/// True for what changes nothing: `healthchecks { disable = true }`, and nothing else in it.
+/// True for what changes nothing: `healthchecks { disable = true }` and nothing else in it, and the names of defaults.
 fn is_so_anyway(option: &str, value: &Value) -> bool {
+    match (option, value) {
+        ("advertise_ipv6_address", Value::Boolean(on)) => return !on,
+        ("isolation" | "socket", Value::String(name)) => return name.as_str() == Some("default"),
+        // Tasks share the host's where they ask for nothing else.
+        ("allowed_modes.userns", Value::String(mode)) => return matches!(mode.as_str(), Some("host" | "*")),
+        ("allowed_modes.userns", Value::Array(modes)) => {
+            return modes.iter().all(|mode| is_so_anyway(option, concrete(mode)));
+        }
+        _ => {}
+    }
     match value {
         Value::Array(blocks) => matches!(blocks.as_slice(), [block] if is_so_anyway(option, concrete(block))),
         Value::Map(pairs) => matches!(
@@ -72,17 +99,17 @@ impl OptionValue for Elsewhere {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::options;
+    use crate::spec::{options, settings};
 
     /// The options that are refused, by the table.
     fn refused() -> Vec<String> {
-        let all = options::table().into_iter();
+        let all = options::table().into_iter().chain(settings::table());
         all.filter(|o| o.ty == Elsewhere::TYPE).map(|o| o.name).collect()
     }
 
     #[test]
     fn each_says_what_to_use_instead_and_shows_no_value() {
-        assert!(refused().len() >= 5);
+        assert!(refused().len() >= 16);
         for name in refused() {
             assert_ne!(instead(&name), "leave it out", "{name}");
             for value in [
@@ -116,6 +143,29 @@ mod tests {
             Value::from(true),
         ] {
             assert!(Elsewhere::read("healthchecks", &other).is_err(), "{other}");
+        }
+    }
+
+    #[test]
+    fn what_is_so_without_a_word_is_taken() {
+        let list = |modes: &[&str]| Value::Array(modes.iter().map(|m| Value::from(*m)).collect());
+        for (option, value, taken) in [
+            ("advertise_ipv6_address", Value::from(false), true),
+            ("advertise_ipv6_address", Value::from(true), false),
+            ("isolation", Value::from("default"), true),
+            ("isolation", Value::from("hyperv"), false),
+            ("socket", Value::from("default"), true),
+            ("socket", Value::from("app1"), false),
+            ("allowed_modes.userns", list(&["host"]), true),
+            ("allowed_modes.userns", list(&["*"]), true),
+            ("allowed_modes.userns", list(&["host", "private"]), false),
+            (
+                "gc",
+                Value::Map(vec![(Value::from("container"), Value::from(true))]),
+                false,
+            ),
+        ] {
+            assert_eq!(Elsewhere::read(option, &value).is_ok(), taken, "{option} {value}");
         }
     }
 

@@ -43,6 +43,7 @@ fn all_modes() -> Settings {
             uts: host(),
             cgroup: host(),
             network: host(),
+            ..AllowedModes::default()
         }),
         userns_ids: Some("100000:65536".to_owned()),
         ..Settings::default()

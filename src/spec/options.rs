@@ -228,6 +228,24 @@ options! {
         volume_driver: Elsewhere = Elsewhere;
         /// Refused: a `port` block in the group's `network` block maps a port.
         port_map: Elsewhere = Elsewhere;
+        /// Refused: no network here gives names to tasks. A `service` block does.
+        network_aliases: Elsewhere = Elsewhere;
+        /// Refused: addresses are given by the CNI plugin that makes the group's network.
+        ipv4_address: Elsewhere = Elsewhere;
+        /// Refused, as `ipv4_address`.
+        ipv6_address: Elsewhere = Elsewhere;
+        /// Refused, as `ipv4_address`.
+        mac_address: Elsewhere = Elsewhere;
+        /// Refused, but for `false`: the `service` block says which address is advertised.
+        advertise_ipv6_address: Elsewhere = Elsewhere;
+        /// Refused: `cores` in the `resources` block gives the task cores of its own.
+        cpuset_cpus: Elsewhere = Elsewhere;
+        /// Refused, but for `default`: it is for Windows. See `runtime`.
+        isolation: Elsewhere = Elsewhere;
+        /// Refused: see `security_opt`, with `label=` before each.
+        selinux_opts: Elsewhere = Elsewhere;
+        /// Refused, but for `default`: there is one containerd for all tasks.
+        socket: Elsewhere = Elsewhere;
     }
 }
 

@@ -5,6 +5,7 @@
 
 use super::auth::PluginAuth;
 use super::canary;
+use super::elsewhere::Elsewhere;
 use super::error::SpecError;
 use super::gates::Gates;
 use super::hosts;
@@ -133,6 +134,8 @@ options! {
         image_max_unpacks: Option<i64> = None;
         /// What becomes of images that no container uses any more.
         image_gc: Option<ImageGcSettings> = None;
+        /// Refused: what Docker's driver has in it is in `image_gc` and `reaper`, and a container goes with its task.
+        gc: Elsewhere = Elsewhere;
         /// Images that are pulled in the background when the plugin starts, one after the other and while no task is being
         /// started. They stay as long as they are listed.
         image_prefetch: Vec<String> = Vec::new();
@@ -239,6 +242,9 @@ options! {
         cgroup: Option<Vec<String>> = None;
         /// For `host_network` and `network_mode`. Without it none; with `go-driver` `host`.
         network: Option<Vec<String>> = None;
+        /// Refused, but for `host`, which is so anyway: what Docker's setting of this name allows is what tasks have here
+        /// without `userns = "private"`, and that is allowed by `userns_ids`.
+        userns: Elsewhere = Elsewhere;
     }
 }
 

@@ -84,13 +84,22 @@ async fn options_of_other_drivers_say_what_to_use_instead(b: &mut Bench) {
         ("storage_opt", json!({ "size": "40G" }), "ephemeral_disk"),
         ("volume_driver", json!("pxd"), "volume_mount"),
         ("port_map", json!([{ "http": 80 }]), "port block"),
+        ("network_aliases", json!(["db"]), "service block"),
+        ("ipv4_address", json!("10.0.0.9"), "CNI"),
+        ("ipv6_address", json!("fd00::9"), "CNI"),
+        ("mac_address", json!("02:42:ac:11:00:02"), "CNI"),
+        ("advertise_ipv6_address", json!(true), "service block"),
+        ("cpuset_cpus", json!("0-3"), "cores"),
+        ("isolation", json!("hyperv"), "runtime"),
+        ("selinux_opts", json!(["type:spc_t"]), "security_opt"),
+        ("socket", json!("app1"), "containerd_address"),
     ] {
         let error = b.refused(json!({ name: value })).await;
         says(&error, &[&format!("option {name}: "), instead]);
         assert!(!error.message().contains("hunter2"), "{error:?}");
     }
     // This is so anyway.
-    let none = json!({ "healthchecks": [{ "disable": true }] });
+    let none = json!({ "healthchecks": [{ "disable": true }], "advertise_ipv6_address": false, "socket": "default" });
     assert_eq!(b.run(b.with_options(none, "true")).await.0, 0);
 }
 
