@@ -7,7 +7,7 @@
 //! | `allow_runtimes` | `containerd_runtime`, `runc` and the names in `runtimes` | the same |
 //! | `allowed_modes` | none | `pid = ["host"]`, `network = ["host"]` |
 //! | `allow_devices` | none | all |
-//! | `allow_unconfined` | none | `seccomp`, `apparmor` |
+//! | `allow_unconfined` | none | `seccomp`, `apparmor`, `selinux` |
 //! | `auth.hosts`, without `auth.server_address` | none | all |
 //! | `volumes.enabled` | `false` | `true` |
 //! | seccomp of a task that says nothing | the default profile | none |
@@ -49,17 +49,20 @@ pub enum Protection {
     Seccomp,
     /// The AppArmor profile.
     AppArmor,
+    /// The types of SELinux that are for containers.
+    Selinux,
     /// Masked and read-only paths of /proc and /sys.
     SystemPaths,
 }
 
 impl Protection {
-    const ALL: [Self; 3] = [Self::Seccomp, Self::AppArmor, Self::SystemPaths];
+    const ALL: [Self; 4] = [Self::Seccomp, Self::AppArmor, Self::Selinux, Self::SystemPaths];
 
     fn name(self) -> &'static str {
         match self {
             Self::Seccomp => "seccomp",
             Self::AppArmor => "apparmor",
+            Self::Selinux => "selinux",
             Self::SystemPaths => "systempaths",
         }
     }
@@ -153,7 +156,7 @@ impl Gates {
                 .unwrap_or_else(|| if go { texts(&["*"]) } else { Vec::new() }),
             unconfined: match &settings.allow_unconfined {
                 Some(names) => names.iter().map(|n| protection(n)).collect::<Result<_, _>>()?,
-                None if go => BTreeSet::from([Protection::Seccomp, Protection::AppArmor]),
+                None if go => BTreeSet::from([Protection::Seccomp, Protection::AppArmor, Protection::Selinux]),
                 None => BTreeSet::new(),
             },
             volumes: settings.volumes.as_ref().and_then(|v| v.enabled).unwrap_or(go),
@@ -293,7 +296,7 @@ fn protection(name: &str) -> Result<Protection, SpecError> {
         SpecError::option(
             "allow_unconfined",
             name,
-            "seccomp, apparmor and systempaths are expected",
+            "seccomp, apparmor, selinux and systempaths are expected",
         )
     })
 }

@@ -90,9 +90,9 @@ options! {
         /// Path of a seccomp profile in Docker's or the OCI's JSON form: on the host, or inside the task directory if
         /// relative. With `go-driver` only together with `seccomp = true`. Needs `allow_unconfined`.
         seccomp_profile: Option<String> = None;
-        /// AppArmor profile loaded on the host, or `unconfined`; that, and a profile that is not enforced, needs
-        /// `allow_unconfined`. Without it, in the `strict` profile, the first of `containerd-driver-default`,
-        /// `cri-containerd.apparmor.d` and `docker-default` that is loaded.
+        /// AppArmor profile loaded on the host, or `unconfined`. Without it, in the `strict` profile, the first of
+        /// `containerd-driver-default`, `cri-containerd.apparmor.d` and `docker-default` that is loaded. All but these need
+        /// `allow_unconfined`, and so do they where they are not enforced: most profiles of a host are for a program of its own.
         apparmor_profile: Option<String> = None, apparmor;
         /// Whether programs cannot gain privileges, such as by set-user-id. Without it true, unless `privileged`.
         no_new_privileges: Option<bool> = None;

@@ -39,6 +39,18 @@ const APPARMOR_DEFAULTS: [&str; 3] = [
     "docker-default",
 ];
 
+/// Types that container-selinux's policy has for what runs in a container. `container_runtime_t` is for what runs
+/// containers, and `spc_t` is confined by nothing.
+const SELINUX_TYPES: [&str; 7] = [
+    "container_t",
+    "container_init_t",
+    "container_kvm_t",
+    "container_userns_t",
+    "svirt_lxc_net_t",
+    "svirt_kvm_net_t",
+    "svirt_qemu_net_t",
+];
+
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Security {
@@ -168,9 +180,9 @@ fn apparmor(inputs: &Inputs<'_>, opt: &SecurityOpt) -> Result<Option<String>, Sp
         ));
     };
     match loaded.get(name) {
-        // A profile that only complains is as good as none.
-        Some(false) => consent().map(|()| Some(name.clone())),
-        Some(true) => Ok(Some(name.clone())),
+        Some(true) if APPARMOR_DEFAULTS.contains(&name.as_str()) => Ok(Some(name.clone())),
+        // One that only complains is as good as none, and one for a program of the host's may be, too.
+        Some(_) => consent().map(|()| Some(name.clone())),
         None => Err(SpecError::option(
             option,
             &shown,
@@ -194,6 +206,11 @@ fn selinux(inputs: &Inputs<'_>, label: &Label) -> Result<Option<(String, String)
     }
     if inputs.task.options.privileged {
         return Ok(None);
+    }
+    let kept = |kind: &String| SELINUX_TYPES.contains(&kind.as_str());
+    if let Some(kind) = label.kind.as_ref().filter(|kind| !kept(kind)) {
+        let shown = format!("label=type:{kind}");
+        inputs.gates.unconfined(Protection::Selinux, "security_opt", &shown)?;
     }
     fn or<'a>(part: &'a Option<String>, usual: &'a str) -> &'a str {
         part.as_deref().unwrap_or(usual)

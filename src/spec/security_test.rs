@@ -175,9 +175,12 @@ fn apparmor_profiles_are_loaded_ones_and_none_by_consent() {
         };
         spec_of(options, node, &consent(consents)).map(|s| s["process"]["apparmorProfile"].clone())
     };
-    assert_eq!(by(Some("mine"), &[], &node, &[]).unwrap(), "mine");
-    assert_eq!(by(None, &["apparmor=mine"], &node, &[]).unwrap(), "mine");
-    assert_eq!(by(Some("mine"), &["apparmor=mine"], &node, &[]).unwrap(), "mine");
+    let usual = loaded(&[("docker-default", true)]);
+    assert_eq!(by(Some("docker-default"), &[], &usual, &[]).unwrap(), "docker-default");
+    let one = &["apparmor"];
+    assert_eq!(by(Some("mine"), &[], &node, one).unwrap(), "mine");
+    assert_eq!(by(None, &["apparmor=mine"], &node, one).unwrap(), "mine");
+    assert_eq!(by(Some("mine"), &["apparmor=mine"], &node, one).unwrap(), "mine");
     assert_eq!(by(Some("lenient"), &[], &node, &["apparmor"]).unwrap(), "lenient");
     for node in [&node, &off] {
         assert_eq!(by(Some("unconfined"), &[], node, &["apparmor"]).unwrap(), Value::Null);
@@ -202,6 +205,7 @@ fn apparmor_profiles_are_loaded_ones_and_none_by_consent() {
             "option security_opt: \"apparmor=unconfined\"",
         ),
         (Some("lenient"), &[], &node, "allow_unconfined with \"apparmor\" in it"),
+        (Some("mine"), &[], &node, "allow_unconfined with \"apparmor\" in it"),
         (
             Some("other"),
             &[],
@@ -226,17 +230,41 @@ fn selinux_labels_are_written_where_there_is_selinux() {
     let mut node = NodeFacts::default();
     let settings = Settings::default();
     assert!(strict(&["label=disable"]).is_ok());
-    let error = strict(&["label=type:svirt_t"]).unwrap_err();
+    let error = strict(&["label=type:svirt_lxc_net_t"]).unwrap_err();
     assert!(error.contains("SELinux is not enabled"), "{error}");
     node.security.selinux = true;
     let spec = spec_of(with(&["label=disable"]), &node, &settings).unwrap();
     assert!(spec["process"].get("selinuxLabel").is_none());
-    let spec = spec_of(with(&["label=type:svirt_t", "label=level:s0:c1,c2"]), &node, &settings).unwrap();
-    assert_eq!(spec["process"]["selinuxLabel"], "system_u:system_r:svirt_t:s0:c1,c2");
+    let spec = spec_of(
+        with(&["label=type:svirt_lxc_net_t", "label=level:s0:c1,c2"]),
+        &node,
+        &settings,
+    )
+    .unwrap();
+    assert_eq!(
+        spec["process"]["selinuxLabel"],
+        "system_u:system_r:svirt_lxc_net_t:s0:c1,c2"
+    );
     assert_eq!(
         spec["linux"]["mountLabel"],
         "system_u:object_r:container_file_t:s0:c1,c2"
     );
+}
+
+#[test]
+fn an_selinux_type_that_is_not_for_containers_needs_consent() {
+    let mut node = NodeFacts::default();
+    node.security.selinux = true;
+    for kind in ["spc_t", "container_runtime_t", "unconfined_t"] {
+        let item = format!("label=type:{kind}");
+        let error = spec_of(with(&[&item]), &node, &consent(&["apparmor"])).unwrap_err();
+        assert!(
+            error.contains(&item) && error.contains("allow_unconfined with \"selinux\" in it"),
+            "{error}"
+        );
+        let spec = spec_of(with(&[&item]), &node, &consent(&["selinux"])).unwrap();
+        assert_eq!(spec["process"]["selinuxLabel"], format!("system_u:system_r:{kind}:s0"));
+    }
 }
 
 #[test]

@@ -60,8 +60,8 @@ options! {
         /// Host devices and CDI names that a task can have; `*` stands for any text. Without it none; with `go-driver`
         /// all. Devices of Nomad's device plugins are not asked for here. A list replaces what is allowed without one.
         allow_devices: Option<Vec<String>> = None;
-        /// Protections that a task can do without or replace by its own: `seccomp`, `apparmor`, `systempaths`. Without
-        /// it none; with `go-driver` `seccomp` and `apparmor`, which a list replaces and is not added to.
+        /// Protections that a task can do without or replace by its own: `seccomp`, `apparmor`, `selinux`, `systempaths`. Without
+        /// it none; with `go-driver` all but the last, which a list replaces and is not added to.
         allow_unconfined: Option<Vec<String>> = None;
         /// Paths of the host that are not the task's own.
         volumes: Option<VolumeSettings> = None;
