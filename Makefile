@@ -35,6 +35,7 @@ deps: ## Install what is missing for run and test
 
 goldens: ## Write tests/goldens anew with containerd's own library; needs Go and root
 	cd tests/goldens && go run -mod=mod -buildvcs=false .
+	tests/goldens/seccomp/generate
 
 uml: ## Run CMD under cgroup v2 in a user-mode Linux guest, e.g. make uml CMD="cat /proc/self/cgroup"
 	@scripts/uml.sh sh -c '$(or $(CMD),stat -f /sys/fs/cgroup)'

@@ -17,6 +17,8 @@ const ALLOC_ID: &str = "8e2ac4a7-6a5d-4a0c-9b6f-3f1d2c5b7e90";
 pub struct Case {
     pub name: String,
     pub options: Value,
+    /// The option for which both refuse it.
+    pub refused: Option<String>,
     all: Value,
 }
 
@@ -60,6 +62,7 @@ impl Case {
         Self {
             name: text(&all["name"]),
             options: all["options"].clone(),
+            refused: all["refused"].as_str().map(str::to_owned),
             all: all.clone(),
         }
     }

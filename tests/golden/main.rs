@@ -61,8 +61,18 @@ fn compare() -> Vec<Seen> {
             });
         };
         match (theirs, case.build().map(|spec| flat::flatten(&spec))) {
-            // The words are the library's or ours; that both refuse is what counts.
-            (Err(_), Err(_)) => {}
+            // The words are the library's or ours; that both refuse the same is what counts.
+            (Err(theirs), Err(ours)) => {
+                let named = case.refused.as_ref().is_some_and(|option| {
+                    let ours = ours
+                        .strip_prefix("option ")
+                        .and_then(|text| text.strip_prefix(option.as_str()));
+                    ours.is_some_and(|rest| rest.starts_with([':', '[', '.']))
+                });
+                if !named {
+                    seen("refused", &theirs, &ours);
+                }
+            }
             (Err(text), Ok(_)) => seen("refused", &text, ""),
             (Ok(_), Err(text)) => seen("refused", "", &text),
             (Ok(theirs), Ok(ours)) => {
