@@ -8,6 +8,7 @@ use testhost::wire::driver::DnsConfig;
 group!(files, bench(consent()), if wants("runc"), {
     names_and_addresses_are_those_of_the_task,
     name_servers_are_the_groups_then_the_tasks_then_the_hosts,
+    without_host_dns_the_images_own_file_counts,
     the_task_cannot_replace_what_was_generated,
     what_the_task_writes_is_on_the_disk_of_its_allocation,
     what_cannot_be_in_these_files_is_refused,
@@ -46,6 +47,19 @@ async fn name_servers_are_the_groups_then_the_tasks_then_the_hosts(b: &mut Bench
         .expect("md5sum");
     let want = String::from_utf8_lossy(&want.stdout).into_owned();
     assert_eq!(seen.words("sum").first(), want.split_whitespace().next().as_ref());
+}
+
+async fn without_host_dns_the_images_own_file_counts(b: &mut Bench) {
+    let script = "echo there=$(test -e /etc/resolv.conf && echo yes || echo no); echo mounted=$(grep -c ' /etc/resolv.conf ' /proc/self/mountinfo)";
+    let seen = b.look(json!({ "host_dns": false }), script).await;
+    seen.are([("there", "no"), ("mounted", "0")]);
+    let seen = b.look(json!({ "host_dns": true }), script).await;
+    seen.are([("there", "yes"), ("mounted", "1")]);
+    // What the job asks for counts all the same.
+    let seen = b
+        .look(json!({ "host_dns": false, "dns_servers": ["1.2.3.4"] }), script)
+        .await;
+    seen.are([("there", "yes"), ("mounted", "1")]);
 }
 
 async fn the_operators_name_servers_are_used(b: &mut Bench) {

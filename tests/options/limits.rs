@@ -115,10 +115,15 @@ async fn swap_is_as_asked_where_the_kernel_counts_it(b: &mut Bench) {
 }
 
 async fn a_forker_ends_at_its_limit(b: &mut Bench) {
-    let script = "n=0; while [ $n -lt 40 ]; do sleep 5 & n=$((n+1)); done 2>/dev/null; echo never=1";
+    let script = "n=0; while [ $n -lt 40 ]; do sleep 5 & n=$((n+1)); done; echo never=1";
     let task = b.start(b.with_options(json!({ "pids_limit": 20 }), script)).await;
     let exit = task.exit(crate::bench::patience()).await;
     assert_ne!(exit.exit_code, 0, "forty processes within a limit of twenty");
+    task.logs_end(crate::bench::patience()).await;
+    let (out, err) = (task.logs().stdout.text(), task.logs().stderr.text());
+    // EAGAIN, which a shell has of nothing else here.
+    assert!(err.contains("can't fork: Resource temporarily unavailable"), "{err:?}");
+    assert!(!out.contains("never"), "{out:?}");
     end(task).await;
 }
 
