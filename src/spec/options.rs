@@ -113,7 +113,8 @@ options! {
         /// Cgroup namespace: `private` (the default with cgroup v2) or `host` (the default with cgroup v1).
         /// `host` needs `allowed_modes` with cgroup v2.
         cgroupns: Option<String> = None;
-        /// User namespace: `host` (the default) or `private`, with ids of `userns_ids`. Not together with `privileged`,
+        /// User namespace: `host` (the default) or `private`, with ids of `userns_ids`. The root file system is mapped to them,
+        /// what is bound into it, such as the task directories, is not. Not together with `privileged`,
         /// `pid_mode = "host"`, `ipc_mode = "host"` or the host's network; the host's name and cgroup tree can be shared.
         /// User and groups are ids below the number in `userns_ids`, and devices keep their paths of the host.
         userns: Option<String> = None, userns_mode;
