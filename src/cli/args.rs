@@ -128,6 +128,12 @@ pub struct RunCommand {
     /// Longest time that the pull may take, e.g. 5m
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub pull_timeout: Option<Duration>,
+    /// Directories with hosts.toml and certificates of registries, separated by ':', in place of containerd's and Docker's
+    #[arg(long, value_name = "DIRS")]
+    pub registry_config_dir: Option<String>,
+    /// Who pulls: containerd (transfer), the driver itself (client), or whichever can (auto)
+    #[arg(long, value_name = "METHOD", value_parser = ["auto", "transfer", "client"])]
+    pub image_pull_method: Option<String>,
     /// User at the registry; the password is the first line of standard input
     #[arg(long, value_name = "NAME")]
     pub registry_user: Option<String>,
@@ -184,6 +190,8 @@ impl RunCommand {
             containerd_namespace: or(&self.namespace, base.containerd_namespace),
             containerd_runtime: or(&self.runtime, base.containerd_runtime),
             snapshotter: or(&self.snapshotter, base.snapshotter),
+            registry_config_dir: or(&self.registry_config_dir, base.registry_config_dir),
+            image_pull_method: or(&self.image_pull_method, base.image_pull_method),
             // Whoever may start this program as root needs nobody's consent.
             allowed_modes: Some(AllowedModes {
                 network: Some(vec!["host".to_owned()]),

@@ -37,6 +37,7 @@ fn help_is_no_mistake_and_a_mistake_is_named() {
         "run --memory 1 x",
         "run --env K x",
         "run --pull-timeout soon x",
+        "run --image-pull-method docker x",
     ] {
         assert_eq!(parsed(bad).unwrap_err().code, 2, "{bad}");
     }
@@ -105,7 +106,19 @@ fn settings_are_overridden_only_where_said() {
         (s.containerd_namespace.as_str(), s.containerd_address.as_str()),
         ("n", "/a")
     );
-    assert_eq!((s.containerd_runtime, s.enabled), (base.containerd_runtime, true));
+    assert_eq!(
+        (s.containerd_runtime, s.enabled),
+        (base.containerd_runtime.clone(), true)
+    );
+    assert_eq!(
+        (s.registry_config_dir, s.image_pull_method),
+        (base.registry_config_dir.clone(), base.image_pull_method.clone())
+    );
+    let s = run("run --registry-config-dir /a:/b --image-pull-method client x").settings(base);
+    assert_eq!(
+        (s.registry_config_dir.as_str(), s.image_pull_method.as_str()),
+        ("/a:/b", "client")
+    );
 }
 
 proptest! {
