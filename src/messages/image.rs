@@ -168,7 +168,8 @@ pub enum ImageError {
     },
     /// containerd is to pull and cannot.
     #[error(
-        "option image_pull_method: \"transfer\": this containerd has no transfer service (1.7 and later have): \
+        "option image_pull_method: \"transfer\": this containerd has no transfer service that reads \
+         registry_config_dir (2.0 and later have): \
          \"auto\" or \"client\" is expected"
     )]
     NoTransfer {

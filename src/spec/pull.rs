@@ -120,6 +120,15 @@ pub fn method(settings: &Settings) -> Result<PullMethod, SpecError> {
     }
 }
 
+/// Whether containerd's transfers of this version can be told where `hosts.toml` is. Introspection does not say so, and
+/// containerd 1.7 passes over what it does not know: it would ask each registry directly.
+#[must_use]
+pub fn transfers_read_hosts(version: &str) -> bool {
+    let digits = version.trim_start_matches('v').split(|c: char| !c.is_ascii_digit());
+    let major = digits.map(str::parse::<u32>).next();
+    matches!(major, Some(Ok(2..)))
+}
+
 /// How much is done at once on a machine with so many cores.
 #[must_use]
 pub fn budgets(settings: &Settings, cores: usize) -> Budgets {
@@ -278,5 +287,20 @@ mod tests {
             ..Settings::default()
         };
         assert_eq!(budgets(&said, 4), Budgets { pulls: 1, unpacks: 4 });
+    }
+
+    #[test]
+    fn transfers_read_hosts_from_version_2_on() {
+        for (version, expected) in [
+            ("v2.0.0", true),
+            ("2.4.2~ds1", true),
+            ("v10.1.0-rc.1", true),
+            ("v1.7.28", false),
+            ("1.6.20~ds1", false),
+            ("", false),
+            ("unknown", false),
+        ] {
+            assert_eq!(transfers_read_hosts(version), expected, "{version:?}");
+        }
     }
 }

@@ -7,6 +7,7 @@ use crate::containerd::Abilities;
 use crate::host::survey::{self, SearchPath};
 use crate::messages::runtime::ContainerdFault;
 use crate::spec::gates::Gates;
+use crate::spec::pull;
 use crate::spec::runtime;
 use crate::spec::settings::Settings;
 use std::path::{Path, PathBuf};
@@ -52,7 +53,8 @@ pub(super) async fn look(
         Ok(abilities) => abilities,
         Err(fault) => return (missing(configured, fault, true), None),
     };
-    shared.transfer.store(abilities.transfer, Ordering::Relaxed);
+    let transfer = abilities.transfer && pull::transfers_read_hosts(&version.version);
+    shared.transfer.store(transfer, Ordering::Relaxed);
     let programs = programs(shared, settings, gateway.socket(), &abilities, known).await;
     let serving = Serving {
         version: version.version,
@@ -61,7 +63,7 @@ pub(super) async fn look(
         snapshotter: settings.snapshotter.clone(),
         runtime: settings.containerd_runtime.clone(),
         programs: programs.versions.clone(),
-        transfer: abilities.transfer,
+        transfer,
         cgroup: shared.node.cgroups,
         gates,
     };

@@ -1,6 +1,7 @@
 //! containerd: its socket, its answers, its plugins, its runtime.
 
 use super::{Daemon, Facts, Finding, Found, Plugins, Serving, SocketState};
+use crate::spec::pull::transfers_read_hosts;
 
 /// Oldest containerd that the driver is tested with.
 const OLDEST: (u32, u32) = (1, 6);
@@ -25,7 +26,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     if let Daemon::Serving(serving) = &facts.daemon {
         found.push(version(serving));
         match &serving.plugins {
-            Ok(listed) => found.extend([plugins(listed), snapshotter(facts, listed), transfer(listed)]),
+            Ok(listed) => found.extend([plugins(listed), snapshotter(facts, listed), transfer(serving, listed)]),
             Err(why) => found.push(Finding::error(
                 "plugins",
                 format!("containerd does not list its plugins: {why}"),
@@ -167,15 +168,17 @@ fn snapshotter(facts: &Facts, listed: &Plugins) -> Finding {
     }
 }
 
-fn transfer(listed: &Plugins) -> Finding {
+fn transfer(serving: &Serving, listed: &Plugins) -> Finding {
     let there = listed
         .started
         .iter()
         .any(|name| name.starts_with("io.containerd.transfer.v1"));
-    let text = if there {
-        "containerd's transfer service pulls images"
-    } else {
+    let text = if !there {
         "this containerd has no transfer service; the driver pulls images by itself"
+    } else if !transfers_read_hosts(&serving.version) {
+        "this containerd's transfer service does not read hosts.toml; the driver pulls images by itself"
+    } else {
+        "containerd's transfer service pulls images"
     };
     Finding::ok("transfer", text)
 }
