@@ -7,6 +7,7 @@
 use super::RemotePullFault;
 use crate::messages::runtime::{ContainerdFault, FaultKind};
 use crate::spec::error::with_causes;
+use crate::spec::words::without_queries;
 use std::error::Error as _;
 use std::time::Duration;
 use tonic::{Code, Status, TimeoutExpired};
@@ -137,9 +138,14 @@ pub(super) fn remote(operation: &'static str, status: &Status) -> RemotePullFaul
     if let Some(ingest) = wrong_bytes(&fault.text) {
         return RemotePullFault::Damaged { ingest, text };
     }
-    match (status.code(), http_status(&fault.text)) {
+    let http_status = http_status(&fault.text);
+    let fault = ContainerdFault {
+        text: text.clone(),
+        ..fault
+    };
+    match (status.code(), http_status) {
         _ if status.source().is_some() || fault.kind == FaultKind::Exhausted => RemotePullFault::Containerd(fault),
-        (Code::InvalidArgument, _) if fault.text.contains("no unpack platforms") => RemotePullFault::CannotUnpack,
+        (Code::InvalidArgument, _) if text.contains("no unpack platforms") => RemotePullFault::CannotUnpack,
         (Code::NotFound, _) | (_, Some(404)) => RemotePullFault::NotFound(text),
         (Code::PermissionDenied | Code::Unauthenticated, _) | (_, Some(401 | 403)) => RemotePullFault::Denied(text),
         // A token that does not reach that far: containerd then tells of no status.
@@ -148,7 +154,7 @@ pub(super) fn remote(operation: &'static str, status: &Status) -> RemotePullFaul
         }
         (_, Some(408 | 429 | 500..)) => RemotePullFault::Registry(text),
         (Code::InvalidArgument, _) | (_, Some(400..)) => RemotePullFault::Unusable(text),
-        _ if fault.text.contains("no match for platform") => RemotePullFault::Unusable(text),
+        _ if text.contains("no match for platform") => RemotePullFault::Unusable(text),
         _ if ["failed to resolve image", "failed to do request", "failed to copy"]
             .iter()
             .any(|w| text.contains(w)) =>
@@ -178,19 +184,6 @@ fn http_status(text: &str) -> Option<u16> {
         let (digits, _) = part.split_once(' ')?;
         (digits.len() == 3).then(|| digits.parse().ok()).flatten()
     })
-}
-
-/// Takes the queries out of URLs: they may carry signatures.
-fn without_queries(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut query = false;
-    for c in text.chars() {
-        query = (query || c == '?') && !matches!(c, ' ' | '"');
-        if !query {
-            out.push(c);
-        }
-    }
-    out
 }
 
 /// EEXIST: the directory of a task whose interrupted creation containerd is still undoing. It does not translate the
@@ -263,6 +256,8 @@ mod tests {
         assert!(matches!(said(full), RemotePullFault::Containerd(f) if f.kind == FaultKind::Exhausted));
         let signed = r#"failed to do request: Get "https://s3/x?sig=secret": EOF"#;
         assert!(matches!(said(signed), RemotePullFault::Registry(t) if !t.contains("secret") && t.contains("EOF")));
+        let else_where = r#"failed to extract "https://s3/x?sig=secret": oh"#;
+        assert!(matches!(said(else_where), RemotePullFault::Containerd(f) if !f.text.contains("secret")));
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub use ingest::{ContentWriter, Ingest};
 pub use leases::{LeaseRecord, expires_after};
 pub use snapshots::{SnapshotKind, SnapshotRecord};
 pub use tasks::{NewTask, Stdio};
-pub use transfer::{BlobProgress, Logins, RemoteLogin, RemotePull, RemotePullFault};
+pub use transfer::{BlobProgress, BlobStage, Logins, RemoteLogin, RemotePull, RemotePullFault};
 pub use types::{Descriptor, Labels, Mount};
 
 use crate::messages::runtime::ContainerdFault;

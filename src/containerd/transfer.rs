@@ -1,4 +1,4 @@
-//! Pulls carried out by containerd itself (its transfer service, from 1.7 on).
+//! Pulls carried out by containerd itself (its transfer service, which reads `hosts.toml` from 2.0 on).
 //!
 //! Progress and credentials travel in streams beside the call: a stream is opened under an id of our making, containerd
 //! confirms it, and the call names the id. Credentials are asked for over such a stream,
@@ -14,6 +14,7 @@ use containerd_client::services::v1::transfer_client::TransferClient;
 use containerd_client::services::v1::{StreamInit, TransferOptions, TransferRequest};
 use containerd_client::types::Platform;
 use containerd_client::types::transfer as proto;
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use prost::{Message, Name};
 use prost_types::Any;
@@ -63,12 +64,25 @@ pub struct BlobProgress {
     pub layer: bool,
     /// Bytes that are here.
     pub fetched_bytes: u64,
-    /// Whether all of it was here before.
-    pub was_here: bool,
     /// Its size.
     pub total_bytes: u64,
-    /// Whether it has been unpacked.
-    pub unpacked: bool,
+    /// What becomes of it now.
+    pub stage: BlobStage,
+}
+
+/// See [`BlobProgress`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlobStage {
+    /// It is looked for, or comes.
+    Coming,
+    /// All of it has come.
+    Come,
+    /// All of it was here before.
+    WasHere,
+    /// It becomes a snapshot.
+    Unpacking,
+    /// It has become one.
+    Unpacked,
 }
 
 /// Why containerd did not pull.
@@ -126,13 +140,13 @@ impl Gateway {
         loop {
             tokio::select! {
                 answer = &mut call => {
+                    // What has come with the answer was said before it.
+                    while let Some(Some(event)) = news.next().now_or_never() {
+                        told(&event, &mut progress);
+                    }
                     return answer.map(drop).map_err(|status| remote(OPERATION, &status));
                 }
-                Some(event) = news.next() => {
-                    if let Some(event) = proto::Progress::decode(event.value.as_slice()).ok().and_then(blob_progress) {
-                        progress(event);
-                    }
-                }
+                Some(event) = news.next() => told(&event, &mut progress),
                 Some(question) = questions.next() => {
                     let login = match proto::AuthRequest::decode(question.value.as_slice()) {
                         Ok(question) => logins(question.host).await,
@@ -235,14 +249,26 @@ fn reply(login: Option<RemoteLogin>) -> proto::AuthResponse {
     }
 }
 
+fn told(event: &Any, progress: &mut impl FnMut(BlobProgress)) {
+    if let Some(event) = proto::Progress::decode(event.value.as_slice())
+        .ok()
+        .and_then(blob_progress)
+    {
+        progress(event);
+    }
+}
+
 fn blob_progress(event: proto::Progress) -> Option<BlobProgress> {
     let target = event.desc?;
     let bytes = |n: i64| u64::try_from(n).unwrap_or(0);
     let total_bytes = bytes(target.size);
-    let fetched_bytes = match event.event.as_str() {
-        "waiting" => 0,
-        "downloading" => bytes(event.progress),
-        "complete" | "already exists" | "extracting" | "extracted" => total_bytes,
+    let (stage, fetched_bytes) = match event.event.as_str() {
+        "waiting" => (BlobStage::Coming, 0),
+        "downloading" => (BlobStage::Coming, bytes(event.progress)),
+        "complete" => (BlobStage::Come, total_bytes),
+        "already exists" => (BlobStage::WasHere, total_bytes),
+        "extracting" => (BlobStage::Unpacking, total_bytes),
+        "extracted" => (BlobStage::Unpacked, total_bytes),
         _ => return None,
     };
     // Not by media type: containerd names a blob by what it is to the image.
@@ -251,9 +277,8 @@ fn blob_progress(event: proto::Progress) -> Option<BlobProgress> {
         digest: target.digest,
         layer,
         fetched_bytes,
-        was_here: event.event == "already exists",
         total_bytes,
-        unpacked: event.event == "extracted",
+        stage,
     })
 }
 

@@ -76,6 +76,7 @@ mod user;
 pub mod userns;
 mod value;
 mod volumes;
+pub mod words;
 
 pub use error::SpecError;
 

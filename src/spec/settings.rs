@@ -123,8 +123,9 @@ options! {
         /// When the registry is asked, where a task says nothing: `if-not-present`, `always` or `never`. Without it
         /// `if-not-present`, and for the tag `latest` the newest as far as the registry can be reached.
         image_pull_policy: Option<String> = None;
-        /// Who pulls: `transfer` is containerd's transfer service (from 1.7 on), `client` is the driver itself, `auto` is
-        /// `transfer` where containerd has it.
+        /// Who pulls: `transfer` is containerd's transfer service (from 2.0 on; that of 1.7 does not read
+        /// `registry_config_dir`), `client` is the driver itself, `auto` is `transfer` where containerd has it, and `client`
+        /// where it does not get through.
         image_pull_method: String = "auto".to_owned();
         /// Images that are pulled at once. More wait for their turn, which goes round between jobs; an image on the node
         /// waits for none. Without it, or with 0, four times the node's cores, from 4 to 16.

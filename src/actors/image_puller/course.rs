@@ -11,7 +11,7 @@ use super::load;
 use super::progress::{Phase, Pulling};
 use super::pull::{self, Resolved};
 use super::registry::Session;
-use super::transfer;
+use super::transfer::{self, Outcome};
 use super::watch::Watch;
 use crate::containerd::Gateway;
 use crate::messages::image::{ImageError, ImageReady, LoadFrom};
@@ -38,6 +38,8 @@ pub(super) struct Course {
     pub(super) load: Option<LoadFrom>,
     /// Whether containerd pulls (its transfer service) instead of us.
     pub(super) transfer: bool,
+    /// Whether we pull where containerd could not.
+    pub(super) or_ourselves: bool,
     /// Whether an image that has come here meanwhile will do.
     pub(super) may_be_here: bool,
     /// How long the first who waits for it does.
@@ -132,10 +134,13 @@ impl Course {
             self.sweep().await;
             return loaded;
         }
-        let (known, pulled) = if self.transfer {
-            self.by_containerd(&watch).await?
-        } else {
-            self.by_ourselves(&watch).await?
+        let by_containerd = match self.transfer {
+            true => self.by_containerd(&watch).await?,
+            false => None,
+        };
+        let (known, pulled) = match by_containerd {
+            Some(answer) => answer,
+            None => self.by_ourselves(&watch).await?,
         };
         self.sweep().await;
         known
@@ -154,28 +159,31 @@ impl Course {
         }
     }
 
-    async fn by_containerd(&self, watch: &Watch) -> Result<(Option<Known>, bool), ImageError> {
+    /// `None` if it is for us to go on: containerd asks once, and we with patience.
+    async fn by_containerd(&self, watch: &Watch) -> Result<Option<(Option<Known>, bool)>, ImageError> {
         let (gateway, reference, name) = (&self.gateway, &self.reference, self.reference.name());
-        let before = target_of(gateway, &name).await?;
+        let record = facts::record_of(gateway, &name).await?;
         self.pulling.enters(Phase::Fetching);
         let span = tracing::info_span!(names::IMAGE_PULL, { names::IMAGE_REF } = %name);
-        let work = transfer::pull(gateway, &self.config, reference, &self.keyring, watch);
-        let answer = work.instrument(span).await;
-        if before.is_none()
-            && matches!(answer, Err(ImageError::Unusable { .. }))
-            && let Err(fault) = gateway.delete_image(&name).await
-        {
-            // containerd makes a record of an image for another machine, too.
-            tracing::debug!(image.ref = name, error = %fault, "record of an image that is of no use here is left");
-        }
-        let known = answer?;
+        let is_last = !self.or_ourselves;
+        let before = record.as_ref();
+        let work = transfer::pull(gateway, &self.config, reference, &self.keyring, before, watch, is_last);
+        let known = match work.instrument(span).await? {
+            Outcome::Here(known) => known,
+            Outcome::Passing(error) => {
+                tracing::info!(image.ref = name, %error, "containerd could not pull, the driver goes on");
+                self.pulling.tally.begins_anew();
+                return Ok(None);
+            }
+        };
+        let before = record.map(|record| record.target.digest);
         // containerd resolves by itself: whether anything was new shows afterwards.
         let after = target_of(gateway, &name).await?;
         if let Some(target) = &after {
             admission::shown(&self.config, &self.keyring, reference, target).await?;
         }
         let pulled = before.is_none() || before != after;
-        Ok((known, pulled))
+        Ok(Some((known, pulled)))
     }
 
     async fn by_archive(&self, from: &LoadFrom, watch: &Watch) -> Result<ImageReady, ImageError> {

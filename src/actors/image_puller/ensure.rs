@@ -408,18 +408,19 @@ impl Errand<'_> {
                 None => (Way::Pull, &self.desk.pulls),
                 Some(_) => (Way::Load, &self.desk.loads),
             };
-            let waiting = budget.wait(&self.req.job);
-            let tasks = Arc::clone(&self.desk.links.tasks);
-            let pulling = Pulling::new(way, reference.name(), waiting.ticket(), tasks);
+            let (waiting, config) = (budget.wait(&self.req.job), self.config());
+            let (tasks, last_word) = (Arc::clone(&self.desk.links.tasks), config.registries.last_word());
+            let pulling = Pulling::new(way, reference.name(), waiting.ticket(), last_word, tasks);
             let pulling = Arc::new(pulling);
             let course = Course {
                 gateway: self.configured.gateway.clone(),
-                config: self.config(),
+                config,
                 reference: reference.clone(),
                 keyring: self.keyring(reference),
                 resolved,
                 load: self.req.load.clone(),
                 transfer: self.req.load.is_none() && self.by_transfer(),
+                or_ourselves: self.method == PullMethod::Auto,
                 may_be_here: self.req.load.is_none() && !self.req.policy.asks(),
                 patience: self.req.timeout,
                 quiet: self.configured.settings.image_pull_activity_timeout,

@@ -36,6 +36,16 @@ impl Tally {
         Counter::ImageBytes.add(n);
     }
 
+    /// Begins anew, by another way. What has come has come.
+    pub(super) fn begins_anew(&self) {
+        for bytes in [&self.fetched_bytes, &self.total_bytes] {
+            bytes.store(0, Ordering::Relaxed);
+        }
+        for layers in [&self.layers, &self.layers_done] {
+            layers.store(0, Ordering::Relaxed);
+        }
+    }
+
     /// Corrects one blob's share, down as well: a write may be thrown away.
     pub(super) fn correct(&self, old: u64, new: u64) {
         self.fetched_bytes.fetch_add(new.wrapping_sub(old), Ordering::Relaxed);

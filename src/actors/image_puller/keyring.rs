@@ -3,6 +3,9 @@
 //! Looked for in this order, until some are found: the task's `auth`; the plugin's `auth.config`, then `auth.helper`, then
 //! its user name and password. "None there" goes on to the next; what fails is an error of the pull, unless the task says
 //! `auth_soft_fail`.
+//!
+//! A task's credentials for the registry itself are also for the host that `hosts.toml` names as its `server`: the operator
+//! has said who the registry is. They are for none of its mirrors.
 
 use super::admission::Admitted;
 use super::programs::Programs;
@@ -13,9 +16,11 @@ use crate::spec::gates::Profile;
 use crate::spec::reference::Reference;
 use crate::spec::registry_auth::{DockerConfig, Source, host_of};
 use crate::spec::settings::Settings;
+use crate::spec::words::Secrets;
+use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// What all pulls have in common: the plugin's credentials, and what was learned about them. Cheap to clone.
@@ -59,19 +64,37 @@ impl Keys {
     pub(super) fn keyring(&self, request: &EnsureImage, reference: &Reference) -> Keyring {
         let scope = &request.scope;
         let server = scope.server_address.as_deref().unwrap_or(reference.registry());
+        let mut secrets = Secrets::default();
+        if let Some(own) = &request.credentials {
+            learn(&mut secrets, own);
+        }
+        if let Some(plugin) = self.plugin.as_ref() {
+            secrets.add_login(&plugin.username, plugin.password.reveal());
+        }
         let own = match (&request.credentials, &scope.helper) {
             (Some(credentials), _) => Own::Credentials(credentials.clone()),
             (None, Some(helper)) => Own::Helper(helper.clone()),
             (None, None) => Own::Nothing,
         };
-        Keyring(Arc::new(Inner {
-            image: reference.name(),
-            server: host_of(server),
-            own,
-            soft_fail: scope.soft_fail,
-            keys: self.clone(),
-            used: AtomicU8::new(0),
-        }))
+        Keyring {
+            inner: Arc::new(Inner {
+                image: reference.name(),
+                server: host_of(server),
+                own,
+                soft_fail: scope.soft_fail,
+                keys: self.clone(),
+                used: AtomicU8::new(0),
+                secrets: Mutex::new(secrets),
+            }),
+            stands_for_server: None,
+        }
+    }
+}
+
+fn learn(secrets: &mut Secrets, credentials: &Credentials) {
+    secrets.add_login(&credentials.username, credentials.password.reveal());
+    if let Some(token) = &credentials.identity_token {
+        secrets.add(token.reveal());
     }
 }
 
@@ -83,7 +106,6 @@ enum Own {
     Helper(String),
 }
 
-#[derive(Debug)]
 struct Inner {
     /// Normalised name, for errors.
     image: String,
@@ -94,6 +116,17 @@ struct Inner {
     keys: Keys,
     /// Whose credentials were given out: [`NODE`] and [`TASK`].
     used: AtomicU8,
+    /// What must not come back in other people's words.
+    secrets: Mutex<Secrets>,
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keyring")
+            .field("image", &self.image)
+            .field("server", &self.server)
+            .finish_non_exhaustive()
+    }
 }
 
 const NODE: u8 = 1;
@@ -110,7 +143,11 @@ pub(super) enum Whose {
 
 /// Credentials for the hosts that a pull may ask. Clones are of the same pull.
 #[derive(Debug, Clone)]
-pub(super) struct Keyring(Arc<Inner>);
+pub(super) struct Keyring {
+    inner: Arc<Inner>,
+    /// The host that the operator names as the registry that the task's own credentials are for.
+    stands_for_server: Option<Arc<str>>,
+}
 
 /// What was looked for where, and why it cannot be had.
 struct Trouble {
@@ -123,14 +160,41 @@ impl Keyring {
     /// Credentials for this host, and for no other.
     #[cfg(test)]
     pub(super) fn single(host: &str, credentials: Option<Credentials>) -> Self {
-        Self(Arc::new(Inner {
-            image: String::new(),
-            server: host_of(host),
-            own: credentials.map_or(Own::Nothing, Own::Credentials),
-            soft_fail: false,
-            keys: Keys::default(),
-            used: AtomicU8::new(0),
-        }))
+        Self {
+            inner: Arc::new(Inner {
+                image: String::new(),
+                server: host_of(host),
+                own: credentials.map_or(Own::Nothing, Own::Credentials),
+                soft_fail: false,
+                keys: Keys::default(),
+                used: AtomicU8::new(0),
+                secrets: Mutex::default(),
+            }),
+            stands_for_server: None,
+        }
+    }
+
+    /// The same where the registry is at `host`, as the operator's files say.
+    pub(super) fn served_by(&self, registry: &str, host: &str) -> Self {
+        let (inner, is_own) = (Arc::clone(&self.inner), host_of(registry) == self.inner.server);
+        Self {
+            inner,
+            stands_for_server: is_own.then(|| Arc::from(host_of(host))),
+        }
+    }
+
+    /// Something that a host is shown, besides credentials that were asked for here.
+    pub(super) fn knows(&self, secret: &str) {
+        self.secrets().add(secret);
+    }
+
+    /// Other people's words without what they were shown.
+    pub(super) fn hidden(&self, words: &str) -> String {
+        self.secrets().hidden(words)
+    }
+
+    fn secrets(&self) -> MutexGuard<'_, Secrets> {
+        self.inner.secrets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Credentials for a host with its port, as containerd names it; `None` for none. Asked again it looks again: credentials
@@ -138,38 +202,42 @@ impl Keyring {
     pub(super) async fn of(&self, host: &str) -> Result<Option<Credentials>, ImageError> {
         let found = self.find(&host_of(host)).await?;
         Ok(found.map(|(credentials, whose)| {
-            self.0.used.fetch_or(whose, Ordering::Relaxed);
+            self.inner.used.fetch_or(whose, Ordering::Relaxed);
             credentials
         }))
     }
 
-    /// Whether what there is for a host can be had, without giving it out: a failure is one of the pull whether the registry
-    /// turns out to want credentials or not.
-    pub(super) async fn look(&self, host: &str) -> Result<(), ImageError> {
-        self.find(&host_of(host)).await.map(drop)
+    /// Whose credentials there are for a host, without giving them out: that they cannot be had is a failure of the pull
+    /// whether the registry turns out to want credentials or not.
+    pub(super) async fn look(&self, host: &str) -> Result<Option<Whose>, ImageError> {
+        let found = self.find(&host_of(host)).await?;
+        Ok(found.and_then(|(_, whose)| whose_of(whose)))
     }
 
     /// The credentials for a host, and whose they are: [`NODE`] or [`TASK`].
     async fn find(&self, host: &str) -> Result<Option<(Credentials, u8)>, ImageError> {
-        if host == self.0.server
-            && let Some(own) = self.soft(host, self.own().await)?
-        {
+        let is_own = host == self.inner.server || self.stands_for_server.as_deref() == Some(host);
+        if is_own && let Some(own) = self.soft(host, self.own().await)? {
+            learn(&mut self.secrets(), &own);
             return Ok(Some((own, TASK)));
         }
         let found = self.of_plugin(host).await?;
+        if let Some(found) = &found {
+            learn(&mut self.secrets(), found);
+        }
         Ok(found.map(|found| (found, NODE)))
     }
 
     async fn own(&self) -> Result<Option<Credentials>, Trouble> {
-        match &self.0.own {
+        match &self.inner.own {
             Own::Nothing => Ok(None),
             Own::Credentials(credentials) => Ok(Some(credentials.clone())),
-            Own::Helper(helper) => self.program("auth.helper", helper, &self.0.server).await,
+            Own::Helper(helper) => self.program("auth.helper", helper, &self.inner.server).await,
         }
     }
 
     async fn of_plugin(&self, host: &str) -> Result<Option<Credentials>, ImageError> {
-        let Some(plugin) = self.0.keys.plugin.as_ref() else {
+        let Some(plugin) = self.inner.keys.plugin.as_ref() else {
             return Ok(None);
         };
         if let Some(path) = &plugin.config
@@ -182,7 +250,7 @@ impl Keyring {
         {
             return Ok(Some(found));
         }
-        Ok(plugin.is_for(host, self.0.keys.profile).then(|| Credentials {
+        Ok(plugin.is_for(host, self.inner.keys.profile).then(|| Credentials {
             username: plugin.username.clone(),
             password: plugin.password.clone(),
             identity_token: None,
@@ -216,7 +284,7 @@ impl Keyring {
     }
 
     async fn program(&self, option: &'static str, helper: &str, host: &str) -> Result<Option<Credentials>, Trouble> {
-        let answer = self.0.keys.programs.ask(helper, host).await;
+        let answer = self.inner.keys.programs.ask(helper, host).await;
         answer.map_err(|(reason, transient)| Trouble {
             option,
             reason: format!("{}: {reason}", kept::program(helper)),
@@ -231,13 +299,13 @@ impl Keyring {
             Err(trouble) => trouble,
         };
         let error = ImageError::Credentials {
-            image: self.0.image.clone(),
+            image: self.inner.image.clone(),
             registry: host.to_owned(),
             option: trouble.option,
             reason: trouble.reason,
             transient: trouble.transient,
         };
-        if self.0.soft_fail {
+        if self.inner.soft_fail {
             tracing::warn!(%error, "going on without credentials, since auth_soft_fail is set");
             return Ok(None);
         }
@@ -246,22 +314,18 @@ impl Keyring {
 
     /// Whose credentials were given out; `None` for nobody's: then anybody could have made the same pull.
     pub(super) fn used(&self) -> Option<Whose> {
-        match self.0.used.load(Ordering::Relaxed) {
-            0 => None,
-            NODE => Some(Whose::Node),
-            _ => Some(Whose::Task),
-        }
+        whose_of(self.inner.used.load(Ordering::Relaxed))
     }
 
     /// Whether the task gives none of its own.
     pub(super) fn is_the_nodes(&self) -> bool {
-        matches!(self.0.own, Own::Nothing)
+        matches!(self.inner.own, Own::Nothing)
     }
 
     /// What makes the task's own credentials those that they are, for a digest.
     pub(super) fn own_parts(&self) -> [&str; 4] {
-        let server = self.0.server.as_str();
-        match &self.0.own {
+        let server = self.inner.server.as_str();
+        match &self.inner.own {
             Own::Nothing => ["", "", "", ""],
             Own::Credentials(own) => ["password", server, &own.username, own.password.reveal()],
             Own::Helper(helper) => ["helper", server, helper, ""],
@@ -270,7 +334,7 @@ impl Keyring {
 
     /// What went wrong, with what can be done about it: credentials that are for another host are easily overlooked.
     pub(super) fn explained(&self, error: ImageError, registry: &str) -> ImageError {
-        let (host, inner) = (host_of(registry), &*self.0);
+        let (host, inner) = (host_of(registry), &*self.inner);
         let elsewhere = match (&inner.own, inner.keys.plugin.as_ref()) {
             _ if self.used().is_some() => return error,
             (Own::Credentials(_) | Own::Helper(_), _) if inner.server != host => {
@@ -292,6 +356,14 @@ impl Keyring {
             },
             other => other,
         }
+    }
+}
+
+fn whose_of(used: u8) -> Option<Whose> {
+    match used {
+        0 => None,
+        NODE => Some(Whose::Node),
+        _ => Some(Whose::Task),
     }
 }
 

@@ -163,7 +163,7 @@ async fn whose_credentials_were_used_is_known() {
     assert_eq!(ring.used(), None);
     assert_eq!(user(&ring, "elsewhere").await, None);
     assert_eq!(ring.used(), None, "nobody's were given out");
-    assert_eq!(ring.look("r.x").await, Ok(()));
+    assert_eq!(ring.look("r.x").await, Ok(Some(Whose::Node)));
     assert_eq!(ring.used(), None, "a look gives nothing out");
     let clone = ring.clone();
     user(&clone, "r.x").await;
@@ -213,4 +213,20 @@ async fn no_part_of_it_shows_a_secret() {
     let found = ring.of("r.x").await.unwrap();
     let shown = format!("{ring:?} {found:?} {request:?} {:?}", Keys::default());
     assert!(!shown.contains("hunter") && shown.contains("[secret]"), "{shown}");
+}
+
+#[tokio::test]
+async fn a_tasks_credentials_are_for_the_server_of_its_registry_and_for_no_mirror() {
+    let own = request("x.test/a", Some(login("task")), CredentialScope::default());
+    let ring = keyring(plugin(&[]), &own).served_by("x.test", "127.0.0.1:5000");
+    assert_eq!(user(&ring, "127.0.0.1:5000").await.as_deref(), Some("task"));
+    assert_eq!(user(&ring, "x.test").await.as_deref(), Some("task"));
+    assert_eq!(user(&ring, "mirror.test").await, None);
+    let elsewhere = CredentialScope {
+        server_address: Some("y.test".to_owned()),
+        ..CredentialScope::default()
+    };
+    let own = request("x.test/a", Some(login("task")), elsewhere);
+    let ring = keyring(plugin(&[]), &own).served_by("x.test", "127.0.0.1:5000");
+    assert_eq!(user(&ring, "127.0.0.1:5000").await, None);
 }

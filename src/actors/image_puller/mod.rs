@@ -22,6 +22,7 @@ mod fetch;
 mod flights;
 mod keyring;
 mod lanes;
+mod layer_spans;
 mod lease;
 mod load;
 mod mark;
@@ -166,12 +167,21 @@ async fn asked_for(configured: &Configured, req: &EnsureImage, method: PullMetho
             known: abilities.snapshotters.join(", "),
         });
     }
-    if by_transfer && !abilities.transfer {
+    if by_transfer && !(abilities.transfer && reads_hosts(configured, req).await?) {
         return Err(ImageError::NoTransfer {
             image: req.image.clone(),
         });
     }
     Ok(())
+}
+
+async fn reads_hosts(configured: &Configured, req: &EnsureImage) -> Result<bool, ImageError> {
+    let version = configured.gateway.version().await;
+    let version = version.map_err(|source| ImageError::Containerd {
+        image: req.image.clone(),
+        source,
+    })?;
+    Ok(spec_pull::transfers_read_hosts(&version.version))
 }
 
 /// Every start comes here first: without containerd, this is the error that a user sees.

@@ -6,6 +6,7 @@
 use super::budget::Ticket;
 use super::fetch::Tally;
 use super::flights::Note;
+use super::registry::LastWord;
 use crate::actors::shared::TaskTells;
 use crate::messages::Cx;
 use crate::messages::image::{ImageError, PullProgress};
@@ -112,6 +113,7 @@ pub(super) struct Pulling {
     image: String,
     tasks: Arc<dyn TaskTells>,
     pub(super) tally: Tally,
+    last_word: LastWord,
     ticket: Ticket,
     begun: Instant,
     state: Mutex<State>,
@@ -127,13 +129,14 @@ impl Note for Pulling {
 }
 
 impl Pulling {
-    pub(super) fn new(way: Way, image: String, ticket: Ticket, tasks: Arc<dyn TaskTells>) -> Self {
+    pub(super) fn new(way: Way, image: String, ticket: Ticket, last_word: LastWord, tasks: Arc<dyn TaskTells>) -> Self {
         let begun = Instant::now();
         Self {
             way,
             image,
             tasks,
             tally: Tally::default(),
+            last_word,
             ticket,
             begun,
             state: Mutex::new(State {
@@ -219,9 +222,13 @@ impl Pulling {
         (self.counts(), self.tally.received_bytes.load(Ordering::Relaxed))
     }
 
-    /// How far it is, in words.
+    /// How far it is, in words, and what is in its way, if the registry has said so.
     pub(super) fn how_far(&self) -> String {
-        how_far(self.phase(), self.counts())
+        let how_far = how_far(self.phase(), self.counts());
+        match self.last_word.get() {
+            Some(words) => format!("{how_far}; the last error was: {words}"),
+            None => how_far,
+        }
     }
 
     /// Says how far it is, if it is time for it: called about once a second.
@@ -328,7 +335,9 @@ pub(super) mod tests {
         drop(waiting.turn().await);
         let heard = Arc::new(Heard::default());
         let tasks: Arc<dyn TaskTells> = heard.clone();
-        (Arc::new(Pulling::new(Way::Pull, "a".to_owned(), ticket, tasks)), heard)
+        let last_word = LastWord::default();
+        let pulling = Pulling::new(Way::Pull, "a".to_owned(), ticket, last_word, tasks);
+        (Arc::new(pulling), heard)
     }
 
     fn watcher(task: &str) -> Option<Watcher> {
@@ -362,6 +371,18 @@ pub(super) mod tests {
             "{lines:#?}"
         );
         assert_eq!(heard.by("second")[0], "Pulling image a: 0 of 9 bytes, 0 of 0 layers");
+    }
+
+    #[tokio::test]
+    async fn what_is_in_the_way_is_told_with_how_far_it_is() {
+        let (pulling, _) = pulling().await;
+        pulling.enters(Phase::Fetching);
+        assert_eq!(pulling.how_far(), "nothing of it had come");
+        pulling.last_word.put("status 429: slow down".to_owned());
+        assert_eq!(
+            pulling.how_far(),
+            "nothing of it had come; the last error was: status 429: slow down"
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What a registry's failures mean: gone, refused, of no use, or down for now and for how long.
 
+use super::keyring::Keyring;
 use crate::messages::image::ImageError;
 use reqwest::StatusCode;
 use reqwest::header::{self, HeaderMap};
@@ -42,14 +43,21 @@ struct Entry {
 }
 
 impl Failure {
-    /// What a registry's answer other than 200 means. The errors it names count for more than the status.
-    pub(super) fn of_registry(host: &str, status: StatusCode, headers: &HeaderMap, said: &[u8]) -> Self {
+    /// What a registry's answer other than 200 means. The errors it names count for more than the status. Without what
+    /// `shown` has.
+    pub(super) fn of_registry(
+        host: &str,
+        status: StatusCode,
+        headers: &HeaderMap,
+        said: &[u8],
+        shown: &Keyring,
+    ) -> Self {
         let envelope = serde_json::from_slice::<Envelope>(said)
             .ok()
             .filter(|e| !e.errors.is_empty());
         let words = match &envelope {
-            Some(envelope) => envelope.words(),
-            None => short(&String::from_utf8_lossy(said)),
+            Some(envelope) => envelope.words(shown),
+            None => quoted(&String::from_utf8_lossy(said), shown),
         };
         let code = envelope
             .as_ref()
@@ -74,9 +82,35 @@ impl Failure {
         }
     }
 
-    /// What an authorization server's answer without a token means.
-    pub(super) fn of_authorization_server(host: &str, status: StatusCode, headers: &HeaderMap, said: &[u8]) -> Self {
-        let words = token_words(said);
+    /// What the answer of a place means that a registry has sent us to. Its words are not repeated: who it is, nobody here
+    /// has said, and a storage service tells its own secrets.
+    pub(super) fn of_another(host: &str, to: &str, status: StatusCode, headers: &HeaderMap) -> Self {
+        let reason = format!("{host} redirects to {to}, which answered {}", status.as_u16());
+        match status.as_u16() {
+            429 => Self::Busy {
+                after: retry_after(headers),
+                reason,
+            },
+            503 if headers.contains_key(header::RETRY_AFTER) => Self::Busy {
+                after: retry_after(headers),
+                reason,
+            },
+            500.. | 408 => Self::Broken(reason),
+            404 => Self::NotFound(reason),
+            401 | 403 => Self::Denied(reason),
+            _ => Self::Unusable(reason),
+        }
+    }
+
+    /// What an authorization server's answer without a token means. Without what `shown` has.
+    pub(super) fn of_authorization_server(
+        host: &str,
+        status: StatusCode,
+        headers: &HeaderMap,
+        said: &[u8],
+        shown: &Keyring,
+    ) -> Self {
+        let words = token_words(said, shown);
         let reason = format!(
             "no token from the authorization server {host}: status {}: {words}",
             status.as_u16()
@@ -120,17 +154,21 @@ impl Failure {
 
     /// The same with more to say.
     pub(super) fn adding(self, more: &str) -> Self {
-        let add = |words: String| format!("{words}{more}");
+        self.saying(|words| format!("{words}{more}"))
+    }
+
+    /// The same in other words.
+    pub(super) fn saying(self, otherwise: impl FnOnce(String) -> String) -> Self {
         match self {
-            Self::NotFound(words) => Self::NotFound(add(words)),
-            Self::Denied(words) => Self::Denied(add(words)),
-            Self::Unusable(words) => Self::Unusable(add(words)),
+            Self::NotFound(words) => Self::NotFound(otherwise(words)),
+            Self::Denied(words) => Self::Denied(otherwise(words)),
+            Self::Unusable(words) => Self::Unusable(otherwise(words)),
             Self::Busy { after, reason } => Self::Busy {
                 after,
-                reason: add(reason),
+                reason: otherwise(reason),
             },
-            Self::Broken(words) => Self::Broken(add(words)),
-            Self::Down(words) => Self::Down(add(words)),
+            Self::Broken(words) => Self::Broken(otherwise(words)),
+            Self::Down(words) => Self::Down(otherwise(words)),
             Self::Other(error) => Self::Other(error),
         }
     }
@@ -157,10 +195,10 @@ impl Failure {
 }
 
 impl Envelope {
-    fn words(&self) -> String {
+    fn words(&self, shown: &Keyring) -> String {
         let words = self.errors.iter().map(|e| match e.message.is_empty() {
-            true => short(&e.code),
-            false => short(&e.message),
+            true => quoted(&e.code, shown),
+            false => quoted(&e.message, shown),
         });
         words.collect::<Vec<_>>().join("; ")
     }
@@ -168,21 +206,21 @@ impl Envelope {
 
 /// An authorization server's words: in a registry's form, in OAuth2's, in Docker Hub's, or a plain sentence. A proxy's page is
 /// none.
-fn token_words(said: &[u8]) -> String {
+fn token_words(said: &[u8], shown: &Keyring) -> String {
     if let Ok(envelope) = serde_json::from_slice::<Envelope>(said)
         && !envelope.errors.is_empty()
     {
-        return envelope.words();
+        return envelope.words(shown);
     }
     if let Ok(value) = serde_json::from_slice::<serde_json::Value>(said) {
         let names = ["details", "error_description", "message", "error"];
         let text = names.iter().find_map(|name| value.get(name)?.as_str());
-        return text.map(short).unwrap_or_default();
+        return text.map(|text| quoted(text, shown)).unwrap_or_default();
     }
     let text = String::from_utf8_lossy(said);
     match text.trim_start().starts_with('<') {
         true => String::new(),
-        false => short(&text),
+        false => quoted(&text, shown),
     }
 }
 
@@ -199,7 +237,12 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     }
 }
 
-/// A registry's words, cut: they end up in task events.
+/// A registry's words, without what it was shown, and cut: they end up in task events.
+fn quoted(text: &str, shown: &Keyring) -> String {
+    // In this order: a half of a secret would not be found.
+    short(&shown.hidden(text))
+}
+
 fn short(text: &str) -> String {
     const WORDS_MAX: usize = 300;
     let text = text.trim();
@@ -214,18 +257,23 @@ mod tests {
     use super::*;
     use reqwest::header::HeaderValue;
 
+    fn nobody() -> Keyring {
+        Keyring::single("", None)
+    }
+
     fn registry(status: u16, said: &str) -> Failure {
         Failure::of_registry(
             "r",
             StatusCode::from_u16(status).unwrap(),
             &HeaderMap::new(),
             said.as_bytes(),
+            &nobody(),
         )
     }
 
     fn token(status: u16, said: &str) -> Failure {
         let status = StatusCode::from_u16(status).unwrap();
-        Failure::of_authorization_server("t", status, &HeaderMap::new(), said.as_bytes())
+        Failure::of_authorization_server("t", status, &HeaderMap::new(), said.as_bytes(), &nobody())
     }
 
     #[test]
@@ -285,7 +333,7 @@ mod tests {
         assert!(after(&later).is_some_and(|d| d > Duration::from_secs(90) && d <= Duration::from_secs(100)));
         assert_eq!(retry_after(&HeaderMap::new()), None);
         let headers = HeaderMap::from_iter([(header::RETRY_AFTER, HeaderValue::from_static("3"))]);
-        let unavailable = Failure::of_registry("r", StatusCode::SERVICE_UNAVAILABLE, &headers, b"");
+        let unavailable = Failure::of_registry("r", StatusCode::SERVICE_UNAVAILABLE, &headers, b"", &nobody());
         assert!(matches!(unavailable, Failure::Busy { after: Some(d), .. } if d == Duration::from_secs(3)));
     }
 

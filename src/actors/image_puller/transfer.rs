@@ -1,47 +1,78 @@
 //! A pull by containerd's transfer service: the same result. It reads the same `hosts.toml` and asks for credentials host by
 //! host.
+//!
+//! What the service does not do: try again after a registry's trouble or damaged bytes, refuse files that cannot be, and leave
+//! a record alone that it moves to an image of no use here.
 
+use super::admission;
 use super::ensure::PullConfig;
 use super::facts::{self, Known};
 use super::fetch::Tally;
 use super::keyring::Keyring;
+use super::layer_spans::LayerSpans;
 use super::lease::Lease;
 use super::mark;
 use super::plan;
 use super::unpack::unique;
 use super::watch::Watch;
-use crate::containerd::{BlobProgress, Gateway, RemoteLogin, RemotePull, RemotePullFault};
+use crate::containerd::{BlobProgress, BlobStage, Gateway, ImageRecord, RemoteLogin, RemotePull, RemotePullFault};
 use crate::messages::image::{Credentials, ImageError};
+use crate::messages::runtime::{ContainerdFault, FaultKind};
 use crate::spec::reference::Reference;
 use crate::telemetry::steps::step;
 use futures_util::FutureExt as _;
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-/// Pulls, unpacks what containerd did not, and says what the image is.
+/// Tries where there is no other way to pull, and the wait after the first; it doubles.
+const TRIES: u32 = 4;
+const BACKOFF: Duration = Duration::from_millis(500);
+
+/// What became of a pull.
+pub(super) enum Outcome {
+    /// The image is here; `None` if it was removed meanwhile.
+    Here(Option<Known>),
+    /// The registry is in trouble, or sent other bytes than it should: it may give the image if it is asked with patience. What
+    /// has come is held by a lease for that.
+    Passing(ImageError),
+}
+
+/// Pulls in place of the record `before`, unpacks what containerd did not, and says what the image is. `is_last`: there is no
+/// other way to try after this one.
 pub(super) async fn pull(
     gateway: &Gateway,
     config: &PullConfig,
     reference: &Reference,
     keyring: &Keyring,
+    before: Option<&ImageRecord>,
     watch: &Watch,
-) -> Result<Option<Known>, ImageError> {
+    is_last: bool,
+) -> Result<Outcome, ImageError> {
     let name = reference.name();
     let at = |source| ImageError::Containerd {
         image: name.clone(),
         source,
     };
+    let keyring = &config.registries.checked(reference, keyring).await?;
     let host_dir = config.registries.host_dir(reference).await?;
-    // containerd makes the record, so that its marks have to be known before.
-    keyring.of(reference.registry()).await?;
-    let labels = mark::pulled(gateway, &name, keyring.used()).await.map_err(at)?;
+    // containerd makes the record, so that its marks have to be known before: private until it is known not to be.
+    let whose = keyring.look(reference.registry()).await?;
+    let labels = mark::pulled(gateway, &name, whose).await.map_err(at)?;
     // Our lease, not the service's own: that one ends with the call, and with it what an interrupted pull has fetched.
     let lease = Lease::open(gateway, &config.living, &name, watch.lease())
         .await
         .map_err(at)?;
     step!(PullLeased);
     let leased = gateway.with_lease(&lease.id);
+    if let Some(before) = before {
+        // Until the new image is known to be of use, the record may have to go back to it.
+        match gateway.lease_blob(&lease.id, &before.target.digest).await {
+            Err(fault) if fault.kind != FaultKind::NotFound => return Err(at(fault)),
+            _ => {}
+        }
+    }
     let mut request = RemotePull {
         image: name.clone(),
         snapshotter: Some(config.snapshotter.clone()),
@@ -51,7 +82,7 @@ pub(super) async fn pull(
         id: unique(),
     };
     let tally = watch.tally();
-    let mut blobs = HashMap::new();
+    let (mut blobs, mut spans) = (HashMap::new(), LayerSpans::default());
     let unknown: Mutex<Option<ImageError>> = Mutex::new(None);
     let login = |host: String| {
         let unknown = &unknown;
@@ -68,37 +99,96 @@ pub(super) async fn pull(
         .boxed()
     };
     let work = async {
-        let mut pulled = leased
-            .pull_image(&request, &login, |blob| count(&mut blobs, blob, tally))
-            .await;
-        if pulled == Err(RemotePullFault::CannotUnpack) {
-            // Which snapshotters it is configured for cannot be asked. We unpack below.
-            request.snapshotter = None;
+        let mut failed = 0;
+        loop {
+            let pulled = leased.pull_image(&request, &login, |blob| {
+                spans.see(&blob);
+                count(&mut blobs, blob, tally);
+            });
+            let Err(fault) = pulled.await else { break };
+            spans = LayerSpans::default();
             request.id = unique();
-            pulled = leased
-                .pull_image(&request, &login, |blob| count(&mut blobs, blob, tally))
-                .await;
-        }
-        if let Err(RemotePullFault::Damaged { ingest, .. }) = &pulled {
-            // As long as the blob should be, so that the next pull would not fetch them again but judge them again.
-            leased.abort_ingest(ingest).await.map_err(at)?;
-        }
-        pulled.map_err(|fault| {
+            if fault == RemotePullFault::CannotUnpack && request.snapshotter.is_some() {
+                // Which snapshotters it is configured for cannot be asked. We unpack below.
+                request.snapshotter = None;
+                continue;
+            }
+            if let RemotePullFault::Damaged { ingest, .. } = &fault {
+                // As long as the blob should be, so that the next pull would not fetch them again but judge them again.
+                leased.abort_ingest(ingest).await.map_err(at)?;
+            }
+            let is_passing = matches!(fault, RemotePullFault::Registry(_) | RemotePullFault::Damaged { .. });
             let unknown = unknown.lock().unwrap_or_else(PoisonError::into_inner).take();
-            unknown.unwrap_or_else(|| meaning(reference, fault))
-        })?;
+            let error = match unknown {
+                Some(unknown) => return Err(unknown),
+                None => meaning(reference, fault, keyring),
+            };
+            failed += 1;
+            if !is_passing || is_last && failed >= TRIES {
+                return Err(error);
+            }
+            if !is_last {
+                return Ok(Outcome::Passing(error));
+            }
+            tracing::debug!(image.ref = name, %error, failed, "containerd is asked to pull again");
+            config.registries.last_word().put(error.to_string());
+            tokio::time::sleep(BACKOFF * 2_u32.pow(failed - 1)).await;
+        }
+        spans = LayerSpans::default();
         settle(&mut blobs, tally);
         step!(PullRecorded);
         let record = leased.image(&name).await.map_err(at)?;
-        let Some(record) = record else { return Ok(None) };
+        let Some(record) = record else {
+            return Ok(Outcome::Here(None));
+        };
+        if keyring.used() != whose {
+            // A registry that did not ask for them gives the image to everybody.
+            let marks = admission::mark(keyring.used());
+            leased.update_image_labels(&record, &marks).await.map_err(at)?;
+        }
         // Also unpacks, where containerd did not.
-        facts::of_target(&leased, config, &name, &record.target, Some(&lease.id)).await
+        let known = facts::of_target(&leased, config, &name, &record.target, Some(&lease.id)).await;
+        known.map(Outcome::Here)
     };
     let answer = watch.over(&name, work).await;
-    lease
-        .end(gateway, &answer, tally.fetched_bytes.load(Ordering::Relaxed))
-        .await;
+    if matches!(answer, Err(ImageError::Unusable { .. }))
+        && let Err(fault) = put_back(gateway, &name, before).await
+    {
+        tracing::warn!(image.ref = name, error = %fault, "the record of an image that is of no use here is left");
+    }
+    let fetched_bytes = tally.fetched_bytes.load(Ordering::Relaxed);
+    match &answer {
+        Ok(Outcome::Passing(_)) if fetched_bytes > 0 => drop(lease),
+        answer => {
+            lease
+                .end(gateway, &answer.as_ref().map(drop).map_err(Clone::clone), fetched_bytes)
+                .await
+        }
+    }
     answer
+}
+
+/// Makes the record what it was: containerd makes one of an image for another machine, too, also in place of a good one.
+async fn put_back(gateway: &Gateway, name: &str, before: Option<&ImageRecord>) -> Result<(), ContainerdFault> {
+    let Some(now) = gateway.image(name).await? else {
+        return Ok(());
+    };
+    match before {
+        None => gateway.delete_image(name).await.map(drop),
+        Some(before) if before.target.digest == now.target.digest => Ok(()),
+        Some(before) => {
+            let mut labels = before.labels.clone();
+            for key in now.labels.into_keys() {
+                // A blank label takes away what the new one has and the old one had not.
+                labels.entry(key).or_default();
+            }
+            let before = ImageRecord {
+                labels,
+                ..before.clone()
+            };
+            gateway.put_image(&before).await
+        }
+    }
 }
 
 /// Credentials as containerd takes them.
@@ -111,7 +201,7 @@ fn login(credentials: Credentials) -> RemoteLogin {
 
 fn count(blobs: &mut HashMap<String, BlobProgress>, blob: BlobProgress, tally: &Tally) {
     // containerd announces each blob that it looks for; one that it only unpacks was here before.
-    let announced = blobs.get(&blob.digest).filter(|_| !blob.was_here);
+    let announced = blobs.get(&blob.digest).filter(|_| blob.stage != BlobStage::WasHere);
     if let Some(more) = announced.and_then(|before| blob.fetched_bytes.checked_sub(before.fetched_bytes)) {
         tally.came(more);
     }
@@ -123,7 +213,10 @@ fn count(blobs: &mut HashMap<String, BlobProgress>, blob: BlobProgress, tally: &
         .layers
         .store(blobs.values().filter(|b| b.layer).count(), Ordering::Relaxed);
     tally.layers_done.store(
-        blobs.values().filter(|b| b.layer && b.unpacked).count(),
+        blobs
+            .values()
+            .filter(|b| b.layer && b.stage == BlobStage::Unpacked)
+            .count(),
         Ordering::Relaxed,
     );
 }
@@ -138,28 +231,40 @@ fn settle(blobs: &mut HashMap<String, BlobProgress>, tally: &Tally) {
     }
 }
 
-fn meaning(reference: &Reference, fault: RemotePullFault) -> ImageError {
+/// For the user; containerd repeats what a registry says.
+fn meaning(reference: &Reference, fault: RemotePullFault, shown: &Keyring) -> ImageError {
     let (image, registry) = (reference.name(), reference.registry().to_owned());
+    let hidden = |words: String| shown.hidden(&words);
     match fault {
         RemotePullFault::NotFound(reason) => ImageError::NotFound {
             image,
             registry,
-            reason,
+            reason: hidden(reason),
         },
-        RemotePullFault::Denied(reason) => ImageError::Denied { image, reason },
+        RemotePullFault::Denied(reason) => ImageError::Denied {
+            image,
+            reason: hidden(reason),
+        },
         RemotePullFault::CannotUnpack => ImageError::Unusable {
             image,
             reason: "containerd cannot unpack it".to_owned(),
         },
-        RemotePullFault::Unusable(reason) | RemotePullFault::Damaged { text: reason, .. } => {
-            ImageError::Unusable { image, reason }
-        }
+        RemotePullFault::Unusable(reason) | RemotePullFault::Damaged { text: reason, .. } => ImageError::Unusable {
+            image,
+            reason: hidden(reason),
+        },
         RemotePullFault::Registry(reason) => ImageError::Registry {
             image,
             registry,
-            reason,
+            reason: hidden(reason),
         },
-        RemotePullFault::Containerd(source) => ImageError::Containerd { image, source },
+        RemotePullFault::Containerd(source) => ImageError::Containerd {
+            image,
+            source: ContainerdFault {
+                text: hidden(source.text),
+                ..source
+            },
+        },
     }
 }
 
@@ -175,9 +280,12 @@ mod tests {
             digest: digest.to_owned(),
             layer: true,
             fetched_bytes,
-            was_here,
             total_bytes: 100,
-            unpacked: false,
+            stage: if was_here {
+                BlobStage::WasHere
+            } else {
+                BlobStage::Coming
+            },
         };
         let mut told = |digest, fetched, was_here| {
             count(&mut blobs, blob(digest, fetched, was_here), &tally);

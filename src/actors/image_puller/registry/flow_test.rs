@@ -43,6 +43,44 @@ async fn a_registry_that_is_busy_for_longer_than_the_pull_is_not_waited_for() {
 }
 
 #[tokio::test]
+async fn a_registry_that_is_busy_for_longer_than_a_pull_may_be_silent_is_not_waited_for() {
+    let registry = Fake::start(|_| Reply::new(429, "slow down").with("Retry-After", "30")).await;
+    let registries = Registries::default().configured_in("", Duration::from_secs(20));
+    let begun = Instant::now();
+    let error = session(&registries, &registry.addr, &no_keys())
+        .await
+        .top()
+        .await
+        .unwrap_err();
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    assert!(
+        error.is_transient()
+            && error
+                .to_string()
+                .contains("slow down; it is to be asked again in 30s, image_pull_activity_timeout is 20s"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn what_is_in_the_way_is_known_until_it_is_not_any_more() {
+    let busy = Reply::new(429, "slow down").with("Retry-After", "1");
+    let registry = Fake::start(at_first(1, busy, Reply::new(200, MANIFEST))).await;
+    let registries = Registries::default().configured_in("", MINUTE);
+    let session = session(&registries, &registry.addr, &no_keys()).await;
+    let last_word = registries.last_word();
+    let (mut top, mut word) = (std::pin::pin!(session.top()), None);
+    while let Err(_elapsed) = tokio::time::timeout(Duration::from_millis(50), &mut top).await {
+        word = word.or(last_word.get());
+    }
+    assert_eq!(word.as_deref(), Some("status 429: slow down"));
+    assert_eq!(last_word.get(), None);
+    let other = registries.configured_in("", MINUTE).last_word();
+    last_word.put("words".to_owned());
+    assert_eq!(other.get(), None, "another pull's");
+}
+
+#[tokio::test]
 async fn a_document_is_asked_for_again_after_trouble() {
     for trouble in [Reply::new(503, ""), Reply::new(200, MANIFEST).cut_after(3)] {
         let registry = Fake::start(at_first(1, trouble, Reply::new(200, MANIFEST))).await;

@@ -1,10 +1,14 @@
 //! What a session shows to whom: tokens, passwords, and what does not go along with a redirect.
 
-use super::fake_test::{Fake, MANIFEST, Reply, credentials, descriptor, read, said, session, with};
+use super::fake_test::{Fake, MANIFEST, MINUTE, Reply, credentials, descriptor, read, said, session, with};
 use super::*;
-use crate::messages::image::Credentials;
+use crate::actors::image_puller::keyring::Keys;
+use crate::messages::image::{CredentialScope, Credentials, EnsureImage, PullPolicy};
+use crate::spec::auth::PluginAuth;
 use crate::spec::secret::Secret;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use crate::spec::settings::Settings;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// `u:hunter2`, as it is shown.
 const BASIC: &str = "Basic dTpodW50ZXIy";
@@ -223,4 +227,148 @@ async fn what_a_file_shows_gives_way_to_what_the_registry_wants() {
     let session = session(&registries, &registry.addr, &keyring).await;
     session.top().await.unwrap();
     assert!(registry.asked()[0].shows("Bearer of-the-file"));
+}
+
+/// A keyring that reads Docker's file, with this password in it for the registry.
+fn of_file(registry: &str, password: &str) -> (tempfile::TempDir, Keyring) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("config.json");
+    write_file(&path, registry, password);
+    let settings = Settings {
+        auth: Some(PluginAuth {
+            config: Some(path.display().to_string()),
+            ..PluginAuth::default()
+        }),
+        ..Settings::default()
+    };
+    let request = EnsureImage {
+        image: format!("{registry}/a/b:1"),
+        credentials: None,
+        scope: CredentialScope::default(),
+        policy: PullPolicy::default(),
+        timeout: MINUTE,
+        job: String::new(),
+        load: None,
+        snapshotter: String::new(),
+        observer: None,
+    };
+    let of = Reference::parse(&request.image).unwrap();
+    (dir, Keys::default().with(&settings).keyring(&request, &of))
+}
+
+fn write_file(path: &Path, registry: &str, password: &str) {
+    let entry = format!(r#"{{"username":"u","password":"{password}"}}"#);
+    std::fs::write(path, format!(r#"{{"auths":{{"{registry}":{entry}}}}}"#)).unwrap();
+}
+
+#[tokio::test]
+async fn a_password_that_expires_in_mid_pull_is_looked_for_once_more() {
+    let renewed = Arc::new(AtomicBool::new(false));
+    let wants_new = Arc::clone(&renewed);
+    let registry = Fake::start(move |asked| {
+        // `u:hunter3`.
+        let good = match wants_new.load(Ordering::Relaxed) {
+            true => "Basic dTpodW50ZXIz",
+            false => BASIC,
+        };
+        match asked.shows(good) {
+            true => Reply::new(200, MANIFEST),
+            false => Reply::new(401, "").with("WWW-Authenticate", "Basic"),
+        }
+    })
+    .await;
+    let (dir, keyring) = of_file(&registry.addr, "hunter2");
+    let session = session(&Registries::default(), &registry.addr, &keyring).await;
+    session.top().await.unwrap();
+    renewed.store(true, Ordering::Relaxed);
+    let error = session.top().await.unwrap_err();
+    assert!(
+        matches!(&error, ImageError::Denied { reason, .. } if reason.ends_with("does not accept the credentials")),
+        "{error}"
+    );
+    write_file(&dir.path().join("config.json"), &registry.addr, "hunter3");
+    session.top().await.unwrap();
+}
+
+/// Writes into its error what it was shown.
+fn echoing(asked: &super::fake_test::Asked, status: u16) -> Reply {
+    let shown = asked.header("authorization").unwrap_or("nothing").to_owned();
+    let long = "x".repeat(290);
+    let body = format!(
+        r#"{{"errors":[{{"code":"X","message":"no {shown}, password hunter2 {long} hunter2 {shown} https://s/x?sig=signature"}}]}}"#
+    );
+    Reply::new(status, body)
+}
+
+#[tokio::test]
+async fn what_a_host_was_shown_does_not_come_back_in_its_words() {
+    let secrets = ["hunter2", "unter", "dTpodW50ZXIy", "t0ken-of-test", "signature"];
+    let without = |error: &ImageError| {
+        let told = format!("{error} {error:?}");
+        assert!(told.contains("[secret]"), "{told}");
+        for secret in secrets {
+            assert!(!told.contains(secret), "{secret} in {told}");
+        }
+    };
+    for status in [403, 404, 418, 500] {
+        let registry = Fake::start(move |asked| match asked.shows(BASIC) {
+            true => echoing(asked, status),
+            false => Reply::new(401, "").with("WWW-Authenticate", "Basic"),
+        })
+        .await;
+        without(
+            &with(&registry, Some(credentials()))
+                .await
+                .blob(&descriptor(b"x"), 0)
+                .await
+                .err()
+                .unwrap(),
+        );
+    }
+    let server = Fake::start(|asked| echoing(asked, 403)).await;
+    let realm = server.addr.clone();
+    let registry = Fake::start(move |_| unauthorized(&realm)).await;
+    without(&with(&registry, Some(credentials())).await.top().await.unwrap_err());
+    let server = Fake::start(|_| Reply::new(200, r#"{"token":"t0ken-of-test"}"#)).await;
+    let realm = server.addr.clone();
+    let registry = Fake::start(move |asked| match asked.shows("Bearer t0ken-of-test") {
+        true => echoing(asked, 418),
+        false => unauthorized(&realm),
+    })
+    .await;
+    without(&with(&registry, Some(credentials())).await.top().await.unwrap_err());
+}
+
+#[tokio::test]
+async fn the_words_of_a_place_that_was_redirected_to_are_not_repeated() {
+    let storage = Fake::start(|_| Reply::new(403, "its own words")).await;
+    let place = storage.addr.clone();
+    let registry = Fake::start(move |_| Reply::new(307, "").with("Location", format!("http://{place}/x?sig=y"))).await;
+    let error = with(&registry, None).await.top().await.unwrap_err();
+    let want = format!("{} redirects to {}, which answered 403", registry.addr, storage.addr);
+    assert!(
+        matches!(&error, ImageError::Denied { reason, .. } if *reason == want),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_tasks_password_is_for_the_server_that_the_file_names() {
+    let server = Fake::start(|asked| match asked.shows(BASIC) {
+        true => Reply::new(200, MANIFEST),
+        false => Reply::new(401, "").with("WWW-Authenticate", "Basic"),
+    })
+    .await;
+    let mirror = Fake::start(|_| Reply::new(401, "").with("WWW-Authenticate", "Basic")).await;
+    let text = format!("server = 'http://{}'\n[host.'http://{}']\n", server.addr, mirror.addr);
+    let (_root, registries) = said("x.test:1", &text);
+    let keyring = Keyring::single("x.test:1", Some(credentials()));
+    session(&registries, "x.test:1", &keyring).await.top().await.unwrap();
+    assert!(!mirror.asked().is_empty());
+    assert!(
+        mirror
+            .asked()
+            .iter()
+            .all(|asked| asked.header("authorization").is_none())
+    );
 }

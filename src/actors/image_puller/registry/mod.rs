@@ -34,7 +34,7 @@ use remote::{Ask, Remote, body};
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -43,6 +43,8 @@ const READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// Times that all hosts are asked for a document, and the wait after the first; it doubles.
 const ROUNDS: u32 = 4;
 const BACKOFF: Duration = Duration::from_millis(500);
+/// Values of headers out of `hosts.toml` are taken for secrets from this length on.
+const HEADER_SECRET_MIN: usize = 8;
 /// Index, manifest and their Docker forms. Schema 1 is accepted so that such an image is named as what it is, instead of
 /// "not found".
 const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
@@ -55,6 +57,9 @@ pub struct Registries {
     /// Directories with `hosts.toml` and certificates, separated by `:`.
     roots: Arc<str>,
     idle: Duration,
+    /// Longest time without a byte, after which a pull ends.
+    quiet: Duration,
+    last_word: LastWord,
     /// Hosts that speak plain HTTP where TLS may be spoken.
     plain: Arc<Mutex<HashSet<String>>>,
     clients: Clients,
@@ -65,6 +70,8 @@ impl Default for Registries {
         Self {
             roots: Arc::from(""),
             idle: READ_TIMEOUT,
+            quiet: READ_TIMEOUT * 2,
+            last_word: LastWord::default(),
             plain: Arc::default(),
             clients: Clients::default(),
         }
@@ -98,6 +105,27 @@ pub(super) struct Session {
     image: String,
     /// When the pull ends at the latest: nobody waits longer for a registry that is busy.
     until: Instant,
+    quiet: Duration,
+    last_word: LastWord,
+}
+
+/// What went wrong last with the registry and has not gone well since, for the words of a pull that takes too long. Clones
+/// share it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct LastWord(Arc<Mutex<Option<String>>>);
+
+impl LastWord {
+    pub(super) fn put(&self, words: String) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(words);
+    }
+
+    fn clear(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    pub(super) fn get(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// A document or a small blob that is read whole.
@@ -107,15 +135,29 @@ struct Whole {
 }
 
 impl Registries {
-    /// The same with the directories of the plugin's setting. A pull ends after `quiet` without a byte: before that, what
-    /// stands still is tried again.
+    /// The same for one pull, with the directories of the plugin's setting. It ends after `quiet` without a byte: before
+    /// that, what stands still is tried again.
     #[must_use]
     pub(super) fn configured_in(&self, roots: &str, quiet: Duration) -> Self {
         Self {
             roots: Arc::from(roots),
             idle: READ_TIMEOUT.min(quiet / 2),
+            quiet,
+            last_word: LastWord::default(),
             ..self.clone()
         }
+    }
+
+    /// What the sessions of this pull have met.
+    pub(super) fn last_word(&self) -> LastWord {
+        self.last_word.clone()
+    }
+
+    /// Finds what is wrong with the files about a registry, as a session would: containerd passes it over. The keyring is
+    /// that of a session.
+    pub(super) async fn checked(&self, of: &Reference, keyring: &Keyring) -> Result<Keyring, ImageError> {
+        let session = self.session(of, keyring, Duration::ZERO).await?;
+        Ok(session.common.keyring)
     }
 
     /// Finds out whom to ask. Nobody is asked yet, and credentials are not looked for before somebody wants them.
@@ -135,17 +177,28 @@ impl Registries {
             .map_err(|e| unusable(e.to_string()))?
             .map_err(|e| unusable(e.to_string()))?;
         let remote = |host| Remote::new(host, of.registry(), of.is_loopback(), &self.clients);
-        let remotes = configured.iter().map(remote).collect::<Result<_, _>>();
+        let remotes = configured.iter().map(remote).collect::<Result<Vec<_>, _>>();
+        let remotes = remotes.map_err(|reason| unusable(format!("the configuration of its registry: {reason}")))?;
+        let keyring = match remotes.last() {
+            Some(server) => keyring.served_by(of.registry(), &server.address.host),
+            None => keyring.clone(),
+        };
+        for (_, value) in configured.iter().flat_map(|configured| &configured.host.headers) {
+            // A short one is no secret, and hiding it would hide more.
+            if value.reveal().len() >= HEADER_SECRET_MIN {
+                keyring.knows(value.reveal());
+            }
+        }
         let version = match of.digest() {
             Some(digest) => digest.to_string(),
             None => of.tag().unwrap_or("latest").to_owned(),
         };
         Ok(Session {
-            remotes: remotes.map_err(|reason| unusable(format!("the configuration of its registry: {reason}")))?,
+            remotes,
             common: Common {
                 repository: of.repository().to_owned(),
                 registry: of.registry().to_owned(),
-                keyring: keyring.clone(),
+                keyring,
                 idle: self.idle,
                 plain: Arc::clone(&self.plain),
             },
@@ -153,6 +206,8 @@ impl Registries {
             digest: of.digest().cloned(),
             image: of.name(),
             until: Instant::now() + within,
+            quiet: self.quiet,
+            last_word: self.last_word.clone(),
         })
     }
 
@@ -237,7 +292,10 @@ impl Session {
                     .map_err(|e| Failure::Unusable(format!("{} of {} is damaged: {e}", ask.path, remote.address.host)))
             };
             match answer.await {
-                Ok(bytes) => return Ok(bytes),
+                Ok(bytes) => {
+                    self.last_word.clear();
+                    return Ok(bytes);
+                }
                 Err(failure) => failures.push(self.noted(number, failure)),
             }
         }
@@ -282,7 +340,10 @@ impl Session {
                 answer = remote.get(&blob_from(blob, 0, None), &self.common).await;
             }
             match answer.and_then(|response| Blob::new(response, ask, self.common.idle, number)) {
-                Ok(blob) => return Ok(blob),
+                Ok(blob) => {
+                    self.last_word.clear();
+                    return Ok(blob);
+                }
                 Err(failure) => failures.push(self.noted(number, failure)),
             }
         }
@@ -316,6 +377,7 @@ impl Session {
         if failure.is_trouble() {
             self.distrust(number);
         }
+        let failure = failure.saying(|words| self.common.keyring.hidden(&words));
         (number, failure)
     }
 
@@ -345,15 +407,21 @@ impl Session {
             }
             _ => return Err(self.meaning(failure)),
         };
-        if wait < self.until.saturating_duration_since(Instant::now()) {
+        let more = if wait >= self.until.saturating_duration_since(Instant::now()) {
+            format!("; it is to be asked again in {wait:?}, but the pull ends before")
+        } else if wait >= self.quiet {
+            let quiet = self.quiet;
+            format!("; it is to be asked again in {wait:?}, image_pull_activity_timeout is {quiet:?}")
+        } else {
+            self.last_word.put(failure.words());
             tracing::debug!(reason = failure.words(), wait = ?wait, "a registry is asked again");
             return Ok(wait);
-        }
-        let more = format!("; it is to be asked again in {wait:?}, but the pull ends before");
+        };
         Err(self.meaning(failure.adding(&more)))
     }
 
     fn meaning(&self, failure: Failure) -> ImageError {
+        self.last_word.put(failure.words());
         failure.meaning(&self.image, &self.common.registry)
     }
 

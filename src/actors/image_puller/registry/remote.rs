@@ -99,11 +99,11 @@ impl Remote {
         loop {
             let (response, at_home) = self.reach(ask, &shown, common).await?;
             if response.status() != StatusCode::UNAUTHORIZED || !at_home {
-                return answer(response, common.idle, &self.address.host).await;
+                return self.answer(response, at_home, common).await;
             }
             let headers = response.headers().get_all(header::WWW_AUTHENTICATE);
             let Some(challenge) = challenge(headers.iter().filter_map(|h| h.to_str().ok())) else {
-                return answer(response, common.idle, &self.address.host).await;
+                return self.answer(response, at_home, common).await;
             };
             drop(response);
             shown = self.authorizer.renew(self, common, &challenge, &shown).await?;
@@ -196,6 +196,25 @@ impl Remote {
         Err(Failure::Unusable(format!("more than {REDIRECTS_MAX} redirects")))
     }
 
+    /// The response if it is what was asked for, else what it means.
+    async fn answer(&self, response: Response, at_home: bool, common: &Common) -> Result<Response, Failure> {
+        let (status, host) = (response.status(), &self.address.host);
+        if matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
+            return Ok(response);
+        }
+        let headers = response.headers().clone();
+        if !at_home {
+            return Err(Failure::of_another(host, response.url().authority(), status, &headers));
+        }
+        // What it says is of use, but no reason to take a refusal for a broken connection.
+        let said = body(response, WORDS_MAX_BYTES, common.idle)
+            .await
+            .ok()
+            .flatten()
+            .unwrap_or_default();
+        Err(Failure::of_registry(host, status, &headers, &said, &common.keyring))
+    }
+
     /// The client for a place that this host has named: its own for itself and, if it is on this machine, for all others on
     /// it, since a registry that needs no known certificate is trusted no further than that.
     pub(super) fn client_for(&self, url: &Url) -> &Client {
@@ -239,22 +258,6 @@ pub(super) async fn body(mut response: Response, limit: u64, idle: Duration) -> 
             Err(_) => return Err(Failure::Broken(format!("nothing came for {idle:?}"))),
         }
     }
-}
-
-/// The response if it is what was asked for, else what it means.
-async fn answer(response: Response, idle: Duration, host: &str) -> Result<Response, Failure> {
-    let status = response.status();
-    if matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
-        return Ok(response);
-    }
-    let headers = response.headers().clone();
-    // What it says is of use, but no reason to take a refusal for a broken connection.
-    let said = body(response, WORDS_MAX_BYTES, idle)
-        .await
-        .ok()
-        .flatten()
-        .unwrap_or_default();
-    Err(Failure::of_registry(host, status, &headers, &said))
 }
 
 /// Where a redirect leads.

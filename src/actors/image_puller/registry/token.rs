@@ -65,11 +65,14 @@ impl Authorizer {
             });
         }
         let host = &remote.address.host;
-        if refused.own || refused.basic {
-            return Err(Failure::Denied(match refused.with_credentials {
+        let denied = || {
+            Failure::Denied(match refused.with_credentials {
                 true => format!("{host} does not accept the credentials"),
                 false => format!("{host} wants credentials, none were given"),
-            }));
+            })
+        };
+        if refused.own {
+            return Err(denied());
         }
         let credentials = common.keyring.of(host).await.map_err(Failure::Other)?;
         let (mut header, basic) = match challenge {
@@ -86,6 +89,10 @@ impl Authorizer {
                 (token(remote, common, &wanted, credentials.as_ref()).await?, false)
             }
         };
+        if refused.basic && refused.header.as_ref() == Some(&header) {
+            // Nothing else is there to be shown: they were good once and are no more.
+            return Err(denied());
+        }
         header.set_sensitive(true);
         *now = Shown {
             header: Some(header),
@@ -173,7 +180,13 @@ async fn token(
         return Err(Failure::Broken(trouble("its answer is too long")));
     };
     if !status.is_success() {
-        return Err(Failure::of_authorization_server(&server, status, &headers, &said));
+        return Err(Failure::of_authorization_server(
+            &server,
+            status,
+            &headers,
+            &said,
+            &common.keyring,
+        ));
     }
     let answer: TokenAnswer =
         serde_json::from_slice(&said).map_err(|_| Failure::Broken(trouble("its answer cannot be read")))?;
@@ -184,6 +197,7 @@ async fn token(
     if token.is_empty() {
         return Err(Failure::Broken(trouble("there is none in its answer")));
     }
+    common.keyring.knows(&token);
     HeaderValue::try_from(format!("Bearer {token}"))
         .map_err(|_| Failure::Broken(trouble("it is no text that can be sent")))
 }
