@@ -2,8 +2,10 @@
 
 use crate::bench::{Bench, group, kind};
 use crate::scene::{
-    auth, front, front_with_login, has_transfer, login, proxy, pushed, refused, tells, which, without_credentials,
+    auth, front, front_with_login, has_transfer, login, never_content, proxy, pushed, refused, tells, which,
+    without_credentials,
 };
+use crate::store::Store;
 use base64::Engine as _;
 use serde_json::{Value as Json, json};
 use std::os::unix::fs::PermissionsExt as _;
@@ -17,6 +19,9 @@ use testhost::rig::RigOpts;
 use testhost::task::TaskSpec;
 use testhost::tokens::{IDENTITY_TOKEN, TokenServer};
 
+/// Label of the record of an image that was pulled with credentials.
+const PRIVATE: &str = "containerd-driver/private";
+
 macro_rules! cases {
     ($(#[$attribute:meta])* $name:ident, $config:expr, $(if $wanted:expr,)?) => {
         group!($(#[$attribute])* $name, with_programs($config), $(if $wanted,)? {
@@ -28,6 +33,7 @@ macro_rules! cases {
             a_helper_is_asked_with_the_host_and_believed,
             a_helper_that_fails_is_an_error_that_names_it,
             a_private_image_that_is_here_is_only_for_those_who_could_pull_it,
+            what_a_registry_gives_to_everybody_is_not_private,
         });
     };
 }
@@ -74,22 +80,34 @@ async fn private(b: &Bench, name: &str) -> (Front, RegistryProxy) {
     (front, proxy)
 }
 
+/// A registry that wants a login is shown none that is for another.
+async fn shown_nothing(b: &Bench, name: &str, auth: Option<Json>) {
+    let other = never_content(b).await;
+    let image = other.reference(name, "1");
+    let spec = TaskSpec::new(&image).sh("true");
+    let spec = match auth {
+        Some(auth) => spec.option("auth", auth),
+        None => spec,
+    };
+    tells(&refused(b, spec).await, &[&image, "pull access denied"], None);
+    let seen = other.seen();
+    assert!(
+        seen.iter().any(|seen| seen.status == 401),
+        "nobody asked for a login: {seen:?}"
+    );
+    without_credentials(&seen);
+}
+
 async fn the_operators_password_goes_to_its_host_and_to_no_other(b: &mut Bench) {
     let (_front, here) = private(b, "op-front").await;
-    let other = proxy(b).await;
     push(b, "operator/image").await;
-    push(b, "operator/other").await;
     operator(
         b,
         json!({ "username": LOGIN.0, "password": LOGIN.1, "server_address": here.addr() }),
     )
     .await;
     assert_eq!(which(b, &here.reference("operator/image", "1")).await, "operator/image");
-    assert_eq!(
-        which(b, &other.reference("operator/other", "1")).await,
-        "operator/other"
-    );
-    without_credentials(&other.seen());
+    shown_nothing(b, "operator/image", None).await;
     nobody(b).await;
 }
 
@@ -111,13 +129,10 @@ async fn a_password_without_a_host_goes_nowhere_but_where_the_operator_lists(b: 
 }
 
 async fn a_tasks_password_for_one_host_is_not_shown_to_another(b: &mut Bench) {
-    let other = proxy(b).await;
     push(b, "bound/image").await;
     let mut bound = login();
     bound[0]["server_address"] = json!("registry.test:5000");
-    let spec = TaskSpec::new(other.reference("bound/image", "1")).sh("exit 3");
-    assert_eq!(b.run(spec.option("auth", bound)).await.0, 3);
-    without_credentials(&other.seen());
+    shown_nothing(b, "bound/image", Some(bound)).await;
 }
 
 fn encoded() -> String {
@@ -133,8 +148,7 @@ async fn with_file(b: &Bench, file: Json) {
 
 async fn dockers_file_has_a_password_for_each_host(b: &mut Bench) {
     let (_front, here) = private(b, "file-front").await;
-    let other = proxy(b).await;
-    for name in ["file/one", "file/two", "file/other"] {
+    for name in ["file/one", "file/two"] {
         push(b, name).await;
     }
     // Both ways to write a password, and both to write a host.
@@ -147,8 +161,7 @@ async fn dockers_file_has_a_password_for_each_host(b: &mut Bench) {
     )
     .await;
     assert_eq!(which(b, &here.reference("file/two", "1")).await, "file/two");
-    assert_eq!(which(b, &other.reference("file/other", "1")).await, "file/other");
-    without_credentials(&other.seen());
+    shown_nothing(b, "file/one", None).await;
     nobody(b).await;
 }
 
@@ -259,4 +272,34 @@ async fn a_private_image_that_is_here_is_only_for_those_who_could_pull_it(b: &mu
     refused(b, spec()).await;
     assert_eq!(b.run(spec().option("auth", login())).await.0, 6);
     assert!(here.blobs().is_empty(), "{:?}", here.blobs());
+}
+
+async fn what_a_registry_gives_to_everybody_is_not_private(b: &mut Bench) {
+    let open = proxy(b).await;
+    push(b, "cached/public").await;
+    let image = open.reference("cached/public", "1");
+    let spec = || TaskSpec::new(&image).sh("exit 6");
+    // It has credentials, but nobody wanted to see them.
+    assert_eq!(b.run(spec().option("auth", login())).await.0, 6);
+    without_credentials(&open.seen());
+    let store = Store::of(&b.rig.containerd, b.rig.namespace()).await;
+    let labels = &store.image_labels[&image];
+    assert!(!labels.contains_key(PRIVATE), "{labels:?}");
+    open.forget();
+    assert_eq!(b.run(spec()).await.0, 6);
+    assert!(open.seen().is_empty(), "{:?}", open.seen());
+    let (_front, closed) = private(b, "marked-front").await;
+    let image = closed.reference("cached/public", "1");
+    assert_eq!(
+        b.run(TaskSpec::new(&image).sh("exit 6").option("auth", login()))
+            .await
+            .0,
+        6
+    );
+    let store = Store::of(&b.rig.containerd, b.rig.namespace()).await;
+    assert!(
+        store.image_labels[&image].contains_key(PRIVATE),
+        "{:?}",
+        store.image_labels
+    );
 }

@@ -2,7 +2,8 @@
 
 use crate::bench::{Bench, group};
 use crate::scene::{
-    by_ourselves, front_with_login, has_transfer, login, proxy, pushed, refused, tells, usual, without_credentials,
+    by_ourselves, by_transfer, front_with_login, has_transfer, login, proxy, pushed, refused, tells, usual,
+    without_credentials,
 };
 use crate::store::Store;
 use testhost::layers::{Layer, Plan};
@@ -15,6 +16,9 @@ macro_rules! cases {
             a_cut_connection_is_continued_where_it_ended,
             a_cut_connection_to_a_registry_without_ranges_is_made_good,
             a_registry_in_trouble_is_worth_another_try,
+            a_registry_in_trouble_for_a_moment_is_asked_again,
+            a_manifest_that_does_not_come_for_a_moment_is_asked_for_again,
+            a_layer_that_comes_wrong_once_comes_right_the_next_time,
             a_damaged_layer_is_refused_and_not_kept,
             a_manifest_that_is_not_what_its_digest_says_is_refused,
             a_redirect_to_another_host_takes_no_credentials_along,
@@ -24,13 +28,12 @@ macro_rules! cases {
 
 cases!(faults, usual(),);
 cases!(faults_by_ourselves, by_ourselves(), if has_transfer(),);
+cases!(faults_by_transfer, by_transfer(), if has_transfer(),);
 
-/// Of our own client, since how patient containerd's is we cannot choose.
+/// Of our own client, since how containerd's fetches is its own affair.
 macro_rules! cases_of_our_client {
     ($(#[$attribute:meta])* $name:ident, $bench:expr, if $wanted:expr,) => {
         group!($(#[$attribute])* $name, $bench, if $wanted, {
-            a_registry_in_trouble_for_a_moment_is_asked_again,
-            a_layer_that_comes_wrong_once_comes_right_the_next_time,
             a_part_that_is_cut_goes_on_where_it_ended,
             a_large_layer_that_is_damaged_comes_right_the_next_time,
             a_large_layer_of_a_registry_without_ranges_comes_once,
@@ -110,6 +113,22 @@ async fn a_registry_in_trouble_for_a_moment_is_asked_again(b: &mut Bench) {
     proxy.arm(Rule::times(2, &image.layers[1].digest, trouble()).method("GET"));
     let found = b.run(whole(&proxy.reference("fault/moment", "1"), "moment")).await;
     assert_eq!(found, (0, format!("{LAYER}\n")));
+}
+
+async fn a_manifest_that_does_not_come_for_a_moment_is_asked_for_again(b: &mut Bench) {
+    for (n, status) in [429, 500, 503].into_iter().enumerate() {
+        let proxy = proxy(b).await;
+        let (name, salt) = (format!("fault/document-{n}"), format!("document-{n}"));
+        pushed(b, &name, &plan(&salt)).await;
+        let answer = Fate::Answer {
+            status,
+            headers: Vec::new(),
+            body: String::new(),
+        };
+        proxy.arm(Rule::times(2, "/manifests/", answer));
+        let found = b.run(whole(&proxy.reference(&name, "1"), &salt)).await;
+        assert_eq!(found, (0, format!("{LAYER}\n")), "{status}");
+    }
 }
 
 async fn a_layer_that_comes_wrong_once_comes_right_the_next_time(b: &mut Bench) {

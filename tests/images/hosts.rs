@@ -2,7 +2,10 @@
 //! registry that wants patience.
 
 use crate::bench::{Bench, group, kind, patience, secs};
-use crate::scene::{front, has_transfer, outer_ip, proxy, pushed, refused, tells, which};
+use crate::scene::{
+    front, front_with_login, has_transfer, login, never_content, outer_ip, proxy, pushed, refused, tells, which,
+    without_credentials,
+};
 use serde_json::{Value as Json, json};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -25,6 +28,12 @@ macro_rules! cases {
             headers_are_sent_to_the_host_they_are_for,
             a_path_that_is_not_v2_is_used_as_it_stands,
             directories_are_found_under_each_of_their_names,
+            a_task_logs_in_at_the_server_that_the_file_names_and_at_no_mirror,
+            a_registry_that_is_busy_for_a_while_is_waited_for,
+            a_registry_that_asks_for_too_much_patience_is_an_error_in_time,
+            a_registry_that_stumbles_over_a_document_is_asked_again,
+            a_file_that_cannot_be_read_is_an_error_that_names_it,
+            an_authority_that_cannot_be_read_is_an_error_that_names_it,
         });
     };
 }
@@ -45,9 +54,6 @@ group!(
     }),
     {
         a_registry_that_asks_for_patience_gets_it,
-        a_registry_that_asks_for_too_much_patience_is_an_error_in_time,
-        a_registry_that_stumbles_over_a_document_is_asked_again,
-        a_file_that_cannot_be_read_is_an_error_that_names_it,
     }
 );
 
@@ -301,6 +307,40 @@ async fn a_registry_that_asks_for_patience_gets_it(b: &mut Bench) {
     }
 }
 
+/// containerd does not wait, but somebody does.
+async fn a_registry_that_is_busy_for_a_while_is_waited_for(b: &mut Bench) {
+    const WAIT: u64 = 2;
+    let proxy = proxy(b).await;
+    push(b, "busy/while").await;
+    // More often than containerd asks in a row.
+    proxy.arm(Rule::times(9, "/manifests/1", busy(WAIT)));
+    assert_eq!(which(b, &proxy.reference("busy/while", "1")).await, "busy/while");
+    let seen = proxy.seen();
+    let asked: Vec<_> = seen.iter().filter(|s| s.path.contains("/manifests/1")).collect();
+    let last = asked.iter().rposition(|s| s.status == 429).expect("it was busy");
+    let next = asked.get(last + 1).expect("it was asked again");
+    let waited = next.at - asked[last].at;
+    assert!(waited >= Duration::from_secs(WAIT), "{waited:?}");
+}
+
+async fn a_task_logs_in_at_the_server_that_the_file_names_and_at_no_mirror(b: &mut Bench) {
+    push(b, "login/image").await;
+    let front = front_with_login(b, "server-front").await;
+    let server = RegistryProxy::before(front.addr()).await.expect("a proxy");
+    let mirror = never_content(b).await;
+    configure(b, "login.test", &toml(&url(&server), &[(&url(&mirror), BOTH)]));
+    let spec = TaskSpec::new("login.test/login/image:1").sh("echo $WHICH");
+    let found = b.run(spec.option("auth", login())).await;
+    assert_eq!(found, (0, "login/image\n".to_owned()));
+    assert!(!server.blobs().is_empty(), "the server was not asked");
+    assert!(
+        mirror.seen().iter().any(|seen| seen.status == 401),
+        "{:?}",
+        mirror.seen()
+    );
+    without_credentials(&mirror.seen());
+}
+
 async fn a_registry_that_asks_for_too_much_patience_is_an_error_in_time(b: &mut Bench) {
     let proxy = proxy(b).await;
     push(b, "busy/always").await;
@@ -331,4 +371,26 @@ async fn a_file_that_cannot_be_read_is_an_error_that_names_it(b: &mut Bench) {
     configure(b, "broken.test", "server = [what\n");
     let error = refused(b, TaskSpec::new("broken.test/some/image:1").sh("true")).await;
     tells(&error, &["broken.test", "hosts.toml"], None);
+}
+
+async fn an_authority_that_cannot_be_read_is_an_error_that_names_it(b: &mut Bench) {
+    push(b, "authority/image").await;
+    let server = proxy(b).await;
+    for (registry, file, text) in [
+        ("absent.test", "absent.pem", None),
+        ("garbage.test", "garbage.pem", Some("no certificate")),
+    ] {
+        configure(
+            b,
+            registry,
+            &format!("server = \"{}\"\nca = \"{file}\"\n", url(&server)),
+        );
+        if let Some(text) = text {
+            std::fs::write(hosts_dir(b).join(registry).join(file), text).expect("a file");
+        }
+        let image = format!("{registry}/authority/image:1");
+        let error = refused(b, TaskSpec::new(&image).sh("true")).await;
+        tells(&error, &[&image, file], None);
+        assert!(server.seen().is_empty(), "{:?}", server.seen());
+    }
 }

@@ -2,6 +2,7 @@
 
 use crate::bench::{Bench, group, patience, secs, slowness};
 use crate::scene::{by_ourselves, has_transfer, proxy, pushed, refused, tells, usual, which};
+use crate::store::{Store, collect_garbage};
 use futures_util::future::join_all;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ macro_rules! cases {
             fifty_tasks_of_an_image_make_one_pull,
             another_image_is_pulled_beside_a_slow_one,
             a_moved_tag_is_noticed_when_it_is_asked_for,
+            a_tag_that_moves_to_another_machines_image_leaves_the_one_that_is_here,
             an_image_on_the_node_starts_while_the_registry_is_down,
             a_tag_that_does_not_exist_is_a_short_error,
         });
@@ -208,6 +210,26 @@ async fn a_moved_tag_is_noticed_when_it_is_asked_for(b: &mut Bench) {
         .option("force_pull", json!(true));
     assert_eq!(b.run(asking).await, (0, "second\n".to_owned()));
     assert_eq!(which(b, &image).await, "second");
+}
+
+async fn a_tag_that_moves_to_another_machines_image_leaves_the_one_that_is_here(b: &mut Bench) {
+    pushed(b, "moved/away", &Plan::new("away").env("WHICH=first")).await;
+    let image = b.rig.registry.reference("moved/away", "1");
+    assert_eq!(which(b, &image).await, "first");
+    let before = Store::of(&b.rig.containerd, b.rig.namespace()).await;
+    indexed(b, "moved/away", Format::Oci, false).await;
+    let asking = || TaskSpec::new(&image).sh("true").option("force_pull", json!(true));
+    for _ in 0..2 {
+        let error = refused(b, asking()).await;
+        tells(&error, &[&image, image::architecture()], None);
+    }
+    // Whatever was only held for the time of the pull goes, and nothing is known by heart.
+    collect_garbage(&b.rig.containerd, b.rig.namespace()).await;
+    let after = Store::of(&b.rig.containerd, b.rig.namespace()).await;
+    assert_eq!(after.images.get(&image), before.images.get(&image));
+    assert_eq!(after.image_labels.get(&image), before.image_labels.get(&image));
+    b.rig.relaunch().await.expect("relaunch");
+    assert_eq!(which(b, &image).await, "first");
 }
 
 async fn an_image_on_the_node_starts_while_the_registry_is_down(b: &mut Bench) {

@@ -2,7 +2,8 @@
 
 use crate::bench::{Bench, group};
 use crate::scene::{
-    auth, by_ourselves, front, front_with_login, has_transfer, login, pushed, refused, tells, usual, which,
+    auth, by_ourselves, front, front_with_login, has_transfer, is_by_ourselves, login, pushed, refused, tells, usual,
+    which,
 };
 use testhost::certificates::Authority;
 use testhost::front::Manner;
@@ -109,6 +110,12 @@ async fn a_token_that_is_no_longer_good_is_replaced_in_mid_pull(b: &mut Bench) {
     assert_eq!(b.run(spec).await, (0, format!("{}\n", 3 << 20)));
     let refusals = proxy.blobs().iter().filter(|seen| seen.status == 401).count();
     assert_eq!(refusals, 1, "{:?}", proxy.blobs());
+    if is_by_ourselves(b) {
+        // containerd shows the one it has once more.
+        let asked = server.asked();
+        let had = asked.iter().filter(|a| a.granted && a.scope.contains("expires/image"));
+        assert_eq!(had.count(), 2, "{asked:?}");
+    }
 }
 
 async fn a_mirror_serves_what_its_registry_has(b: &mut Bench) {

@@ -7,7 +7,7 @@ use testhost::front::{Front, Manner};
 use testhost::image::Image;
 use testhost::layers::Plan;
 use testhost::registry::LOGIN;
-use testhost::registry_proxy::{RegistryProxy, Seen};
+use testhost::registry_proxy::{Fate, RegistryProxy, Rule, Seen};
 use testhost::status::recoverable;
 use testhost::task::TaskSpec;
 use testhost::within::within;
@@ -21,6 +21,28 @@ pub async fn usual() -> Bench {
 /// A bench whose driver pulls by itself, whatever containerd offers.
 pub async fn by_ourselves() -> Bench {
     Bench::configured(json!({ "image_pull_method": "client" })).await
+}
+
+/// A bench whose containerd pulls, and nobody else if it cannot.
+pub async fn by_transfer() -> Bench {
+    Bench::configured(json!({ "image_pull_method": "transfer" })).await
+}
+
+/// Whether the driver pulls by itself on this bench.
+pub fn is_by_ourselves(b: &Bench) -> bool {
+    !has_transfer() || b.rig.config()["image_pull_method"] == "client"
+}
+
+/// A way to the bench's registry that wants a login it never accepts: what it is shown, it has asked for.
+pub async fn never_content(b: &Bench) -> RegistryProxy {
+    let proxy = proxy(b).await;
+    let refusal = Fate::Answer {
+        status: 401,
+        headers: vec![("WWW-Authenticate".to_owned(), "Basic realm=\"test\"".to_owned())],
+        body: String::new(),
+    };
+    proxy.arm(Rule::always("/v2/", refusal));
+    proxy
 }
 
 /// Whether `by_ourselves` is another thing than `usual`.

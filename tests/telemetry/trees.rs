@@ -53,11 +53,15 @@ async fn one_start_is_one_tree(by: By) {
         .filter(|s| s.name == "containerd.call" && is_under(&tree, s, pull))
         .count();
     assert!(calls > 0, "no call under image.pull:\n{}", render(&tree));
-    assert!(
-        tree.iter()
-            .filter(|s| ["image.fetch", "image.unpack"].contains(&s.name.as_str()))
-            .all(|s| is_under(&tree, s, pull))
-    );
+    for name in ["image.fetch", "image.unpack"] {
+        let layers: Vec<_> = tree.iter().filter(|s| s.name == name).collect();
+        assert!(!layers.is_empty(), "no {name}:\n{}", render(&tree));
+        for layer in layers {
+            assert!(is_under(&tree, layer, pull), "{name} is elsewhere:\n{}", render(&tree));
+            let digest = attribute(layer, "blob.digest").unwrap_or_default();
+            assert!(digest.starts_with("sha256:"), "{layer:?}");
+        }
+    }
     assert_eq!(task.exit(PATIENCE).await.exit_code, 4);
     task.status().await.expect("InspectTask");
     task.destroy(false).await.expect("DestroyTask");

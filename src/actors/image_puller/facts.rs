@@ -13,9 +13,11 @@ use crate::spec::identity::Digest;
 use crate::spec::image::ImageFacts;
 use crate::spec::image_gc::Origin;
 use crate::spec::owner::{KEY_PLUGIN, LOOK_LEASE};
+use crate::telemetry::names;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tracing::Instrument as _;
 
 /// Limit for `/etc/passwd` and `/etc/group` of an image.
 const FILE_MAX_BYTES: u64 = 4 << 20;
@@ -220,7 +222,9 @@ async fn unpack_again(
         let mut parent = None;
         for (i, (layer, diff_id)) in manifest.layers.iter().zip(&image.diff_ids).enumerate() {
             let chain = pull::chain_up_to(&image.diff_ids, i);
-            unpacker.layer(layer, diff_id, parent.as_ref(), &chain).await?;
+            let span = tracing::info_span!(names::IMAGE_UNPACK, { names::BLOB_DIGEST } = %layer.digest, { names::BYTES } = layer.size);
+            let unpack = unpacker.layer(layer, diff_id, parent.as_ref(), &chain);
+            unpack.instrument(span).await?;
             parent = Some(chain);
         }
         let labels = plan::config_labels(snapshotter, image.facts.chain_id.as_ref());

@@ -82,7 +82,7 @@ pub(super) async fn pull(
         id: unique(),
     };
     let tally = watch.tally();
-    let (mut blobs, mut spans) = (HashMap::new(), LayerSpans::default());
+    let (mut blobs, mut spans) = (HashMap::new(), LayerSpans::new(true));
     let unknown: Mutex<Option<ImageError>> = Mutex::new(None);
     let login = |host: String| {
         let unknown = &unknown;
@@ -106,13 +106,14 @@ pub(super) async fn pull(
                 count(&mut blobs, blob, tally);
             });
             let Err(fault) = pulled.await else { break };
-            spans = LayerSpans::default();
             request.id = unique();
             if fault == RemotePullFault::CannotUnpack && request.snapshotter.is_some() {
                 // Which snapshotters it is configured for cannot be asked. We unpack below.
                 request.snapshotter = None;
+                spans = LayerSpans::new(false);
                 continue;
             }
+            spans = LayerSpans::new(request.snapshotter.is_some());
             if let RemotePullFault::Damaged { ingest, .. } = &fault {
                 // As long as the blob should be, so that the next pull would not fetch them again but judge them again.
                 leased.abort_ingest(ingest).await.map_err(at)?;
@@ -134,7 +135,7 @@ pub(super) async fn pull(
             config.registries.last_word().put(error.to_string());
             tokio::time::sleep(BACKOFF * 2_u32.pow(failed - 1)).await;
         }
-        spans = LayerSpans::default();
+        spans.succeed();
         settle(&mut blobs, tally);
         step!(PullRecorded);
         let record = leased.image(&name).await.map_err(at)?;
