@@ -207,6 +207,14 @@ impl Keyring {
         }))
     }
 
+    /// The same after those that there were have been refused: programs are asked anew.
+    pub(super) async fn again(&self, host: &str) -> Result<Option<Credentials>, ImageError> {
+        for asked in [&host_of(host), &self.inner.server] {
+            self.inner.keys.programs.forget(asked);
+        }
+        self.of(host).await
+    }
+
     /// Whose credentials there are for a host, without giving them out: that they cannot be had is a failure of the pull
     /// whether the registry turns out to want credentials or not.
     pub(super) async fn look(&self, host: &str) -> Result<Option<Whose>, ImageError> {

@@ -35,6 +35,12 @@ impl Programs {
         answer.get_or_try_init(|| ask(helper, host)).await.cloned()
     }
 
+    /// What was said about this host is not good any more.
+    pub(super) fn forget(&self, host: &str) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|(_, of), _| of != host);
+    }
+
     fn place(&self, helper: &str, host: &str) -> Answer {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|_, (asked, _)| asked.elapsed() < FRESH);

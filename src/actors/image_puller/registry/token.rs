@@ -74,7 +74,11 @@ impl Authorizer {
         if refused.own {
             return Err(denied());
         }
-        let credentials = common.keyring.of(host).await.map_err(Failure::Other)?;
+        let credentials = match refused.basic {
+            true => common.keyring.again(host).await,
+            false => common.keyring.of(host).await,
+        };
+        let credentials = credentials.map_err(Failure::Other)?;
         let (mut header, basic) = match challenge {
             Challenge::Basic => match credentials.as_ref().filter(|c| has_password(c)) {
                 Some(credentials) => (basic(credentials)?, true),
