@@ -187,6 +187,27 @@ pub fn look_at(pid: u32) -> Option<(u64, bool)> {
     stat_of(pid).map(|stat| (stat.started, stat.dead))
 }
 
+/// Whether a process is the first one of a process namespace of its own, below ours: its end is the end of all that are in it
+/// (`pid_namespaces(7)`).
+#[must_use]
+pub fn leads_a_namespace(pid: u32) -> bool {
+    read(format!("/proc/{pid}/status")).is_ok_and(|text| is_first_below(&text))
+}
+
+/// By the line `NSpid` of `/proc/<pid>/status`: the numbers of a process, from our namespace inwards.
+fn is_first_below(status: &str) -> bool {
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    let mut numbers = numbers.into_iter().flat_map(str::split_whitespace);
+    numbers.next().is_some() && numbers.next_back() == Some("1")
+}
+
+/// The parent of a process, by its number; `None` if there is no such process.
+#[must_use]
+pub fn parent(pid: u32) -> Option<u32> {
+    let text = read(format!("/proc/{pid}/stat")).ok()?;
+    text.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
 /// Lets the processes go on, if they were paused: a frozen process takes no signal (with cgroup v1 not even SIGKILL).
 ///
 /// # Errors

@@ -146,3 +146,14 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_first_process_of_a_namespace_below_ours_is_told_from_others() {
+    let status = |numbers: &str| format!("Name:\tsleep\nNStgid:\t{numbers}\nNSpid:\t{numbers}\nNSpgid:\t9\t1\n");
+    assert!(is_first_below(&status("4711\t1")) && is_first_below(&status("4711\t12\t1")));
+    assert!(!is_first_below(&status("4711\t12")) && !is_first_below(&status("4711")));
+    assert!(!is_first_below(&status("1")), "of our own namespace");
+    assert!(!is_first_below("Name:\tsleep\n") && !is_first_below(""));
+    assert!(!leads_a_namespace(std::process::id()));
+    assert_eq!(parent(std::process::id()), Some(std::os::unix::process::parent_id()));
+}

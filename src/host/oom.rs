@@ -23,17 +23,32 @@ fn counter_of(root: &Path, text: &str, names: &[String], version: CgroupVersion)
     Some(root.join(below).join(own.trim_start_matches('/')).join(file))
 }
 
-/// The same file of a container whose processes have ended, by the place that a container of this driver has unless the
-/// host or systemd gave it another (`spec::cgroups::path`).
+/// The same file of a container whose processes have ended, by the `linux.cgroupsPath` of its specification: a path below the
+/// hierarchy's mount, or systemd's form `slice:prefix:name`.
 #[must_use]
-pub fn usual_counter(container: &str, version: CgroupVersion) -> Option<PathBuf> {
-    let root = Path::new(CGROUP_ROOT);
-    let path = match version {
-        CgroupVersion::V1 => root.join("memory/nomad").join(container).join("memory.oom_control"),
-        CgroupVersion::V2 => root.join("nomad.slice").join(container).join("memory.events"),
+pub fn counter_at(cgroups_path: &str, version: CgroupVersion) -> Option<PathBuf> {
+    let below = place(cgroups_path)?;
+    let file = match version {
+        CgroupVersion::V1 => format!("memory/{below}/memory.oom_control"),
+        CgroupVersion::V2 => format!("{below}/memory.events"),
     };
-    // A name is one name: containerd takes no other, but it is not ours to trust.
-    (!container.contains('/') && container != ".." && path.exists()).then_some(path)
+    Some(Path::new(CGROUP_ROOT).join(file)).filter(|path| path.exists())
+}
+
+/// Where a cgroup is below the mount. A slice `a-b.slice` lies in `a.slice` (`systemd.slice(5)`).
+fn place(cgroups_path: &str) -> Option<String> {
+    let place = match cgroups_path.split(':').collect::<Vec<_>>().as_slice() {
+        [path] => path.strip_prefix('/')?.to_owned(),
+        [slice, prefix, name] => {
+            let parts: Vec<&str> = slice.strip_suffix(".slice")?.split('-').collect();
+            let slices = (1..=parts.len()).map(|n| format!("{}.slice", parts.iter().take(n).copied().collect::<Vec<_>>().join("-")));
+            format!("{}/{prefix}-{name}.scope", slices.collect::<Vec<_>>().join("/"))
+        }
+        _ => return None,
+    };
+    // It comes from a record that others can write.
+    let is_plain = !place.is_empty() && place.split('/').all(|name| !name.is_empty() && name != "..");
+    is_plain.then_some(place)
 }
 
 /// How many processes were killed. `None` if the cgroup is gone or the kernel does not count (before 4.13).
@@ -75,8 +90,24 @@ mod tests {
             Some(PathBuf::from("/c/nomad.slice/web-1/memory.events"))
         );
         assert_eq!(found("5:memory:/nomad/other\n", CgroupVersion::V1), None);
-        for name in ["..", "../nomad", "no-such-container"] {
-            assert_eq!(usual_counter(name, CgroupVersion::V1), None, "{name}");
+    }
+
+    #[test]
+    fn the_place_is_that_of_the_specification() {
+        for (path, expected) in [
+            ("/nomad/web-1", Some("nomad/web-1")),
+            ("/nomad.slice/share.slice/a.web.scope", Some("nomad.slice/share.slice/a.web.scope")),
+            ("nomad.slice:containerd-driver:web-1", Some("nomad.slice/containerd-driver-web-1.scope")),
+            ("a-b.slice:p:n", Some("a.slice/a-b.slice/p-n.scope")),
+            ("/nomad/../web", None),
+            ("/", None),
+            ("relative", None),
+            ("", None),
+            ("a:b", None),
+            ("a.slice:../x:n", None),
+        ] {
+            assert_eq!(place(path).as_deref(), expected, "{path}");
         }
+        assert_eq!(counter_at("/no-such-cgroup", CgroupVersion::V1), None);
     }
 }

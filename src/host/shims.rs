@@ -2,7 +2,7 @@
 
 use super::error::HostError;
 use super::leftovers::{self, BUNDLES};
-use super::{fifo, liveness};
+use super::{fifo, liveness, members};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::os::fd::OwnedFd;
@@ -75,6 +75,21 @@ impl Shim {
     pub fn started_at(&self) -> Option<i64> {
         liveness::started_at(self.pid)
     }
+}
+
+/// The shim whose containers are processes of this kernel.
+const RUNC_SHIM: &str = "containerd-shim-runc-v2";
+
+/// Whether a process was started by a shim of runc, which makes it the container's own, and not one that plays a machine.
+#[must_use]
+pub fn starts_processes_here(pid: u32) -> bool {
+    let parent = members::parent(pid).and_then(|parent| std::fs::read(format!("/proc/{parent}/cmdline")).ok());
+    parent.is_some_and(|cmdline| is_of_runc(&cmdline))
+}
+
+fn is_of_runc(cmdline: &[u8]) -> bool {
+    let program = cmdline.split(|b| *b == 0).next().unwrap_or_default();
+    program.rsplit(|b| *b == b'/').next() == Some(RUNC_SHIM.as_bytes())
 }
 
 /// A shim that is held fast: its number cannot become another process's, and its bundle is known.
@@ -326,6 +341,16 @@ mod tests {
         assert!(remove_orphan(&bundle, "n", "orphan", none).unwrap());
         assert!(leftovers::is_gone(&bundle) && !leftovers::is_gone(bundle.parent().unwrap()));
         assert!(!remove_orphan(&bundle, "n", "orphan", none).unwrap(), "it is gone");
+    }
+
+    #[test]
+    fn only_processes_of_the_shim_of_runc_are_taken_for_the_containers_own() {
+        assert!(is_of_runc(b"/usr/bin/containerd-shim-runc-v2\0-namespace\0n\0"));
+        assert!(is_of_runc(b"containerd-shim-runc-v2\0"));
+        for other in [&b"/usr/bin/containerd-shim-runsc-v1\0-id\0containerd-shim-runc-v2\0"[..], b"/sbin/init\0", b""] {
+            assert!(!is_of_runc(other));
+        }
+        assert!(!starts_processes_here(std::process::id()));
     }
 
     #[test]

@@ -21,13 +21,15 @@ const DEATHS: u32 = 100;
 /// First and longest pause before asking again; a restart takes milliseconds, so this only tames a crash loop.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));
 
-/// What a start may take besides the pull of its image: containerd may be restarting.
-const START: Duration = Duration::from_secs(180);
+/// What a start may take besides the pull of its image: more than the bound of a creation, in which a burst of starts waits
+/// for its turns.
+const START: Duration = Duration::from_secs(660);
 /// Nomad destroys a running task whose recovery fails, so patience is cheap here.
 const RECOVER: Duration = Duration::from_secs(120);
 /// What a stop may take beyond the grace that Nomad gives.
 const STOP: Duration = Duration::from_secs(90);
-const DESTROY: Duration = Duration::from_secs(120);
+/// More than the bound of a removal, in which a burst of them waits for its turns.
+const DESTROY: Duration = Duration::from_secs(330);
 const SIGNAL: Duration = Duration::from_secs(30);
 const INSPECT: Duration = Duration::from_secs(10);
 /// Until the command has been taken up; it runs after that.

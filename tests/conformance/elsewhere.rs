@@ -174,6 +174,15 @@ pub const ELSEWHERE: &[(&str, &[Test])] = &[
     ("EXEC-22", &[("lifecycle", "a_unary_exec_is_killed_at_its_timeout")]),
     ("EXEC-23", &[("lifecycle", "a_unary_exec_is_merged_and_capped")]),
     (
+        "LOG-10",
+        &[
+            ("lifecycle", "nomad_is_told_to_collect_nothing"),
+            ("lifecycle", "both_streams_are_in_files_from_the_start_and_nothing_else_is"),
+            ("lifecycle", "files_are_rotated_between_lines_and_the_oldest_go"),
+            ("lifecycle", "the_next_task_of_an_allocation_goes_on_where_the_last_ended"),
+        ],
+    ),
+    (
         "LIFE-18",
         &[
             (
@@ -266,10 +275,6 @@ pub const ELSEWHERE: &[(&str, &[Test])] = &[
 
 /// Items that no test shows, since what they ask for is not there.
 pub const NOT_BUILT: &[(&str, &str)] = &[
-    (
-        "LOG-10",
-        "Nomad collects the logs; the driver writes no log files of its own yet",
-    ),
     (
         "NET-09",
         "the driver makes no networks, and does not say that it can; Nomad's bridge publishes ports",

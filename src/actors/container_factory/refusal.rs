@@ -44,9 +44,16 @@ fn names(text: &str, target: &str) -> bool {
     .any(|words| text.contains(words))
 }
 
-/// Whether the words are about the program of the task, or of the runtime.
+/// Whether the words are about the program of the task, or of the runtime: those of runc, and then those of crun.
 pub(super) fn is_about_program(text: &str) -> bool {
-    ["executable file not found", "exec: \"", "exec format error"]
+    [
+        "executable file not found",
+        "exec: \"",
+        "exec format error",
+        "executable file `",
+        "open executable",
+        "exec `",
+    ]
         .iter()
         .any(|words| text.contains(words))
 }
@@ -66,6 +73,8 @@ mod tests {
     #[test]
     fn a_program_is_no_mount() {
         assert!(is_about_program("exec: \"mount\": executable file not found in $PATH"));
+        assert!(is_about_program("executable file `/bin/mount` not found: No such file or directory"));
+        assert!(is_about_program("open executable: Permission denied"));
         assert!(!is_about_program(
             "error mounting \"/etc\" to rootfs at \"/exec\": not a directory"
         ));

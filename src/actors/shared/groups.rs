@@ -2,9 +2,8 @@
 //!
 //! A shim ends when it is told to after its last container was deleted, whether or not another one is just being made in it
 //! (from containerd 2.0 on it does not know of that yet). So the book keeps who is coming and who is going. A shim whose last
-//! container goes takes no others any more, a deletion that would be the last waits for those who come, and deletions take
-//! turns. New
-//! containers go where there is room, the fullest first, so that shims end at all.
+//! container goes takes no others any more, and a deletion that may be the last waits for those who come, and for all
+//! other deletions. New containers go where there is room, the fullest first, so that shims end at all.
 //!
 //! What earlier processes have made is read once from the run directories, without containerd: an exit has to be asked
 //! for at the shim while containerd is away.
@@ -16,7 +15,7 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, watch};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch};
 use tokio::time::{Instant, timeout_at};
 
 /// How long a container waits for the first one of its shim, and a deletion for containers that are just being made. Beyond
@@ -46,7 +45,8 @@ struct Shim {
     /// It takes no more.
     closed: bool,
     members: BTreeMap<String, Stage>,
-    deletions: Arc<AsyncMutex<()>>,
+    /// Read by those that leave somebody behind, written by one that may be the last.
+    deletions: Arc<RwLock<()>>,
 }
 
 impl Shim {
@@ -162,6 +162,15 @@ impl Book {
     }
 }
 
+/// The right to delete a container of a shared shim.
+#[derive(Debug)]
+pub enum Turn {
+    /// Together with others: the shim stays.
+    Beside(OwnedRwLockReadGuard<()>),
+    /// It may end the shim.
+    Alone(OwnedRwLockWriteGuard<()>),
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Groups {
@@ -254,14 +263,24 @@ impl Groups {
 
     /// The turn to delete a container that leaves, to be kept until that is done; `None` if it shares no shim, or who has the
     /// turn hangs. Its deletion is not to end the shim under others that are just coming, nor under another deletion, which
-    /// the shim has carried out before it answers.
-    pub async fn turn_to_delete(&self, container: &str) -> Option<OwnedMutexGuard<()>> {
+    /// the shim has carried out before it answers. As long as somebody stays, none of it ends the shim.
+    pub async fn turn_to_delete(&self, container: &str) -> Option<Turn> {
         let deletions = self.book().shim_of(container).map(|shim| Arc::clone(&shim.deletions))?;
-        let turn = timeout_at(Instant::now() + TURN_WITHIN, deletions.lock_owned())
-            .await
-            .ok();
+        let deadline = Instant::now() + TURN_WITHIN;
+        let beside = timeout_at(deadline, Arc::clone(&deletions).read_owned()).await.ok();
+        // Whoever stays now and goes later waits for this turn to end.
+        if let Some(turn) = beside
+            && self.somebody_stays(container)
+        {
+            return Some(Turn::Beside(turn));
+        }
+        let turn = timeout_at(deadline, deletions.write_owned()).await.ok();
         self.others_are_there(container).await;
-        turn
+        turn.map(Turn::Alone)
+    }
+
+    fn somebody_stays(&self, container: &str) -> bool {
+        self.book().shim_of(container).is_some_and(|shim| shim.has(Stage::There))
     }
 
     async fn others_are_there(&self, container: &str) {

@@ -98,7 +98,7 @@ async fn a_deletion_waits_for_those_who_come_and_not_for_ever() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn containers_of_one_shim_are_deleted_one_after_the_other() {
+async fn the_last_containers_of_one_shim_are_deleted_one_after_the_other() {
     let groups = fresh();
     enter(&groups, "a").await;
     enter(&groups, "b").await;
@@ -118,6 +118,28 @@ async fn containers_of_one_shim_are_deleted_one_after_the_other() {
     );
     drop(first);
     assert!(groups.turn_to_delete("b").await.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn deletions_go_on_together_as_long_as_somebody_stays_and_the_last_waits_for_them() {
+    let groups = fresh();
+    for container in ["a", "b", "c"] {
+        enter(&groups, container).await;
+    }
+    groups.leaves("a");
+    groups.leaves("b");
+    let turns = [groups.turn_to_delete("a").await, groups.turn_to_delete("b").await];
+    assert!(turns.iter().all(|turn| matches!(turn, Some(Turn::Beside(_)))), "{turns:?}");
+    groups.leaves("c");
+    let brief = Duration::from_secs(1);
+    assert!(timeout(brief, groups.turn_to_delete("c")).await.is_err());
+    let [first, second] = turns;
+    drop(first);
+    groups.left("a");
+    assert!(timeout(brief, groups.turn_to_delete("c")).await.is_err());
+    drop(second);
+    groups.left("b");
+    assert!(matches!(groups.turn_to_delete("c").await, Some(Turn::Alone(_))));
 }
 
 #[tokio::test]

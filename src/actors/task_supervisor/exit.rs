@@ -1,6 +1,7 @@
 //! The exit: seen by event or by listing, kept in a label, told to all who wait.
 
 use super::memory::is_near;
+use super::recover::cgroups_path;
 use super::state::{Event, State};
 use super::{ACTOR, TaskSupervisor};
 use crate::actors::shared::unix_nanos;
@@ -16,6 +17,7 @@ use actix::{ActorFutureExt as _, AsyncContext as _, Context, Handler, WrapFuture
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::JoinError;
 use tracing::Instrument as _;
 
 /// 128 + SIGKILL: what the kernel's out-of-memory killer leaves behind, among others.
@@ -170,11 +172,19 @@ impl TaskSupervisor {
     pub(super) fn find_oom_counter(&mut self, ctx: &mut Context<Self>) {
         let Some(pid) = self.about.pid else { return };
         let (names, version) = (self.container.cgroup_names(&self.id), self.shared.node.cgroups);
-        let (container, shared) = (self.container.clone(), Arc::clone(&self.shared));
-        let look =
-            move || oom::counter(pid, &names, version).or_else(|| oom::usual_counter(container.as_str(), version));
-        let find = async move { shared.look(look).await };
-        ctx.spawn(find.into_actor(self).map(|found, actor: &mut Self, ctx| {
+        let (container, shared, configured) = (self.container.clone(), Arc::clone(&self.shared), self.configured());
+        let find = async move {
+            let found = shared.look(move || oom::counter(pid, &names, version)).await?;
+            if found.is_some() {
+                return Ok(found);
+            }
+            // It has ended already.
+            let Ok(configured) = configured else { return Ok(None) };
+            let record = configured.gateway.container(container.as_str()).await;
+            let path = record.ok().flatten().and_then(|record| cgroups_path(&record));
+            shared.look(move || oom::counter_at(&path?, version)).await
+        };
+        ctx.spawn(find.into_actor(self).map(|found: Result<_, JoinError>, actor: &mut Self, ctx| {
             // Without it, what containerd tells has to do.
             actor.about.oom_counter = found.ok().flatten();
             actor.count_kills(ctx);

@@ -68,6 +68,27 @@ fn signal_first(
     })
 }
 
+/// Signals the first process of a container and lets it go on, if that is all that the runtime would do: the process is one of
+/// this kernel, and for SIGKILL to `all` of the container, its end is the end of all. False if nothing was sent. Blocks.
+///
+/// A runtime is a program: a thousand stops are two thousand starts of it. And of a shim that hangs nothing is to be waited for.
+fn signal_straight(names: &[String], pid: u32, signal: i32, all: bool, version: CgroupVersion) -> bool {
+    let Some(first) = members::one(names, pid).filter(|first| shims::starts_processes_here(first.pid)) else {
+        return false;
+    };
+    if all && !members::leads_a_namespace(pid) {
+        return false;
+    }
+    if let Err(error) = members::signal(&first, signal) {
+        tracing::debug!(error = %error, "left to containerd");
+        return false;
+    }
+    if let Err(error) = members::thaw(std::slice::from_ref(&first), names, version) {
+        tracing::warn!(error = %error, "a container's cgroup cannot be thawed");
+    }
+    true
+}
+
 /// Waits for the end of a process; its exit code, if the kernel shows it.
 async fn end_of(first: Member) -> std::io::Result<Option<i32>> {
     let (pid, started) = (first.pid, first.started);
@@ -92,6 +113,21 @@ impl TaskSupervisor {
         self.container.cgroup_names(&self.id)
     }
 
+    /// Sends a signal that is to end the task straight to its first process, where that does what the runtime would do; false
+    /// if it has to be sent by containerd.
+    pub(super) fn straight(&self, signal: i32, all: bool) -> impl Future<Output = bool> + use<> {
+        let (names, pid, version) = (self.cgroup_names(), self.about.pid, self.shared.node.cgroups);
+        let shared = Arc::clone(&self.shared);
+        async move {
+            let Some(pid) = pid else { return false };
+            let sent = shared.look(move || signal_straight(&names, pid, signal, all, version)).await;
+            sent.unwrap_or_else(|error| {
+                tracing::error!(error = %error, "a signal broke off");
+                false
+            })
+        }
+    }
+
     /// Sends a stop signal to the first process, since containerd could not: `fault` tells why.
     pub(super) fn signal_by_kernel(&mut self, signal: i32, fault: ContainerdFault, ctx: &mut Context<Self>) {
         tracing::warn!(task.id = %self.id, error = %fault, "containerd does not stop the task, signalling it by the kernel");
@@ -107,7 +143,10 @@ impl TaskSupervisor {
             }
             Ok(Ok(Told::Ended(code))) => actor.ended_by_kernel(code, ctx),
             Ok(Ok(Told::Nothing)) => actor.stop_not_sent(&TaskError::Containerd(fault), ctx),
-            Ok(Err(error)) => actor.stop_not_sent(&TaskError::Driver(error.to_string()), ctx),
+            // A signal that nobody can send now: the grace goes on, and SIGKILL at its end can be sent.
+            Ok(Err(error)) => {
+                tracing::warn!(task.id = %actor.id, error = %error, "the stop signal cannot be sent, the task is killed at the end of its grace");
+            }
             Err(broken) => actor.stop_not_sent(&TaskError::Driver(broken.to_string()), ctx),
         }));
     }

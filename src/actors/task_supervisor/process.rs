@@ -61,7 +61,11 @@ impl TaskSupervisor {
                     };
                     actor.exit_seen(exit, ctx);
                 }
-                Ok(Ok(Untold::Taken)) => actor.check_exit(ctx),
+                // The shim has it, and a containerd that hangs would not pass it on.
+                Ok(Ok(Untold::Taken)) => {
+                    actor.wait_at_shim(ctx);
+                    actor.check_exit(ctx);
+                }
                 Ok(Ok(Untold::Code { .. } | Untold::Unwatched)) => {}
                 // Without it, the exit is told by containerd or its shim.
                 Ok(Err(error)) => tracing::debug!(task.id = %actor.id, error = %error, "cannot watch the first process"),

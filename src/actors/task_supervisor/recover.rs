@@ -6,6 +6,7 @@ use super::state::{Event, State};
 use super::{ACTOR, TaskSupervisor};
 use crate::actors::shared::{Configured, Shared};
 use crate::actors::supervision::book::ask_until;
+use crate::containerd::ContainerRecord;
 use crate::host::oom;
 use crate::messages::runtime::{ContainerdFault, FaultKind, LookUpTask, TaskView};
 use crate::messages::task::{Recover, TaskError};
@@ -135,18 +136,29 @@ pub(super) async fn found_without_task(
 /// Of a task that was killed, containerd's listing does not tell why. An earlier plugin process may have seen it and have
 /// written it down; else the kernel has counted.
 async fn reason_of(shared: &Shared, container: &ContainerId, exit: ExitRecord) -> Found {
-    let label = match shared.configured() {
-        Ok(configured) => found_without_task(&configured, container).await,
+    let record = match shared.configured() {
+        Ok(configured) => configured.gateway.container(container.as_str()).await,
         Err(fault) => Err(fault),
     };
     // What is not written down, or cannot be read now, is no reason to know less of the exit itself.
-    if let Ok((_, Some(known), marks)) = label {
+    let Ok(Some(record)) = record else {
+        return (Some(TaskView::Stopped(exit)), None, None);
+    };
+    let path = cgroups_path(&record);
+    let marks = Marks::read(&record.labels.into_iter().collect());
+    if let Some(known) = marks.as_ref().and_then(|marks| marks.exit.clone()) {
         return (None, Some(known), marks);
     }
-    let (id, version) = (container.clone(), shared.node.cgroups);
-    let kills = shared.look(move || oom::kills(&oom::usual_counter(id.as_str(), version)?));
+    let version = shared.node.cgroups;
+    let kills = shared.look(move || oom::kills(&oom::counter_at(&path?, version)?));
     let oom = kills.await.ok().flatten().is_some_and(|kills| kills > 0);
     (Some(TaskView::Stopped(ExitRecord { oom, ..exit })), None, None)
+}
+
+/// Where the runtime has put the container's cgroup, by its specification.
+pub(super) fn cgroups_path(record: &ContainerRecord) -> Option<String> {
+    let spec: serde_json::Value = serde_json::from_slice(&record.spec_json).ok()?;
+    Some(spec.pointer("/linux/cgroupsPath")?.as_str()?.to_owned())
 }
 
 /// What containerd says now.

@@ -27,6 +27,12 @@ pub(super) const EXIT_PATIENCE: Duration = Duration::from_secs(10);
 /// machine under load is slow; a shim that hangs takes for ever.
 const SIGNAL_WITHIN: Duration = Duration::from_secs(5);
 
+/// How a signal has reached the task.
+enum Way {
+    Straight,
+    Containerd,
+}
+
 /// How the task was asked to stop.
 #[derive(Default)]
 pub(super) struct Wish {
@@ -62,11 +68,20 @@ impl Handler<Ask<Stop>> for TaskSupervisor {
             State::Absent => reply.send(Err(TaskError::NotFound)),
             _ => {
                 self.waiting.stop.push(reply);
+                let before = self.wished_signal();
                 self.stop_wish.signal = req.signal;
                 self.stop_wish.timeout = req.timeout;
-                if matches!(self.state, State::Stopping | State::Creating) && event == Event::StopAsked {
-                    self.stop_wish.due = self.state == State::Creating;
-                    self.arm(ctx);
+                match self.state {
+                    State::Creating if event == Event::StopAsked => {
+                        self.stop_wish.due = true;
+                        self.arm(ctx);
+                    }
+                    // Who asks for another signal is not served by the first one.
+                    State::Stopping if event == Event::StopAsked && self.wished_signal() != before => {
+                        self.signal_to_stop(ctx);
+                    }
+                    State::Stopping if event == Event::StopAsked => self.arm(ctx),
+                    _ => {}
                 }
                 self.note(&event, ctx);
             }
@@ -108,19 +123,41 @@ impl TaskSupervisor {
 
     /// True if the signal that stops the task is the one that kills it.
     pub(super) fn stops_by_sigkill(&self) -> bool {
-        self.stop_wish.signal.unwrap_or(self.about.stop_signal) == SIGKILL
+        self.wished_signal() == SIGKILL
+    }
+
+    fn wished_signal(&self) -> i32 {
+        self.stop_wish.signal.unwrap_or(self.about.stop_signal)
+    }
+
+    /// A signal to end the task: straight to its process where that does the same, else by containerd.
+    fn send(
+        &self,
+        signal: i32,
+        all: bool,
+    ) -> impl Future<Output = Result<Way, ContainerdFault>> + use<> {
+        let (straight, span) = (self.straight(signal, all), self.stop_span());
+        let call = in_time(self.kill_call(signal, all, span));
+        async move {
+            if straight.await {
+                step!(StopSignalled);
+                return Ok(Way::Straight);
+            }
+            call.await.map(|()| Way::Containerd)
+        }
     }
 
     /// Sends the stop signal and arms the deadline.
     pub(super) fn signal_to_stop(&mut self, ctx: &mut Context<Self>) {
         self.arm(ctx);
-        let signal = self.stop_wish.signal.unwrap_or(self.about.stop_signal);
-        let call = in_time(self.kill_call(signal, false, self.stop_span()));
-        ctx.spawn(call.into_actor(self).map(move |sent, actor, ctx| match sent {
+        let signal = self.wished_signal();
+        ctx.spawn(self.send(signal, false).into_actor(self).map(move |sent, actor, ctx| match sent {
             // Killed or gone meanwhile.
             Err(_) if actor.state != State::Stopping => {}
             Err(fault) => actor.signal_by_kernel(signal, fault, ctx),
-            Ok(()) => {
+            // It was there to take it, so its end is still to be told.
+            Ok(Way::Straight) => {}
+            Ok(Way::Containerd) => {
                 actor.let_go_on();
                 actor.check_exit(ctx);
             }
@@ -144,15 +181,15 @@ impl TaskSupervisor {
     /// SIGKILL to all processes of the container.
     pub(super) fn kill(&mut self, ctx: &mut Context<Self>) {
         self.disarm(ctx);
-        let call = in_time(self.kill_call(SIGKILL, true, self.stop_span()));
-        ctx.spawn(call.into_actor(self).map(|sent, actor, ctx| {
+        ctx.spawn(self.send(SIGKILL, true).into_actor(self).map(|sent, actor, ctx| {
             if !actor.state.is_alive() {
                 return;
             }
-            if let Err(fault) = sent {
-                return actor.kill_by_kernel(Some(fault), ctx);
+            match sent {
+                Err(fault) => return actor.kill_by_kernel(Some(fault), ctx),
+                Ok(Way::Straight) => {}
+                Ok(Way::Containerd) => actor.let_go_on(),
             }
-            actor.let_go_on();
             let patience = ctx.run_later(EXIT_PATIENCE, |actor, ctx| {
                 if actor.state.is_alive() {
                     actor.kill_by_kernel(None, ctx);

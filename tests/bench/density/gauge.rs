@@ -28,6 +28,44 @@ pub fn share(pid: u32) -> f64 {
     procfs::share_kib(pid).unwrap_or(0) as f64 * 1024.0 / 1e6
 }
 
+/// Who has spent how much of the cores so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Spent {
+    plugin: Duration,
+    containerd: Duration,
+    /// The programs that containerd has run: those that start shims.
+    starters: Duration,
+    shims: Duration,
+    /// The programs that shims have run.
+    runtimes: Duration,
+}
+
+impl Spent {
+    pub fn of(rig: &Rig) -> Spent {
+        let containerd: Vec<u32> = rig.containerd.pid().into_iter().collect();
+        let shims = rig.containerd.shims();
+        let children = |pids: &[u32]| pids.iter().filter_map(|pid| procfs::cpu_time_of_children(*pid)).sum();
+        Spent {
+            plugin: spent(&[rig.plugin().pid()]),
+            starters: children(&containerd),
+            containerd: spent(&containerd),
+            runtimes: children(&shims),
+            shims: spent(&shims),
+        }
+    }
+
+    /// What was spent since then, each with its name.
+    pub fn since(&self, then: &Spent) -> [(&'static str, Duration); 5] {
+        [
+            ("plugin", self.plugin.saturating_sub(then.plugin)),
+            ("containerd", self.containerd.saturating_sub(then.containerd)),
+            ("starting shims", self.starters.saturating_sub(then.starters)),
+            ("shims", self.shims.saturating_sub(then.shims)),
+            ("runtimes", self.runtimes.saturating_sub(then.runtimes)),
+        ]
+    }
+}
+
 /// CPU time of some processes so far.
 pub fn spent(pids: &[u32]) -> Duration {
     pids.iter().filter_map(|pid| procfs::cpu_time(*pid)).sum()

@@ -1,6 +1,6 @@
 //! One run with so many tasks: starts, memory, idle cores, recovery, one more start, stops.
 
-use crate::gauge::{Memory, percentile, spent};
+use crate::gauge::{Memory, Spent, percentile, spent};
 use crate::report::{Limit, Report};
 use crate::{Plan, ctr, grouped, phase};
 use anyhow::{Result, ensure};
@@ -37,7 +37,7 @@ pub async fn measure(plan: &Plan, group: &str, report: &mut Report) -> Result<()
     let measured = async {
         let started = lives(&rig, plan, group, &spec, &mut crowd, report).await?;
         recoveries(&mut rig, plan, group, &crowd, report).await?;
-        let removed = ends(plan, group, &mut crowd, report).await?;
+        let removed = ends(&rig, plan, group, &mut crowd, report).await?;
         anyhow::Ok((started, removed))
     }
     .await;
@@ -84,7 +84,9 @@ async fn lives(
 
     let without = Memory::of(rig);
     let invited = crowd.invite(rig, spec, count)?;
+    let before = Spent::of(rig);
     let started = phase("starts", 60 + many / 2, crowd.welcome(rig, invited)).await?;
+    let spent = Spent::of(rig).since(&before);
     let busy = procfs::threads(rig.plugin().pid());
     row(
         "started, and each has said its first line",
@@ -92,6 +94,10 @@ async fn lives(
         "s",
         Limit::AtMost(40.0 * thousands),
     );
+    for (who, spent) in spent {
+        let each = spent.as_secs_f64() * 1000.0 / count as f64;
+        row(&format!("of a core for each start, {who}"), each, "ms", Limit::None);
+    }
 
     let attendance = phase("waits and statistics", 60, crowd.attend(INTERVAL)).await?;
     let (seconds, cores) = idle(rig, if count > 100 { IDLE.1 } else { IDLE.0 }).await;
@@ -168,7 +174,7 @@ async fn recoveries(rig: &mut Rig, plan: &Plan, group: &str, crowd: &Crowd, repo
 }
 
 /// Everybody is stopped, and ignores it, and removed. How long the removal took.
-async fn ends(plan: &Plan, group: &str, crowd: &mut Crowd, report: &mut Report) -> Result<Duration> {
+async fn ends(rig: &Rig, plan: &Plan, group: &str, crowd: &mut Crowd, report: &mut Report) -> Result<Duration> {
     let many = plan.count as u64;
     let limit = Limit::AtMost(GRACE.as_secs_f64() + 25.0 * plan.count as f64 / 1000.0);
     let stopped = phase("stops", 60 + many / 2, crowd.stop(GRACE)).await?;
@@ -179,7 +185,12 @@ async fn ends(plan: &Plan, group: &str, crowd: &mut Crowd, report: &mut Report) 
         "s",
         limit,
     );
+    let before = Spent::of(rig);
     let removed = phase("removals", 60 + many / 2, crowd.destroy(false)).await?;
+    for (who, spent) in Spent::of(rig).since(&before) {
+        let each = spent.as_secs_f64() * 1000.0 / plan.count as f64;
+        report.row(format!("[{group}] of a core for each removal, {who}"), each, "ms", Limit::None);
+    }
     report.row(format!("[{group}] removed"), removed.as_secs_f64(), "s", Limit::None);
     Ok(removed)
 }

@@ -167,10 +167,20 @@ fn rollup(pid: u32, field: &str) -> Option<u64> {
 
 /// CPU time of a process so far, in the kernel and outside of it, with that of its threads; in steps of a hundredth second.
 pub fn cpu_time(pid: u32) -> Option<Duration> {
+    times(pid, 11)
+}
+
+/// CPU time of the children that a process has waited for, and of theirs.
+pub fn cpu_time_of_children(pid: u32) -> Option<Duration> {
+    times(pid, 13)
+}
+
+/// The sum of two neighbouring times of `/proc/<pid>/stat`: outside of the kernel and in it.
+fn times(pid: u32, first: usize) -> Option<Duration> {
     let fields = stat(pid)?;
     let ticks = |index: usize| fields.get(index)?.parse::<u64>().ok();
     // USER_HZ is 100 on every machine that Linux has kept.
-    Some(Duration::from_millis((ticks(11)? + ticks(12)?) * 10))
+    Some(Duration::from_millis((ticks(first)? + ticks(first + 1)?) * 10))
 }
 
 /// The paths of the unix sockets a process holds.
