@@ -41,7 +41,8 @@ fn place(cgroups_path: &str) -> Option<String> {
         [path] => path.strip_prefix('/')?.to_owned(),
         [slice, prefix, name] => {
             let parts: Vec<&str> = slice.strip_suffix(".slice")?.split('-').collect();
-            let slices = (1..=parts.len()).map(|n| format!("{}.slice", parts.iter().take(n).copied().collect::<Vec<_>>().join("-")));
+            let slices = (1..=parts.len())
+                .map(|n| format!("{}.slice", parts.iter().take(n).copied().collect::<Vec<_>>().join("-")));
             format!("{}/{prefix}-{name}.scope", slices.collect::<Vec<_>>().join("/"))
         }
         _ => return None,
@@ -96,8 +97,14 @@ mod tests {
     fn the_place_is_that_of_the_specification() {
         for (path, expected) in [
             ("/nomad/web-1", Some("nomad/web-1")),
-            ("/nomad.slice/share.slice/a.web.scope", Some("nomad.slice/share.slice/a.web.scope")),
-            ("nomad.slice:containerd-driver:web-1", Some("nomad.slice/containerd-driver-web-1.scope")),
+            (
+                "/nomad.slice/share.slice/a.web.scope",
+                Some("nomad.slice/share.slice/a.web.scope"),
+            ),
+            (
+                "nomad.slice:containerd-driver:web-1",
+                Some("nomad.slice/containerd-driver-web-1.scope"),
+            ),
             ("a-b.slice:p:n", Some("a.slice/a-b.slice/p-n.scope")),
             ("/nomad/../web", None),
             ("/", None),

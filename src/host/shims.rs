@@ -347,7 +347,11 @@ mod tests {
     fn only_processes_of_the_shim_of_runc_are_taken_for_the_containers_own() {
         assert!(is_of_runc(b"/usr/bin/containerd-shim-runc-v2\0-namespace\0n\0"));
         assert!(is_of_runc(b"containerd-shim-runc-v2\0"));
-        for other in [&b"/usr/bin/containerd-shim-runsc-v1\0-id\0containerd-shim-runc-v2\0"[..], b"/sbin/init\0", b""] {
+        for other in [
+            &b"/usr/bin/containerd-shim-runsc-v1\0-id\0containerd-shim-runc-v2\0"[..],
+            b"/sbin/init\0",
+            b"",
+        ] {
             assert!(!is_of_runc(other));
         }
         assert!(!starts_processes_here(std::process::id()));

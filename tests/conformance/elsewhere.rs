@@ -177,9 +177,15 @@ pub const ELSEWHERE: &[(&str, &[Test])] = &[
         "LOG-10",
         &[
             ("lifecycle", "nomad_is_told_to_collect_nothing"),
-            ("lifecycle", "both_streams_are_in_files_from_the_start_and_nothing_else_is"),
+            (
+                "lifecycle",
+                "both_streams_are_in_files_from_the_start_and_nothing_else_is",
+            ),
             ("lifecycle", "files_are_rotated_between_lines_and_the_oldest_go"),
-            ("lifecycle", "the_next_task_of_an_allocation_goes_on_where_the_last_ended"),
+            (
+                "lifecycle",
+                "the_next_task_of_an_allocation_goes_on_where_the_last_ended",
+            ),
         ],
     ),
     (
@@ -274,12 +280,10 @@ pub const ELSEWHERE: &[(&str, &[Test])] = &[
 ];
 
 /// Items that no test shows, since what they ask for is not there.
-pub const NOT_BUILT: &[(&str, &str)] = &[
-    (
-        "NET-09",
-        "the driver makes no networks, and does not say that it can; Nomad's bridge publishes ports",
-    ),
-];
+pub const NOT_BUILT: &[(&str, &str)] = &[(
+    "NET-09",
+    "the driver makes no networks, and does not say that it can; Nomad's bridge publishes ports",
+)];
 
 /// How jobs and agents are stood in for.
 const BY_PROTOCOL: &str = "through the plugin protocol as an agent speaks it, without an agent";

@@ -54,8 +54,8 @@ pub(super) fn is_about_program(text: &str) -> bool {
         "open executable",
         "exec `",
     ]
-        .iter()
-        .any(|words| text.contains(words))
+    .iter()
+    .any(|words| text.contains(words))
 }
 
 #[cfg(test)]
@@ -73,7 +73,9 @@ mod tests {
     #[test]
     fn a_program_is_no_mount() {
         assert!(is_about_program("exec: \"mount\": executable file not found in $PATH"));
-        assert!(is_about_program("executable file `/bin/mount` not found: No such file or directory"));
+        assert!(is_about_program(
+            "executable file `/bin/mount` not found: No such file or directory"
+        ));
         assert!(is_about_program("open executable: Permission denied"));
         assert!(!is_about_program(
             "error mounting \"/etc\" to rootfs at \"/exec\": not a directory"

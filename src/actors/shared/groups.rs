@@ -280,7 +280,9 @@ impl Groups {
     }
 
     fn somebody_stays(&self, container: &str) -> bool {
-        self.book().shim_of(container).is_some_and(|shim| shim.has(Stage::There))
+        self.book()
+            .shim_of(container)
+            .is_some_and(|shim| shim.has(Stage::There))
     }
 
     async fn others_are_there(&self, container: &str) {

@@ -129,7 +129,10 @@ async fn deletions_go_on_together_as_long_as_somebody_stays_and_the_last_waits_f
     groups.leaves("a");
     groups.leaves("b");
     let turns = [groups.turn_to_delete("a").await, groups.turn_to_delete("b").await];
-    assert!(turns.iter().all(|turn| matches!(turn, Some(Turn::Beside(_)))), "{turns:?}");
+    assert!(
+        turns.iter().all(|turn| matches!(turn, Some(Turn::Beside(_)))),
+        "{turns:?}"
+    );
     groups.leaves("c");
     let brief = Duration::from_secs(1);
     assert!(timeout(brief, groups.turn_to_delete("c")).await.is_err());

@@ -184,11 +184,14 @@ impl TaskSupervisor {
             let path = record.ok().flatten().and_then(|record| cgroups_path(&record));
             shared.look(move || oom::counter_at(&path?, version)).await
         };
-        ctx.spawn(find.into_actor(self).map(|found: Result<_, JoinError>, actor: &mut Self, ctx| {
-            // Without it, what containerd tells has to do.
-            actor.about.oom_counter = found.ok().flatten();
-            actor.count_kills(ctx);
-        }));
+        ctx.spawn(
+            find.into_actor(self)
+                .map(|found: Result<_, JoinError>, actor: &mut Self, ctx| {
+                    // Without it, what containerd tells has to do.
+                    actor.about.oom_counter = found.ok().flatten();
+                    actor.count_kills(ctx);
+                }),
+        );
     }
 
     /// Reads the counter of a task that lives: what it shows is no reason of an exit that is yet to come.

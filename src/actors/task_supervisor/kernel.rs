@@ -120,7 +120,9 @@ impl TaskSupervisor {
         let shared = Arc::clone(&self.shared);
         async move {
             let Some(pid) = pid else { return false };
-            let sent = shared.look(move || signal_straight(&names, pid, signal, all, version)).await;
+            let sent = shared
+                .look(move || signal_straight(&names, pid, signal, all, version))
+                .await;
             sent.unwrap_or_else(|error| {
                 tracing::error!(error = %error, "a signal broke off");
                 false

@@ -131,11 +131,7 @@ impl TaskSupervisor {
     }
 
     /// A signal to end the task: straight to its process where that does the same, else by containerd.
-    fn send(
-        &self,
-        signal: i32,
-        all: bool,
-    ) -> impl Future<Output = Result<Way, ContainerdFault>> + use<> {
+    fn send(&self, signal: i32, all: bool) -> impl Future<Output = Result<Way, ContainerdFault>> + use<> {
         let (straight, span) = (self.straight(signal, all), self.stop_span());
         let call = in_time(self.kill_call(signal, all, span));
         async move {
@@ -151,17 +147,21 @@ impl TaskSupervisor {
     pub(super) fn signal_to_stop(&mut self, ctx: &mut Context<Self>) {
         self.arm(ctx);
         let signal = self.wished_signal();
-        ctx.spawn(self.send(signal, false).into_actor(self).map(move |sent, actor, ctx| match sent {
-            // Killed or gone meanwhile.
-            Err(_) if actor.state != State::Stopping => {}
-            Err(fault) => actor.signal_by_kernel(signal, fault, ctx),
-            // It was there to take it, so its end is still to be told.
-            Ok(Way::Straight) => {}
-            Ok(Way::Containerd) => {
-                actor.let_go_on();
-                actor.check_exit(ctx);
-            }
-        }));
+        ctx.spawn(
+            self.send(signal, false)
+                .into_actor(self)
+                .map(move |sent, actor, ctx| match sent {
+                    // Killed or gone meanwhile.
+                    Err(_) if actor.state != State::Stopping => {}
+                    Err(fault) => actor.signal_by_kernel(signal, fault, ctx),
+                    // It was there to take it, so its end is still to be told.
+                    Ok(Way::Straight) => {}
+                    Ok(Way::Containerd) => {
+                        actor.let_go_on();
+                        actor.check_exit(ctx);
+                    }
+                }),
+        );
     }
 
     /// The earliest deadline that anybody asked for counts.

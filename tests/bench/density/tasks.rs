@@ -189,7 +189,12 @@ async fn ends(rig: &Rig, plan: &Plan, group: &str, crowd: &mut Crowd, report: &m
     let removed = phase("removals", 60 + many / 2, crowd.destroy(false)).await?;
     for (who, spent) in Spent::of(rig).since(&before) {
         let each = spent.as_secs_f64() * 1000.0 / plan.count as f64;
-        report.row(format!("[{group}] of a core for each removal, {who}"), each, "ms", Limit::None);
+        report.row(
+            format!("[{group}] of a core for each removal, {who}"),
+            each,
+            "ms",
+            Limit::None,
+        );
     }
     report.row(format!("[{group}] removed"), removed.as_secs_f64(), "s", Limit::None);
     Ok(removed)
