@@ -10,7 +10,7 @@ use super::earlier;
 use super::fault::{runtime_fault, task_fault};
 use super::grouping;
 use super::on_host::{self, Held, Logs, end_unused_logs, host_side, place, stdin};
-use super::own_logs::OwnLogs;
+use super::own_logs::{OwnLogs, unused_logs};
 use super::remap::remap;
 use super::remove::{at, remove};
 use super::stray;
@@ -38,6 +38,7 @@ use crate::telemetry::steps::step;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tracing::Instrument as _;
 
@@ -99,6 +100,7 @@ pub(super) async fn create(
         logs: &logs,
         unused: &unused,
         own_logs,
+        ready: AtomicU32::new(0),
     };
     let outcome = start.run(links).await;
     match &outcome {
@@ -141,16 +143,6 @@ fn owed(why: &dyn std::fmt::Display, left: &ContainerError) -> ContainerError {
     ContainerError::Interrupted(format!("{why}; what it has made is not removed yet: {left}"))
 }
 
-/// The pipes that a collector of Nomad's reads, to which nothing will be written: of a terminal's two streams, or where
-/// nobody is to collect.
-fn unused_logs(plan: &ContainerPlan, task: &TaskSpec, logs: &Logs) -> Vec<PathBuf> {
-    match &plan.logs {
-        LogWay::Paths => logs.1.iter().filter(|_| plan.terminal).cloned().collect(),
-        LogWay::Files(_) => Vec::new(),
-        LogWay::Nowhere => vec![task.stdout_path.clone(), task.stderr_path.clone()],
-    }
-}
-
 async fn check_logs(links: &Arc<Links>, req: &CreateContainer) -> Result<Logs, ContainerError> {
     let check = CheckLogPaths {
         alloc_dir: req.task.alloc_dir.clone(),
@@ -185,6 +177,8 @@ struct Beginning<'a> {
     /// Pipes whose readers are to see their end.
     unused: &'a [PathBuf],
     own_logs: OwnLogs<'a>,
+    /// The process that an attempt of this creation has made ready to begin; 0 for none.
+    ready: AtomicU32,
 }
 
 impl Beginning<'_> {
@@ -281,6 +275,7 @@ impl Beginning<'_> {
             logs,
             unused,
             ref own_logs,
+            ref ready,
         } = *self;
         let (now, snapshotter) = (unix_nanos(), plan.snapshotter.as_str());
         let mut group = grouping::join(shared, gateway, settings, owner, &req.task.alloc_id, plan).await;
@@ -337,6 +332,17 @@ impl Beginning<'_> {
                     shared.groups.entered(id.as_str());
                     tokio::task::block_in_place(|| end_unused_logs(id, &req.task.alloc_dir, unused));
                     return Ok(created(view, started_at));
+                }
+                // The answer to the word to begin was lost, and its shim may be about to heed it: a second one comes after it.
+                Some(TaskView::Created { pid }) if pid != 0 && ready.load(Ordering::Relaxed) == pid => {
+                    return match start(gateway, id, &req.task, plan).await {
+                        Ok(pid) => {
+                            tokio::task::block_in_place(|| end_unused_logs(id, &req.task.alloc_dir, unused));
+                            Ok(created(TaskView::Running { pid }, started_at))
+                        }
+                        // Begun meanwhile: the next look finds it.
+                        Err(error) => unsettled(error),
+                    };
                 }
                 // Not begun: containerd may be about to take it down, with the call of a plugin process that died.
                 Some(TaskView::Created { .. }) => return Ok(Attempt::InTheWay),
@@ -398,6 +404,7 @@ impl Beginning<'_> {
                 step!(StartTask);
                 shared.groups.entered(id.as_str());
                 tokio::task::block_in_place(|| place(shared, id, plan, pid, &checked))?;
+                ready.store(pid, Ordering::Relaxed);
                 step!(StartPlaced);
             }
             // A shim of an interrupted start that containerd is still taking down, or its bundle.

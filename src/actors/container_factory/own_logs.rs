@@ -12,6 +12,7 @@ use crate::messages::logs::Drain;
 use crate::spec::identity::ContainerId;
 use crate::spec::log_collection::{LogFiles, LogWay};
 use crate::spec::oci::ContainerPlan;
+use crate::spec::task::TaskSpec;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -116,5 +117,15 @@ fn fault(path: &Path) -> impl FnOnce(HostError) -> ContainerError {
         what: "log pipe",
         path: path.display().to_string(),
         reason: e.reason,
+    }
+}
+
+/// The pipes that a collector of Nomad's reads, to which nothing will be written: of a terminal's two streams, or where
+/// nobody is to collect.
+pub(super) fn unused_logs(plan: &ContainerPlan, task: &TaskSpec, logs: &Logs) -> Vec<PathBuf> {
+    match &plan.logs {
+        LogWay::Paths => logs.1.iter().filter(|_| plan.terminal).cloned().collect(),
+        LogWay::Files(_) => Vec::new(),
+        LogWay::Nowhere => vec![task.stdout_path.clone(), task.stderr_path.clone()],
     }
 }
