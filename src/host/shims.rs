@@ -63,6 +63,13 @@ fn shim(pid: u32, cmdline: &[u8]) -> Option<Shim> {
     })
 }
 
+/// Whether a shim's program was run by containerd for one thing: to start the shim, or to delete what a dead one has left. It
+/// ends by itself, and what it would have deleted stays if it is killed.
+fn is_errand(cmdline: &[u8]) -> bool {
+    let last = cmdline.split(|b| *b == 0).rfind(|arg| !arg.is_empty());
+    matches!(last, Some(b"start" | b"delete"))
+}
+
 impl Shim {
     /// Whether it was started by the containerd at this socket, for its namespace of this name.
     #[must_use]
@@ -102,8 +109,8 @@ pub struct Held {
     bundle: Option<PathBuf>,
 }
 
-/// The shims that were started for the container `shim` of the containerd at this socket, for those that run. `container` is
-/// the one whose bundle counts: this one, or another that shares the shim.
+/// The shims that were started for the container `shim` of the containerd at this socket, for those that run, without
+/// containerd's errands to them. `container` is the one whose bundle counts: this one, or another that shares the shim.
 #[must_use]
 pub fn hold(address: &str, namespace: &str, shim: &str, container: &str) -> Vec<Held> {
     let started_for = shim;
@@ -115,10 +122,8 @@ pub fn hold(address: &str, namespace: &str, shim: &str, container: &str) -> Vec<
             let pid = Pid::from_raw(i32::try_from(found.pid).ok()?)?;
             let process = pidfd_open(pid, PidfdFlags::empty()).ok()?;
             // This look counts: it comes after the descriptor.
-            let again = self::shim(
-                found.pid,
-                &std::fs::read(format!("/proc/{pid}/cmdline", pid = found.pid)).ok()?,
-            )?;
+            let cmdline = std::fs::read(format!("/proc/{pid}/cmdline", pid = found.pid)).ok()?;
+            let again = self::shim(found.pid, &cmdline).filter(|_| !is_errand(&cmdline))?;
             // A shim works in the bundle of the container that it was started for, which may be gone; that of another that
             // shares it lies beside.
             let works_in = std::fs::read_link(format!("/proc/{}/cwd", found.pid)).ok();
@@ -268,6 +273,10 @@ mod tests {
 
     /// A process that looks like a shim, in its bundle.
     fn pretend(root: &Path, container: &str) -> (std::process::Child, PathBuf) {
+        pretend_with(root, container, &[])
+    }
+
+    fn pretend_with(root: &Path, container: &str, action: &[&str]) -> (std::process::Child, PathBuf) {
         let bundle = root.join(BUNDLES).join("n").join(container);
         std::fs::create_dir_all(bundle.join("rootfs")).unwrap();
         std::fs::write(bundle.join("log.json"), "").unwrap();
@@ -285,6 +294,7 @@ mod tests {
                 "-address",
                 "/a.sock",
             ])
+            .args(action)
             .current_dir(&bundle)
             .stdin(std::process::Stdio::piped())
             .spawn()
@@ -341,6 +351,26 @@ mod tests {
         assert!(remove_orphan(&bundle, "n", "orphan", none).unwrap());
         assert!(leftovers::is_gone(&bundle) && !leftovers::is_gone(bundle.parent().unwrap()));
         assert!(!remove_orphan(&bundle, "n", "orphan", none).unwrap(), "it is gone");
+    }
+
+    #[test]
+    fn an_errand_of_containerd_is_no_shim_to_be_ended() {
+        let line = |action: &str| {
+            format!("containerd-shim-runc-v2\0-namespace\0n\0-address\0/a\0-id\0web\0-bundle\0/b\0{action}")
+        };
+        assert!(is_errand(line("delete\0").as_bytes()) && is_errand(line("start\0").as_bytes()));
+        assert!(!is_errand(line("").as_bytes()) && !is_errand(b""));
+        // Its bundle is in use all the same.
+        assert!(shim(7, line("delete\0").as_bytes()).is_some());
+        let root = tempfile::tempdir().unwrap();
+        let (mut child, _bundle) = pretend_with(root.path(), "errand", &["delete"]);
+        let runs = || all().into_iter().any(|shim| shim.pid == child.id());
+        while !runs() {
+            std::thread::yield_now();
+        }
+        assert!(hold("/a.sock", "n", "errand", "errand").is_empty() && !kill("/a.sock", "n", "errand"));
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]
