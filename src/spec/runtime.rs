@@ -1,9 +1,11 @@
 //! Which runtime carries out a container: a name becomes the type of a containerd shim and, for runtimes with runc's
 //! command line, a binary.
 
+use super::cdi;
 use super::error::SpecError;
 use super::oci::Inputs;
 use super::settings::Settings;
+use super::task::TaskSpec;
 
 /// The shim of runc and of what has its command line.
 const RUNC_SHIM: &str = "io.containerd.runc.v2";
@@ -85,7 +87,18 @@ impl Runtime {
     }
 }
 
-/// The runtime of a task: what it names, if the operator allows it, else `containerd_runtime`.
+/// What the device plugin for GPUs of NVIDIA tells a task's runtime by; these values are none of a GPU (the documentation of
+/// NVIDIA's container toolkit).
+const NVIDIA: &str = "NVIDIA_VISIBLE_DEVICES";
+const NO_GPU: [&str; 3] = ["", "void", "none"];
+
+/// Whether the operator has a runtime for the GPU that this task has.
+fn has_gpu(task: &TaskSpec, settings: &Settings) -> bool {
+    let asked = task.env.get(NVIDIA).is_some_and(|value| !NO_GPU.contains(&value.as_str()));
+    asked && !cdi::is_asked(task) && settings.runtimes.contains_key(&settings.nvidia_runtime)
+}
+
+/// The runtime of a task: what it names, if the operator allows it, else `nvidia_runtime` or `containerd_runtime`.
 pub(super) fn of(inputs: &Inputs<'_>) -> Result<Runtime, SpecError> {
     let settings = inputs.settings;
     match &inputs.task.options.runtime {
@@ -93,6 +106,7 @@ pub(super) fn of(inputs: &Inputs<'_>) -> Result<Runtime, SpecError> {
             inputs.gates.runtime(name)?;
             resolve("runtime", name, settings)
         }
+        None if has_gpu(inputs.task, settings) => resolve("nvidia_runtime", &settings.nvidia_runtime, settings),
         None => resolve("containerd_runtime", &settings.containerd_runtime, settings),
     }
 }
@@ -156,6 +170,7 @@ fn is_type(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::options::DeviceOption;
 
     fn settings() -> Settings {
         let mut settings = Settings::default();
@@ -184,6 +199,34 @@ mod tests {
             assert_eq!((found.kind.as_str(), found.binary.as_str()), (kind, binary), "{name}");
             assert_eq!(found.takes_options(), !binary.is_empty());
         }
+    }
+
+    #[test]
+    fn a_gpu_has_the_runtime_for_it_where_there_is_one() {
+        let with = |value: &str, devices: &[&str], runtimes: &[&str]| {
+            let mut task = TaskSpec::default();
+            task.env.insert(NVIDIA.to_owned(), value.to_owned());
+            let device = |path: &&str| DeviceOption {
+                host_path: (*path).to_owned(),
+                ..DeviceOption::default()
+            };
+            task.options.devices = devices.iter().map(device).collect();
+            let mut settings = Settings::default();
+            for name in runtimes {
+                settings.runtimes.insert((*name).to_owned(), format!("{RUNC_SHIM} {name}"));
+            }
+            has_gpu(&task, &settings)
+        };
+        assert!(with("GPU-1", &[], &["nvidia"]) && with("all", &[], &["nvidia", "x"]));
+        for (value, devices, runtimes) in [
+            ("none", &[][..], &["nvidia"][..]),
+            ("", &[], &["nvidia"]),
+            ("all", &[], &["x"]),
+            ("all", &["nvidia.com/gpu=0"], &["nvidia"]),
+        ] {
+            assert!(!with(value, devices, runtimes), "{value} {devices:?} {runtimes:?}");
+        }
+        assert!(!has_gpu(&TaskSpec::default(), &settings()));
     }
 
     #[test]

@@ -35,6 +35,10 @@ options! {
         /// More runtimes that a task can name, as `name = "type"` or `name = "type binary"`, such as
         /// `crun-dev = "io.containerd.runc.v2 /usr/local/bin/crun"`.
         runtimes: BTreeMap<String, String> = BTreeMap::new();
+        /// Runtime of tasks that have a GPU of NVIDIA by Nomad's device plugin (`NVIDIA_VISIBLE_DEVICES` is in their environment),
+        /// if it is a name in `runtimes`, such as `nvidia = "io.containerd.runc.v2 nvidia-container-runtime"`. Not of tasks
+        /// that name a `runtime`, or devices by CDI names.
+        nvidia_runtime: String = "nvidia".to_owned();
         /// Whether cgroups are made by systemd. Nomad's own cgroups of the tasks are then not used.
         systemd_cgroup: bool = false;
         /// Which tasks share a process of containerd's shim, of runtimes with the shim of runc: `none`, where each task has one of
