@@ -4,7 +4,7 @@ use super::channel::{Call, MESSAGE_MAX_BYTES};
 use super::error::{found, hollow};
 use super::types::{mounts_from_proto, mounts_to_proto};
 use super::{Descriptor, Gateway, Labels, Line, Mount};
-use crate::messages::runtime::{ContainerdFault, FaultKind};
+use crate::messages::runtime::ContainerdFault;
 use containerd_client::services::v1::ApplyRequest;
 use containerd_client::services::v1::diff_client::DiffClient;
 use containerd_client::services::v1::snapshots as proto;
@@ -56,15 +56,6 @@ impl SnapshotRecord {
     }
 }
 
-/// Whether a directory is in the way that belongs to no snapshot. The snapshotter gives it its number before it notes the
-/// snapshot: if it is killed in between, the number is given again, and that fails until somebody cleans up.
-fn is_left_directory(fault: &ContainerdFault) -> bool {
-    fault.kind == FaultKind::Failed
-        && ["failed to rename", "file exists"]
-            .iter()
-            .all(|words| fault.text.contains(words))
-}
-
 impl Gateway {
     fn snapshots(&self) -> SnapshotsClient<Line> {
         SnapshotsClient::new(self.line()).max_decoding_message_size(MESSAGE_MAX_BYTES)
@@ -88,25 +79,8 @@ impl Gateway {
             parent: parent.to_owned(),
             labels: labels.clone().into_iter().collect(),
         };
-        let mut snapshots = self.snapshots();
-        let answer = match CALL.answer(snapshots.prepare(CALL.request(request.clone()))).await {
-            Err(fault) if is_left_directory(&fault) => {
-                tracing::warn!(snapshotter, error = %fault, "a containerd that was killed has left a directory in the way");
-                self.clean_snapshots(snapshotter).await?;
-                CALL.answer(snapshots.prepare(CALL.request(request))).await?
-            }
-            answer => answer?,
-        };
+        let answer = CALL.answer(self.snapshots().prepare(CALL.request(request))).await?;
         Ok(mounts_from_proto(answer.mounts))
-    }
-
-    /// Lets a snapshotter remove directories that no snapshot has.
-    async fn clean_snapshots(&self, snapshotter: &str) -> Result<(), ContainerdFault> {
-        const CALL: Call = Call::within("clean up snapshots", 60);
-        let request = CALL.request(proto::CleanupRequest {
-            snapshotter: snapshotter.to_owned(),
-        });
-        CALL.answer(self.snapshots().cleanup(request)).await
     }
 
     /// A read-only snapshot of `parent`; what to mount to see it.

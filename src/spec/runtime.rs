@@ -94,7 +94,10 @@ const NO_GPU: [&str; 3] = ["", "void", "none"];
 
 /// Whether the operator has a runtime for the GPU that this task has.
 fn has_gpu(task: &TaskSpec, settings: &Settings) -> bool {
-    let asked = task.env.get(NVIDIA).is_some_and(|value| !NO_GPU.contains(&value.as_str()));
+    let asked = task
+        .env
+        .get(NVIDIA)
+        .is_some_and(|value| !NO_GPU.contains(&value.as_str()));
     asked && !cdi::is_asked(task) && settings.runtimes.contains_key(&settings.nvidia_runtime)
 }
 
@@ -213,7 +216,9 @@ mod tests {
             task.options.devices = devices.iter().map(device).collect();
             let mut settings = Settings::default();
             for name in runtimes {
-                settings.runtimes.insert((*name).to_owned(), format!("{RUNC_SHIM} {name}"));
+                settings
+                    .runtimes
+                    .insert((*name).to_owned(), format!("{RUNC_SHIM} {name}"));
             }
             has_gpu(&task, &settings)
         };

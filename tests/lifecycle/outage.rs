@@ -15,7 +15,6 @@ group!(outage, Bench::new(), {
     what_cannot_be_removed_meanwhile_is_removed_afterwards,
     a_start_waits_for_a_containerd_that_restarts,
     a_start_does_not_wait_for_ever,
-    a_directory_that_a_killed_containerd_has_left_is_in_no_starts_way,
 });
 
 async fn tasks(b: &Bench) -> Vec<RunningTask> {
@@ -189,29 +188,4 @@ async fn a_start_does_not_wait_for_ever(b: &mut Bench) {
         .wait_health(HealthState::Healthy, secs(35))
         .await
         .expect("healthy");
-}
-
-/// containerd gives a snapshot's directory its number before it notes the snapshot. Killed in between, it gives that number
-/// again, and fails, for as long as nobody cleans up.
-async fn a_directory_that_a_killed_containerd_has_left_is_in_no_starts_way(b: &mut Bench) {
-    let dir = b
-        .rig
-        .containerd
-        .root()
-        .join("root/io.containerd.snapshotter.v1.overlayfs/snapshots");
-    assert_eq!(b.run(b.sh("echo before")).await.0, 0);
-    let number = |entry: std::fs::DirEntry| entry.file_name().to_str()?.parse::<u64>().ok();
-    let known = std::fs::read_dir(&dir)
-        .expect("snapshots")
-        .flatten()
-        .filter_map(number)
-        .max();
-    // Numbers are not given twice, and the last ones are of snapshots that are gone.
-    let next = known.expect("the image's layers") + 1;
-    for number in next..next + 500 {
-        let left = dir.join(number.to_string());
-        std::fs::create_dir_all(left.join("fs")).expect("a directory in the way");
-        std::fs::write(left.join("fs/file"), "").expect("a file in it");
-    }
-    assert_eq!(b.run(b.sh("echo after")).await, (0, "after\n".to_owned()));
 }
