@@ -242,12 +242,20 @@ async fn a_recovery_is_one_tree_through_the_event_stream() {
         "{}",
         render(&tree)
     );
-    task.stop(Duration::from_secs(0), "").await.expect("StopTask");
-    let tree = scene.trace_of("StopTask", task.id()).await;
+    // By containerd, as a stop is only where the process cannot be signalled straight.
+    task.signal("SIGUSR1").await.expect("SignalTask");
+    let tree = scene.trace_of("SignalTask", task.id()).await;
     let kill = tree
         .iter()
         .find(|s| attribute(s, "operation").as_deref() == Some("kill task"))
         .expect("call");
-    assert!(is_under(&tree, kill, named(&tree, "task.stop")), "{}", render(&tree));
+    assert!(is_under(&tree, kill, named(&tree, "task.signal")), "{}", render(&tree));
+    task.stop(Duration::from_secs(0), "").await.expect("StopTask");
+    let tree = scene.trace_of("StopTask", task.id()).await;
+    assert!(
+        is_under(&tree, named(&tree, "task.stop"), named(&tree, "nomad.StopTask")),
+        "{}",
+        render(&tree)
+    );
     task.destroy(true).await.expect("DestroyTask");
 }
