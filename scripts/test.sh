@@ -174,7 +174,7 @@ keep() {
 }
 
 # Seconds, LIMIT sets another. Generous: it only keeps a hanging suite from eating the whole run.
-limit() { case $1 in "${LIMIT:+$1}") echo "$LIMIT" ;; lint) echo 900 ;; lifecycle-*-v1 | chaos-*-v1 | faults-*-v1) echo 1500 ;; *-v2) echo 1500 ;; *-v1) echo 900 ;; *) echo 400 ;; esac; }
+limit() { case $1 in "${LIMIT:+$1}") echo "$LIMIT" ;; lint) echo 900 ;; lifecycle-*-v1 | chaos-*-v1 | faults-*-v1 | images-*-v1) echo 1500 ;; *-v2) echo 1500 ;; *-v1) echo 900 ;; *) echo 400 ;; esac; }
 
 run_suite() {
 	case $1 in
