@@ -42,20 +42,23 @@ pub struct Killed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stat {
     dead: bool,
+    parent: u32,
     started: u64,
     status: i32,
 }
 
 /// The fields after the name, which is in brackets and may hold anything (`proc_pid_stat(5)`: state is field 3, the
-/// start time field 22, the status for `waitpid` field 52).
+/// parent field 4, the start time field 22, the status for `waitpid` field 52).
 fn stat(text: &str) -> Option<Stat> {
     let (_, rest) = text.rsplit_once(')')?;
     let mut fields = rest.split_whitespace();
     let state = fields.next()?;
-    let started = fields.nth(18)?.parse().ok()?;
+    let parent = fields.next()?.parse().ok()?;
+    let started = fields.nth(17)?.parse().ok()?;
     let status = fields.nth(29).and_then(|field| field.parse().ok()).unwrap_or_default();
     Some(Stat {
         dead: matches!(state, "Z" | "X" | "x"),
+        parent,
         started,
         status,
     })
@@ -204,8 +207,7 @@ fn is_first_below(status: &str) -> bool {
 /// The parent of a process, by its number; `None` if there is no such process.
 #[must_use]
 pub fn parent(pid: u32) -> Option<u32> {
-    let text = read(format!("/proc/{pid}/stat")).ok()?;
-    text.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+    stat_of(pid).map(|stat| stat.parent)
 }
 
 /// Lets the processes go on, if they were paused: a frozen process takes no signal (with cgroup v1 not even SIGKILL).

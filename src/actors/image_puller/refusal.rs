@@ -42,6 +42,15 @@ struct Entry {
     message: String,
 }
 
+/// Whether a host is too busy now and says so: 429, or 503 with a time.
+fn asks_for_patience(status: StatusCode, headers: &HeaderMap) -> bool {
+    match status.as_u16() {
+        429 => true,
+        503 => headers.contains_key(header::RETRY_AFTER),
+        _ => false,
+    }
+}
+
 impl Failure {
     /// What a registry's answer other than 200 means. The errors it names count for more than the status. Without what
     /// `shown` has.
@@ -68,8 +77,7 @@ impl Failure {
             reason: format!("status {}: {words}", status.as_u16()),
         };
         match (status.as_u16(), code) {
-            (429, _) => busy(),
-            (503, _) if headers.contains_key(header::RETRY_AFTER) => busy(),
+            _ if asks_for_patience(status, headers) => busy(),
             (500.., _) | (408, _) => Self::Broken(format!("status {}: {words}", status.as_u16())),
             (_, Some("UNAUTHORIZED" | "DENIED")) => Self::Denied(words),
             (_, Some("MANIFEST_UNKNOWN" | "MANIFEST_BLOB_UNKNOWN" | "BLOB_UNKNOWN" | "NAME_UNKNOWN" | "NOT_FOUND")) => {
@@ -87,11 +95,7 @@ impl Failure {
     pub(super) fn of_another(host: &str, to: &str, status: StatusCode, headers: &HeaderMap) -> Self {
         let reason = format!("{host} redirects to {to}, which answered {}", status.as_u16());
         match status.as_u16() {
-            429 => Self::Busy {
-                after: retry_after(headers),
-                reason,
-            },
-            503 if headers.contains_key(header::RETRY_AFTER) => Self::Busy {
+            _ if asks_for_patience(status, headers) => Self::Busy {
                 after: retry_after(headers),
                 reason,
             },
@@ -116,11 +120,7 @@ impl Failure {
             status.as_u16()
         );
         match status.as_u16() {
-            429 => Self::Busy {
-                after: retry_after(headers),
-                reason,
-            },
-            503 if headers.contains_key(header::RETRY_AFTER) => Self::Busy {
+            _ if asks_for_patience(status, headers) => Self::Busy {
                 after: retry_after(headers),
                 reason,
             },

@@ -38,6 +38,13 @@ enum Told {
     Nothing,
 }
 
+/// A process that was paused takes its signal when it goes on.
+fn let_go_on(first: &Member, names: &[String], version: CgroupVersion) {
+    if let Err(error) = members::thaw(std::slice::from_ref(first), names, version) {
+        tracing::warn!(error = %error, "a container's cgroup cannot be thawed");
+    }
+}
+
 /// Signals the first process of a container, and lets it go on if it was paused and that is wished. Blocks.
 fn signal_first(
     names: &[String],
@@ -53,10 +60,8 @@ fn signal_first(
     }
     if let Some(first) = members::first(names, pid) {
         members::signal(&first, signal)?;
-        if let Some(version) = thaw
-            && let Err(error) = members::thaw(std::slice::from_ref(&first), names, version)
-        {
-            tracing::warn!(error = %error, "a container's cgroup cannot be thawed");
+        if let Some(version) = thaw {
+            let_go_on(&first, names, version);
         }
         return Ok(Told::Signalled(first));
     }
@@ -83,9 +88,7 @@ fn signal_straight(names: &[String], pid: u32, signal: i32, all: bool, version: 
         tracing::debug!(error = %error, "left to containerd");
         return false;
     }
-    if let Err(error) = members::thaw(std::slice::from_ref(&first), names, version) {
-        tracing::warn!(error = %error, "a container's cgroup cannot be thawed");
-    }
+    let_go_on(&first, names, version);
     true
 }
 
