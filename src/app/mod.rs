@@ -28,6 +28,10 @@ const EXIT_BLIND: u8 = 2;
 /// How long the end of the process waits for log lines, spans and metrics to leave.
 const GOODBYE: Duration = Duration::from_millis(500);
 
+/// How long a thread of the blocking pool waits for more work. Work wakes whichever has waited longest, so what comes every second
+/// keeps as many of the threads that a burst has left as there are seconds in this.
+const SPARE: Duration = Duration::from_secs(2);
+
 fn env(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
@@ -83,6 +87,7 @@ fn base(mode: Mode) -> Result<Base, String> {
     let io = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(engine::io_threads())
         .thread_name("io")
+        .thread_keep_alive(SPARE)
         .enable_all()
         .build()
         .map_err(|e| format!("I/O runtime: {e}"))?;

@@ -35,7 +35,7 @@ pub struct RunDir {
     pub fifos: Vec<PathBuf>,
 }
 
-/// A mount in the bundle of a container, its root file system as a rule.
+/// A mount in the bundle of a container, its root file system as a rule; or where the host reaches the root of a running one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BundleMount {
     /// Where it is mounted.

@@ -4,6 +4,8 @@ use super::error::HostError;
 use super::leftovers::{self, BUNDLES};
 use super::{fifo, liveness, members};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -99,6 +101,43 @@ fn is_of_runc(cmdline: &[u8]) -> bool {
     program.rsplit(|b| *b == b'/').next() == Some(RUNC_SHIM.as_bytes())
 }
 
+/// Unmounts the root of a container whose first process this is from the place where its shim has mounted it for the runtime.
+/// The container has a root of its own by then, in its mount namespace, and keeps it; exec enters that namespace, and
+/// whoever takes the container down finds nothing to unmount. False if that is not known to be so of this one.
+///
+/// For each start the runtime reads the table of mounts several times (runc 1.1: five times) and copies all of them, and systemd
+/// reads it after each change: with a mount that stays for each task, a node's every start would cost more than the one before.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn unmount_root(pid: u32, namespace: &str, container: &str) -> Result<bool, HostError> {
+    let Some(shim) = members::parent(pid).filter(|_| starts_processes_here(pid)) else {
+        return Ok(false);
+    };
+    let mounts_of = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
+    let (its, shims, ours) = (
+        mounts_of(&pid.to_string()),
+        mounts_of(&shim.to_string()),
+        mounts_of("self"),
+    );
+    if its.is_none() || its == shims || shims != ours {
+        return Ok(false);
+    }
+    // As for one that is held: the shim may work in the bundle of another container.
+    let works_in = std::fs::read_link(format!("/proc/{shim}/cwd")).ok();
+    let bundle = works_in.and_then(|dir| Some(dir.parent()?.join(container)));
+    let Some(bundle) = bundle.filter(|dir| is_bundle(dir, namespace, container)) else {
+        return Ok(false);
+    };
+    let root = bundle.join("rootfs");
+    match unmount(&root, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+        Ok(()) => Ok(true),
+        // Nothing is mounted there.
+        Err(Errno::INVAL | Errno::NOENT) => Ok(false),
+        Err(e) => Err(HostError::from_io("unmount root", &root, &e.into())),
+    }
+}
+
 /// A shim that is held fast: its number cannot become another process's, and its bundle is known.
 #[derive(Debug)]
 pub struct Held {
@@ -164,7 +203,7 @@ impl Held {
             let mut ends = [PollFd::new(&self.process, PollFlags::IN)];
             match poll(&mut ends, Some(&timeout)) {
                 Ok(0) if left.is_zero() => return false,
-                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                Ok(0) | Err(Errno::INTR) => {}
                 // A process whose end cannot be seen counts as one that runs.
                 answer => return answer.is_ok(),
             }
@@ -384,7 +423,8 @@ mod tests {
         ] {
             assert!(!is_of_runc(other));
         }
-        assert!(!starts_processes_here(std::process::id()));
+        let me = std::process::id();
+        assert!(!starts_processes_here(me) && !unmount_root(me, "n", "web").unwrap());
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub enum ThingKind {
     RunDirectory,
     /// A named pipe.
     Fifo,
-    /// A mount in a container's bundle.
+    /// A mount in a container's bundle, or the root of a running one (`/proc/PID/root`).
     Mount,
     /// A cgroup beneath Nomad's.
     Cgroup,

@@ -132,6 +132,8 @@ pub struct ContainerPlan {
     pub userns: Option<UsernsIds>,
     /// Where its output goes.
     pub logs: LogWay,
+    /// True if a hook runs on the host's side once the container is there: it may look at the root where the shim has it.
+    pub late_hooks: bool,
     /// For error texts: the option that named the program (`image` for the image itself), and the program.
     pub program: (&'static str, String),
 }
@@ -162,6 +164,9 @@ impl ContainerPlan {
         serde_json::to_vec(&spec).map_err(fault)
     }
 }
+
+/// Hooks of the runtime specification that run in the runtime's namespaces after the container has been made.
+const LATE_HOOKS: [&str; 2] = ["poststart", "poststop"];
 
 /// Describes the container of a task.
 ///
@@ -266,6 +271,7 @@ fn describe(
         spec["hostname"] = json!(hostname);
     }
     cdi::apply(&mut spec, task, node, &taken)?;
+    let late_hooks = LATE_HOOKS.iter().any(|name| !spec["hooks"][*name].is_null());
     let spec_json = serde_json::to_vec(&spec).map_err(|e| SpecError::Decode(format!("OCI specification: {e}")))?;
     let hash = hash(&spec_json, &files, image, &runtime, &snapshotter);
     Ok(ContainerPlan {
@@ -285,6 +291,7 @@ fn describe(
         relabel,
         userns,
         logs,
+        late_hooks,
         program,
     })
 }

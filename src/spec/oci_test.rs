@@ -209,6 +209,39 @@ fn a_cdi_device_is_part_of_the_description_and_its_hash() {
 }
 
 #[test]
+fn a_hook_that_comes_late_is_known() {
+    let hooks = |name: &str| {
+        let text = json!({"cdiVersion": "0.6.0", "kind": "acme.com/gpu", "devices": [
+            {"name": "0", "containerEdits": {"hooks": [{"hookName": name, "path": "/usr/bin/hook"}]}}
+        ]});
+        let file = crate::spec::cdi::SpecFile {
+            path: "/etc/cdi/acme.json".to_owned(),
+            priority: 0,
+            text: Ok(text.to_string()),
+        };
+        (file, name.starts_with("post"))
+    };
+    for (file, is_late) in ["poststart", "poststop", "createContainer", "startContainer", "prestart"].map(hooks) {
+        let mut task = task();
+        task.options.devices = vec![DeviceOption {
+            host_path: "acme.com/gpu=0".to_owned(),
+            ..DeviceOption::default()
+        }];
+        let node = NodeFacts {
+            cdi_files: vec![file],
+            ..NodeFacts::default()
+        };
+        let plan = build(&task, &image(), &node, &Settings::go_driver()).unwrap();
+        assert_eq!(plan.late_hooks, is_late, "{}", String::from_utf8_lossy(&plan.spec_json));
+    }
+    assert!(
+        !build(&task(), &image(), &NodeFacts::default(), &Settings::default())
+            .unwrap()
+            .late_hooks
+    );
+}
+
+#[test]
 fn the_same_task_has_the_same_bytes() {
     let mut task = task();
     for i in 0..50 {

@@ -12,6 +12,7 @@ use testhost::within::within;
 group!(density, Bench::new(), {
     sixty_start_at_once_survive_the_plugin_and_end,
     a_recovery_of_all_asks_containerd_once,
+    the_hosts_table_of_mounts_does_not_grow_with_the_tasks,
 });
 
 /// A guest takes 25 times as long to start a process.
@@ -82,6 +83,28 @@ async fn a_recovery_of_all_asks_containerd_once(_: &mut Bench) {
     assert!(calls("Tasks/List") <= 2, "{:?}", proxy.calls());
     assert_eq!(calls("Tasks/Get"), 0, "{:?}", proxy.calls());
     within(secs(120), "removals", crowd.destroy(true))
+        .await
+        .expect("DestroyTask");
+}
+
+/// What is mounted costs each later start some time, and systemd too. A task has its root all the same.
+async fn the_hosts_table_of_mounts_does_not_grow_with_the_tasks(b: &mut Bench) {
+    let mut crowd = Crowd::new().expect("readers");
+    let spec = b.sh("echo kept > /mine; echo up; exec sleep 3600");
+    let starts = crowd.start(&b.rig, &spec, 3);
+    within(secs(60), "first lines", starts).await.expect("starts");
+    let state = b.rig.containerd.state_dir();
+    assert_eq!(procfs::mounts_below(&state), Vec::<std::path::PathBuf>::new());
+    b.rig.relaunch_only().await.expect("relaunch");
+    within(secs(60), "recovery", crowd.recover_in_turn(&b.rig))
+        .await
+        .expect("RecoverTask");
+    for task in &crowd.tasks {
+        let exec = task.exec(&["cat", "/mine"], patience()).await.expect("ExecTask");
+        assert_eq!(String::from_utf8_lossy(&exec.stdout), "kept\n");
+    }
+    within(secs(60), "stops", crowd.stop(secs(1))).await.expect("StopTask");
+    within(secs(60), "removals", crowd.destroy(false))
         .await
         .expect("DestroyTask");
 }

@@ -403,7 +403,7 @@ impl Beginning<'_> {
             Ok(pid) => {
                 step!(StartTask);
                 shared.groups.entered(id.as_str());
-                tokio::task::block_in_place(|| place(shared, id, plan, pid, &checked))?;
+                tokio::task::block_in_place(|| place(shared, gateway.namespace(), id, plan, pid, &checked))?;
                 ready.store(pid, Ordering::Relaxed);
                 step!(StartPlaced);
             }

@@ -32,6 +32,7 @@ use crate::telemetry::names;
 use crate::telemetry::propagate::{self, handling};
 use actix::{Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, Supervised, WrapFuture as _};
 use std::collections::{HashMap, VecDeque};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::{JoinError, JoinHandle};
@@ -75,13 +76,13 @@ fn admission() -> tracing::Span {
 /// kept waiting by its image or its task, and must not keep all others waiting with it.
 const COUNTS: Duration = Duration::from_secs(10);
 
-/// Carries out work whose turn has come: to its end, whoever waits for it.
+/// Carries out work whose turn has come: to its end, whoever waits for it. The work is on the heap, so that a thousand that
+/// still wait for their turn have no room for it each.
 async fn whole<T: Send + 'static>(
     mut turn: workshop::Turn,
-    work: impl Future<Output = T> + Send + 'static,
+    mut work: Pin<Box<impl Future<Output = T> + Send + 'static>>,
 ) -> Result<T, JoinError> {
     let work = async move {
-        tokio::pin!(work);
         let done = match tokio::time::timeout(COUNTS, &mut work).await {
             Ok(done) => done,
             Err(_elapsed) => {
@@ -165,7 +166,11 @@ impl ContainerFactory {
                 );
                 let work = async move {
                     let turn = workshop.create(&id_).instrument(admission()).await;
-                    whole(turn, async move { create::create(&shared, &links, *req).await }).await
+                    whole(
+                        turn,
+                        Box::pin(async move { create::create(&shared, &links, *req).await }),
+                    )
+                    .await
                 };
                 let work = self.shared.io.spawn(work.instrument(span));
                 self.finish(id.clone(), work, ctx, |bench, done| {
@@ -185,7 +190,7 @@ impl ContainerFactory {
                 );
                 let work = async move {
                     let turn = workshop.remove(&req.container).instrument(admission()).await;
-                    whole(turn, async move { reap::reap(&shared, &links, &req).await }).await
+                    whole(turn, Box::pin(async move { reap::reap(&shared, &links, &req).await })).await
                 };
                 let work = self.shared.io.spawn(work.instrument(span));
                 self.finish(id.clone(), work, ctx, |bench, done| {
@@ -203,7 +208,7 @@ impl ContainerFactory {
                     let turn = workshop.remove(&req.container).instrument(admission()).await;
                     let work =
                         async move { remove::remove(&shared, &req.container, req.go_namespace.as_deref()).await };
-                    whole(turn, work).await
+                    whole(turn, Box::pin(work)).await
                 };
                 let work = self.shared.io.spawn(work.instrument(span));
                 self.finish(id.clone(), work, ctx, |bench, done| {

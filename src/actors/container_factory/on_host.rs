@@ -6,7 +6,7 @@
 use crate::actors::shared::Shared;
 use crate::host::mounted::{self, Compared, Looked, Mounted};
 use crate::host::pins::{self, Pinned};
-use crate::host::{HostError, cgroup, exec, fifo, paths, selinux};
+use crate::host::{HostError, cgroup, exec, fifo, paths, selinux, shims};
 use crate::messages::container::ContainerError;
 use crate::spec::identity::ContainerId;
 use crate::spec::oci::{Beneath, ContainerPlan, Expected};
@@ -126,6 +126,7 @@ pub(super) fn end_unused_logs(id: &ContainerId, alloc_dir: &Path, unused: &[Path
 /// Between creation and start: what was checked is what is mounted, and the process is among the cores that Nomad gives.
 pub(super) fn place(
     shared: &Shared,
+    namespace: &str,
     id: &ContainerId,
     plan: &ContainerPlan,
     pid: u32,
@@ -135,6 +136,12 @@ pub(super) fn place(
     // Another shim may still be about to mount what it was told: there the container's removal lets go.
     if plan.runtime.shows_its_root() {
         let_go(shared, id)?;
+        // What stays mounted costs later starts some time, and goes with the container.
+        if !plan.late_hooks
+            && let Err(error) = shims::unmount_root(pid, namespace, id.as_str())
+        {
+            tracing::warn!(container.id = %id, %error, "a container's root stays mounted on the host");
+        }
     }
     let Some(cpuset) = &plan.join_cpuset else {
         return Ok(());

@@ -13,9 +13,9 @@ use crate::host::leftovers::{self, BundleMount, CgroupDir, RunDir};
 use crate::host::shims::{self, Shim};
 use crate::host::{HostError, liveness, node};
 use crate::messages::audit::AuditError;
-use crate::messages::runtime::ContainerdFault;
+use crate::messages::runtime::{ContainerdFault, TaskView};
 use crate::spec::canary::is_canary;
-use crate::spec::identity::{TaskId, is_by_convention};
+use crate::spec::identity::{ContainerId, TaskId, is_by_convention};
 use crate::spec::image_gc::{self, Origin};
 use crate::spec::labels::{KEY_ALLOC_ID, KEY_PIPES, KEY_TASK_ID, Marks};
 use crate::spec::owner::{Owner, ProcessId};
@@ -75,6 +75,8 @@ pub(super) async fn take(
     let shared = Arc::clone(shared);
     let (address, namespace) = (gateway.socket().to_owned(), gateway.namespace().to_owned());
     let work = move || {
+        let mut host = host;
+        host.mounts.extend(roots(&tasks, &host.mounts, &namespace));
         let seen = Seen {
             host,
             tasks: tasks.into_iter().map(|(id, _)| id.as_str().to_owned()).collect(),
@@ -92,6 +94,27 @@ pub(super) async fn take(
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|e| AuditError::Host(e.to_string()))
+}
+
+/// The roots of tasks that are mounted in the tasks' own mount namespaces alone ([`shims::unmount_root`]), as the host reaches
+/// them: what keeps their snapshots in use.
+fn roots(tasks: &[(ContainerId, TaskView)], on_host: &[BundleMount], namespace: &str) -> Vec<BundleMount> {
+    let known: BTreeSet<&str> = on_host
+        .iter()
+        .filter(|mount| mount.namespace == namespace)
+        .map(|mount| mount.container.as_str())
+        .collect();
+    let here = |(id, view): &(ContainerId, TaskView)| match view {
+        TaskView::Created { pid } | TaskView::Running { pid } if !known.contains(id.as_str()) => {
+            shims::starts_processes_here(*pid).then(|| BundleMount {
+                target: format!("/proc/{pid}/root").into(),
+                namespace: namespace.to_owned(),
+                container: id.as_str().to_owned(),
+            })
+        }
+        TaskView::Created { .. } | TaskView::Running { .. } | TaskView::Stopped(_) => None,
+    };
+    tasks.iter().filter_map(here).collect()
 }
 
 /// The snapshotters that there are; the configured one in any case, so that a fault of it is told.

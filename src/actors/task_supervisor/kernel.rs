@@ -16,6 +16,7 @@ use crate::messages::task::TaskError;
 use crate::spec::record::ExitRecord;
 use actix::{ActorFutureExt as _, AsyncContext as _, Context, WrapFuture as _};
 use std::future::Future;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::Interest;
@@ -95,17 +96,17 @@ fn signal_straight(names: &[String], pid: u32, signal: i32, all: bool, version: 
 /// Waits for the end of a process; its exit code, if the kernel shows it.
 async fn end_of(first: Member) -> std::io::Result<Option<i32>> {
     let (pid, started) = (first.pid, first.started);
-    ended(first).await?;
+    ended(first.process).await?;
     Ok(members::exit_code(pid, started))
 }
 
 /// Waits for the end of a process.
-pub(super) async fn ended(first: Member) -> std::io::Result<()> {
+pub(super) async fn ended(process: OwnedFd) -> std::io::Result<()> {
     #[expect(
         deprecated,
         reason = "the other one is unsafe for the sake of descriptors that are not owned; this one is"
     )]
-    let process = AsyncFd::with_interest(first.process, Interest::READABLE)?;
+    let process = AsyncFd::with_interest(process, Interest::READABLE)?;
     drop(process.readable().await?);
     Ok(())
 }

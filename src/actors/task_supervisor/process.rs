@@ -32,7 +32,7 @@ async fn untold(shared: Arc<Shared>, names: Vec<String>, pid: u32) -> std::io::R
         return Ok(Untold::Unwatched);
     };
     let (pid, started) = (first.pid, first.started);
-    ended(first).await?;
+    ended(first.process).await?;
     let at = unix_nanos();
     tokio::time::sleep(TOLD_WITHIN).await;
     let code = shared.look(move || members::exit_code(pid, started)).await?;
