@@ -92,8 +92,14 @@ const RUNC_SHIM: &str = "containerd-shim-runc-v2";
 /// Whether a process was started by a shim of runc, which makes it the container's own, and not one that plays a machine.
 #[must_use]
 pub fn starts_processes_here(pid: u32) -> bool {
-    let parent = members::parent(pid).and_then(|parent| std::fs::read(format!("/proc/{parent}/cmdline")).ok());
-    parent.is_some_and(|cmdline| is_of_runc(&cmdline))
+    runc_shim_of(pid).is_some()
+}
+
+/// The shim of runc that has started a process, by its number.
+fn runc_shim_of(pid: u32) -> Option<u32> {
+    let parent = members::parent(pid)?;
+    let cmdline = std::fs::read(format!("/proc/{parent}/cmdline")).ok()?;
+    is_of_runc(&cmdline).then_some(parent)
 }
 
 fn is_of_runc(cmdline: &[u8]) -> bool {
@@ -111,7 +117,7 @@ fn is_of_runc(cmdline: &[u8]) -> bool {
 /// # Errors
 /// If the kernel refuses.
 pub fn unmount_root(pid: u32, namespace: &str, container: &str) -> Result<bool, HostError> {
-    let Some(shim) = members::parent(pid).filter(|_| starts_processes_here(pid)) else {
+    let Some(shim) = runc_shim_of(pid) else {
         return Ok(false);
     };
     let mounts_of = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
@@ -123,10 +129,7 @@ pub fn unmount_root(pid: u32, namespace: &str, container: &str) -> Result<bool, 
     if its.is_none() || its == shims || shims != ours {
         return Ok(false);
     }
-    // As for one that is held: the shim may work in the bundle of another container.
-    let works_in = std::fs::read_link(format!("/proc/{shim}/cwd")).ok();
-    let bundle = works_in.and_then(|dir| Some(dir.parent()?.join(container)));
-    let Some(bundle) = bundle.filter(|dir| is_bundle(dir, namespace, container)) else {
+    let Some(bundle) = bundle_of(shim, namespace, container) else {
         return Ok(false);
     };
     let root = bundle.join("rootfs");
@@ -163,15 +166,12 @@ pub fn hold(address: &str, namespace: &str, shim: &str, container: &str) -> Vec<
             // This look counts: it comes after the descriptor.
             let cmdline = std::fs::read(format!("/proc/{pid}/cmdline", pid = found.pid)).ok()?;
             let again = self::shim(found.pid, &cmdline).filter(|_| !is_errand(&cmdline))?;
-            // A shim works in the bundle of the container that it was started for, which may be gone; that of another that
-            // shares it lies beside.
-            let works_in = std::fs::read_link(format!("/proc/{}/cwd", found.pid)).ok();
-            let bundle = works_in.and_then(|dir| Some(dir.parent()?.join(container)));
+            let bundle = bundle_of(found.pid, namespace, container);
             (again == found).then(|| Held {
                 pid: found.pid,
                 state: Path::new(RUNC_STATE).join(namespace).join(container),
                 process,
-                bundle: bundle.filter(|dir| is_bundle(dir, namespace, container)),
+                bundle,
             })
         })
         .collect()
@@ -186,6 +186,14 @@ pub fn kill(address: &str, namespace: &str, container: &str) -> bool {
         any |= pidfd_send_signal(&shim.process, Signal::KILL).is_ok();
     }
     any
+}
+
+/// The bundle of a container in this shim. A shim works in the bundle of the container that it was started for, which may be
+/// gone; that of another that shares it lies beside.
+fn bundle_of(shim: u32, namespace: &str, container: &str) -> Option<PathBuf> {
+    let works_in = std::fs::read_link(format!("/proc/{shim}/cwd")).ok()?;
+    let bundle = works_in.parent()?.join(container);
+    is_bundle(&bundle, namespace, container).then_some(bundle)
 }
 
 fn is_bundle(dir: &Path, namespace: &str, container: &str) -> bool {

@@ -178,24 +178,30 @@ fn a_user_namespace_has_mappings_and_the_plan_says_so() {
     );
 }
 
-#[test]
-fn a_cdi_device_is_part_of_the_description_and_its_hash() {
+/// A task with a CDI device, and the node that describes it by these edits.
+fn with_gpu(edits: &serde_json::Value) -> (TaskSpec, NodeFacts) {
     let mut task = task();
     task.options.devices = vec![DeviceOption {
         host_path: "acme.com/gpu=0".to_owned(),
         ..DeviceOption::default()
     }];
+    let text =
+        json!({"cdiVersion": "0.6.0", "kind": "acme.com/gpu", "devices": [{"name": "0", "containerEdits": edits}]});
+    let node = NodeFacts {
+        cdi_files: vec![crate::spec::cdi::SpecFile {
+            path: "/etc/cdi/acme.json".to_owned(),
+            priority: 0,
+            text: Ok(text.to_string()),
+        }],
+        ..NodeFacts::default()
+    };
+    (task, node)
+}
+
+#[test]
+fn a_cdi_device_is_part_of_the_description_and_its_hash() {
     let built = |value: &str, settings: &Settings| {
-        let text = json!({"cdiVersion": "0.6.0", "kind": "acme.com/gpu",
-            "devices": [{"name": "0", "containerEdits": {"env": [format!("GPU={value}")]}}]});
-        let node = NodeFacts {
-            cdi_files: vec![crate::spec::cdi::SpecFile {
-                path: "/etc/cdi/acme.json".to_owned(),
-                priority: 0,
-                text: Ok(text.to_string()),
-            }],
-            ..NodeFacts::default()
-        };
+        let (task, node) = with_gpu(&json!({"env": [format!("GPU={value}")]}));
         build(&task, &image(), &node, settings)
     };
     let one = built("1", &Settings::go_driver()).unwrap();
@@ -210,35 +216,19 @@ fn a_cdi_device_is_part_of_the_description_and_its_hash() {
 
 #[test]
 fn a_hook_that_comes_late_is_known() {
-    let hooks = |name: &str| {
-        let text = json!({"cdiVersion": "0.6.0", "kind": "acme.com/gpu", "devices": [
-            {"name": "0", "containerEdits": {"hooks": [{"hookName": name, "path": "/usr/bin/hook"}]}}
-        ]});
-        let file = crate::spec::cdi::SpecFile {
-            path: "/etc/cdi/acme.json".to_owned(),
-            priority: 0,
-            text: Ok(text.to_string()),
-        };
-        (file, name.starts_with("post"))
-    };
-    for (file, is_late) in ["poststart", "poststop", "createContainer", "startContainer", "prestart"].map(hooks) {
-        let mut task = task();
-        task.options.devices = vec![DeviceOption {
-            host_path: "acme.com/gpu=0".to_owned(),
-            ..DeviceOption::default()
-        }];
-        let node = NodeFacts {
-            cdi_files: vec![file],
-            ..NodeFacts::default()
-        };
+    for (name, is_late) in [
+        ("poststart", true),
+        ("poststop", true),
+        ("createContainer", false),
+        ("startContainer", false),
+        ("prestart", false),
+    ] {
+        let (task, node) = with_gpu(&json!({"hooks": [{"hookName": name, "path": "/usr/bin/hook"}]}));
         let plan = build(&task, &image(), &node, &Settings::go_driver()).unwrap();
         assert_eq!(plan.late_hooks, is_late, "{}", String::from_utf8_lossy(&plan.spec_json));
     }
-    assert!(
-        !build(&task(), &image(), &NodeFacts::default(), &Settings::default())
-            .unwrap()
-            .late_hooks
-    );
+    let plan = build(&task(), &image(), &NodeFacts::default(), &Settings::default()).unwrap();
+    assert!(!plan.late_hooks);
 }
 
 #[test]

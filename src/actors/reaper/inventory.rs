@@ -41,7 +41,7 @@ pub(super) async fn take(
     grace: Duration,
 ) -> Result<Scene, AuditError> {
     let gateway = &configured.gateway;
-    let host = {
+    let mut host = {
         let (run_dir, cgroups) = (shared.run_dir.clone(), shared.node.cgroups);
         let read = shared.io.spawn_blocking(move || -> Result<Host, HostError> {
             Ok(Host {
@@ -75,7 +75,6 @@ pub(super) async fn take(
     let shared = Arc::clone(shared);
     let (address, namespace) = (gateway.socket().to_owned(), gateway.namespace().to_owned());
     let work = move || {
-        let mut host = host;
         host.mounts.extend(roots(&tasks, &host.mounts, &namespace));
         let seen = Seen {
             host,
