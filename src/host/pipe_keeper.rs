@@ -160,7 +160,6 @@ impl PipeKeeper {
         // Its end while this process lives is waited for, so that nothing is left of it.
         std::thread::Builder::new()
             .name("keeper-wait".to_owned())
-            .stack_size(64 << 10)
             .spawn(move || child.wait().map(drop))?;
         Ok(())
     }

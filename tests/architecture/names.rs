@@ -142,6 +142,24 @@ fn no_span_is_entered_in_async_code() {
     none(&wrong);
 }
 
+/// The allocator's first call on a thread takes most of 64 KiB in a debug build, and a stack that overflows ends the plugin.
+/// A stack is address space: what is not touched costs nothing.
+#[test]
+fn no_thread_has_a_stack_of_its_own_size() {
+    let mut wrong = Vec::new();
+    for source in sources() {
+        for (number, text) in source.code() {
+            if text.contains("stack_size(") {
+                wrong.push(format!(
+                    "{}:{number}: the stack of a thread is not as large as usual",
+                    source.path
+                ));
+            }
+        }
+    }
+    none(&wrong);
+}
+
 #[test]
 fn every_span_is_in_the_catalogue() {
     let catalogue = fs::read_to_string(Path::new(ROOT).join("observability/CATALOGUE.md")).expect("catalogue");
