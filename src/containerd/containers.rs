@@ -33,6 +33,8 @@ pub struct NewContainer {
     pub spec_json: Vec<u8>,
     /// Labels.
     pub labels: Labels,
+    /// The sandbox record it names; empty for none.
+    pub sandbox: String,
 }
 
 /// The options of the runc shim that we set.
@@ -129,6 +131,7 @@ impl Gateway {
             }),
             snapshotter: new.snapshotter,
             snapshot_key: new.snapshot_key,
+            sandbox: new.sandbox,
             ..Default::default()
         };
         let request = CALL.request(proto::CreateContainerRequest {

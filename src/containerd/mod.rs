@@ -14,6 +14,7 @@ mod health;
 mod images;
 mod ingest;
 mod leases;
+mod sandboxes;
 mod shim;
 mod snapshots;
 mod tasks;

@@ -159,6 +159,11 @@ impl Gateway {
         socket_of(self.socket(), &self.namespace, shim).exists()
     }
 
+    /// Where containerd is to talk to a shim, in its own words.
+    pub(super) fn task_api(&self, shim: &str) -> String {
+        format!("ttrpc+unix://{}", socket_of(self.socket(), &self.namespace, shim).display())
+    }
+
     /// Whether a shim listens there: one that was killed does not.
     pub async fn shim_listens(&self, shim: &str) -> bool {
         let path = socket_of(self.socket(), &self.namespace, shim);

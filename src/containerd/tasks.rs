@@ -11,6 +11,7 @@ use containerd_client::services::v1 as proto;
 use containerd_client::types::v1::{Process, Status};
 use proto::tasks_client::TasksClient;
 use std::path::{Path, PathBuf};
+use tonic::codegen::http::uri::PathAndQuery;
 
 /// A task to be: a container's process, created but not started.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,7 +28,39 @@ pub struct NewTask {
     pub stderr: Option<PathBuf>,
     /// Whether the process gets a terminal.
     pub terminal: bool,
+    /// The container whose shim is to take it, if its record names a sandbox: containerd starts no shim then, nor does it ask
+    /// the shim's program which one it is. Passed over by a containerd before 2.3.
+    pub shim: Option<String>,
 }
+
+/// `CreateTaskRequest` of containerd 2.3 as far as we use it: the definition that containerd-client has is older, and lacks the
+/// last two.
+#[derive(Clone, PartialEq, prost::Message)]
+struct CreateTask {
+    #[prost(string, tag = "1")]
+    container_id: String,
+    #[prost(message, repeated, tag = "3")]
+    rootfs: Vec<containerd_client::types::Mount>,
+    #[prost(string, tag = "4")]
+    stdin: String,
+    #[prost(string, tag = "5")]
+    stdout: String,
+    #[prost(string, tag = "6")]
+    stderr: String,
+    #[prost(bool, tag = "7")]
+    terminal: bool,
+    /// Of a shim's task service: its protocol, `+`, and the URL of its socket.
+    #[prost(string, tag = "11")]
+    task_api_address: String,
+    #[prost(uint32, tag = "12")]
+    task_api_version: u32,
+}
+
+/// The version of the shims' protocol that containerd 2 speaks (`CurrentShimVersion` in `core/runtime/v2/shim.go`). A shim that
+/// knows less is found out by its first answer.
+const SHIM_VERSION: u32 = 3;
+
+const CREATE: &str = "/containerd.services.tasks.v1.Tasks/Create";
 
 /// What the streams of a task's first process are connected to: FIFOs, files or URIs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -72,16 +105,29 @@ impl Gateway {
     /// `AlreadyExists` if there is a task, `Failed` with the runtime's words, any other fault.
     pub async fn create_task(&self, new: NewTask) -> Result<u32, ContainerdFault> {
         const CALL: Call = Call::within("create task", 60);
-        let request = proto::CreateTaskRequest {
+        let (task_api_address, task_api_version) = match &new.shim {
+            Some(shim) => (self.task_api(shim), SHIM_VERSION),
+            None => (String::new(), 0),
+        };
+        let request = CALL.request(CreateTask {
             container_id: new.container,
             rootfs: mounts_to_proto(&new.rootfs),
             stdin: text(new.stdin.as_deref()),
             stdout: text(new.stdout.as_deref()),
             stderr: text(new.stderr.as_deref()),
             terminal: new.terminal,
-            ..Default::default()
+            task_api_address,
+            task_api_version,
+        });
+        let created = async {
+            let mut line = tonic::client::Grpc::new(self.line());
+            line.ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("service was not ready: {e}")))?;
+            let codec = tonic_prost::ProstCodec::<CreateTask, proto::CreateTaskResponse>::default();
+            line.unary(request, PathAndQuery::from_static(CREATE), codec).await
         };
-        Ok(CALL.answer(self.tasks().create(CALL.request(request))).await?.pid)
+        Ok(CALL.answer(created).await?.pid)
     }
 
     /// Starts the process. Returns its process id.

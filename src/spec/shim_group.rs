@@ -102,6 +102,22 @@ pub fn kin(settings: &Settings, owner: &Owner, alloc_id: &str, runtime: &Runtime
         .map(ToOwned::to_owned)
 }
 
+/// Whether containerd of this version takes the address of a shim with the request to make a task. Introspection does not say
+/// so, and one that does not know of it (before 2.3) would look for a shim that is named after the sandbox record.
+#[must_use]
+pub fn takes_addresses(version: &str) -> bool {
+    let mut numbers = version
+        .trim_start_matches('v')
+        .splitn(3, '.')
+        .map(|part| part.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default())
+        .map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(2)), Some(Ok(minor))) => minor >= 3,
+        (Some(Ok(major)), Some(Ok(_))) => major > 2,
+        _ => false,
+    }
+}
+
 /// The group of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShimGroup {
@@ -112,6 +128,12 @@ pub struct ShimGroup {
 }
 
 impl ShimGroup {
+    /// The sandbox record that containers of this kin name.
+    #[must_use]
+    pub fn sandbox(&self) -> String {
+        format!("containerd-driver-{}", self.kin)
+    }
+
     /// As a label.
     #[must_use]
     pub fn label(&self) -> (String, String) {
@@ -167,6 +189,25 @@ mod tests {
         Runtime {
             kind: "io.containerd.runc.v2".to_owned(),
             ..Runtime::default()
+        }
+    }
+
+    #[test]
+    fn addresses_are_taken_from_version_2_3_on() {
+        for (version, expected) in [
+            ("v2.4.2", true),
+            ("2.3.0~ds1", true),
+            ("v2.3.0-beta.1", true),
+            ("v2.10.0", true),
+            ("v3.0.0", true),
+            ("v2.2.1", false),
+            ("2.0", false),
+            ("1.6.20~ds1", false),
+            ("2", false),
+            ("unknown", false),
+            ("", false),
+        ] {
+            assert_eq!(takes_addresses(version), expected, "{version:?}");
         }
     }
 

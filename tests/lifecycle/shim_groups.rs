@@ -3,11 +3,14 @@
 //! With `CD_SHIM_MEMORY` set to a number of tasks, `shim_memory` prints what the shims of so many hold.
 
 use crate::bench::{Bench, assert_running, container_of, group, kind, patience, secs, settle};
+use containerd_client::services::v1::sandbox::StoreDeleteRequest;
+use containerd_client::services::v1::sandbox::store_client::StoreClient;
 use futures_util::future::join_all;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+use testhost::containerd::ContainerdKind;
 use testhost::procfs;
 use testhost::rig::{RigOpts, RunningTask};
 use testhost::task::TaskSpec;
@@ -26,6 +29,7 @@ group!(shim_groups, bench(json!({ "shim_group": "node", "shim_group_max": MOST, 
     an_exit_is_told_by_the_shared_shim_while_containerd_is_away,
     starts_and_removals_at_once_do_not_meet_in_a_shim_that_ends,
     the_audit_tells_whose_a_shared_shim_is,
+    containerd_hands_a_container_to_its_shim,
 });
 
 group!(shim_groups_by_allocation, bench(json!({
@@ -401,6 +405,58 @@ async fn the_audit_tells_whose_a_shared_shim_is(b: &mut Bench) {
     }
     stop_and_destroy(&tasks[1], 11).await;
     stop_and_destroy(&joins, 33).await;
+    no_shims(b).await;
+}
+
+/// The sandbox records there are.
+async fn records(b: &Bench) -> BTreeSet<String> {
+    b.rig.scope().take().await.expect("census").sandboxes
+}
+
+/// Whether containerd took the shim of a task from its request, of which it leaves a file.
+async fn was_handed(b: &Bench, task: &RunningTask) -> bool {
+    let bundles = b.rig.containerd.state_dir().join("io.containerd.runtime.v2.task");
+    let bundle = bundles.join(b.rig.namespace()).join(container_of(task).await.0);
+    assert!(bundle.is_dir(), "{}", bundle.display());
+    bundle.join("sandbox").exists()
+}
+
+/// From containerd 2.3 on without the shim's program, which is run for the first of a group alone; and as before where the
+/// record that says so is gone.
+async fn containerd_hands_a_container_to_its_shim(b: &mut Bench) {
+    let can = kind() == ContainerdKind::V24;
+    assert!(records(b).await.is_empty());
+    let tasks = several(b, 3).await;
+    let mut ways = Vec::new();
+    for task in &tasks {
+        ways.push(was_handed(b, task).await);
+    }
+    assert_eq!(ways, [false, can, can]);
+    assert_eq!(records(b).await.len(), usize::from(can));
+    for record in records(b).await {
+        let channel = b.rig.containerd.in_namespace(b.rig.namespace()).expect("a channel");
+        let request = StoreDeleteRequest { sandbox_id: record };
+        StoreClient::new(channel).delete(request).await.expect("delete the record");
+    }
+    let joins = b.start(ticks(b, "joins", 33)).await;
+    assert!(!was_handed(b, &joins).await);
+    assert_eq!(shims(b).into_values().collect::<Vec<_>>(), [4]);
+    assert_well(&joins).await;
+    stop_and_destroy(&joins, 33).await;
+    for (n, task) in tasks.iter().enumerate() {
+        assert_well(task).await;
+        stop_and_destroy(task, 10 + n).await;
+    }
+    no_shims(b).await;
+    // With the next group the record comes back, and goes with the last one, whichever plugin removes that.
+    let tasks = several(b, 2).await;
+    assert_eq!(was_handed(b, &tasks[1]).await, can);
+    assert_eq!(records(b).await.len(), usize::from(can));
+    b.rig.relaunch().await.expect("RecoverTask");
+    for (n, task) in tasks.iter().enumerate() {
+        stop_and_destroy(task, 10 + n).await;
+    }
+    assert!(records(b).await.is_empty());
     no_shims(b).await;
 }
 

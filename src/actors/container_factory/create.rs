@@ -279,6 +279,7 @@ impl Beginning<'_> {
         } = *self;
         let (now, snapshotter) = (unix_nanos(), plan.snapshotter.as_str());
         let mut group = grouping::join(shared, gateway, settings, owner, &req.task.alloc_id, plan).await;
+        let sandbox = grouping::sandbox(shared, gateway, owner, plan, group.as_ref()).await;
         let mut labels = labels_of(req, settings, plan, stop_signal, now, owner);
         labels.extend(group.iter().map(ShimGroup::label));
         let container = NewContainer {
@@ -294,6 +295,7 @@ impl Beginning<'_> {
             }),
             spec_json: grouping::annotated(on_host::spec_of(shared, id, plan)?, group.as_ref())?,
             labels,
+            sandbox,
         };
         let adopted = match gateway.create_container(container).await {
             Ok(()) => None,
@@ -394,6 +396,7 @@ impl Beginning<'_> {
             // A terminal has one stream.
             stderr: logs.1.clone().filter(|_| !plan.terminal),
             terminal: plan.terminal,
+            shim: grouping::host_shim(group.as_ref(), id),
         };
         tokio::task::block_in_place(|| {
             held.take_read()?;
@@ -414,6 +417,7 @@ impl Beginning<'_> {
                 tracing::info!(container.id = %id, error = %fault, "the shim that the container was to share is gone");
                 return Ok(Attempt::InTheWay);
             }
+            Err(fault) if grouping::is_refused(shared, group.as_ref(), &fault) => return Ok(Attempt::InTheWay),
             Err(fault) => {
                 let settled = adopted.is_none() && !purged;
                 let error = task_fault(&req.task, plan, fault, settled);

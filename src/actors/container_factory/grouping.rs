@@ -1,6 +1,7 @@
 //! Which shim a container gets, if it shares one: decided before its record is made, which says so, and no part of its plan.
 
 use crate::actors::shared::Shared;
+use crate::actors::shared::groups::Record;
 use crate::containerd::{ContainerRecord, Gateway};
 use crate::messages::container::ContainerError;
 use crate::messages::runtime::{ContainerdFault, FaultKind};
@@ -33,6 +34,81 @@ pub(super) async fn join(
     let listens = |shim: String| async move { gateway.shim_listens(&shim).await };
     let group = shared.groups.join(id, &kin, shim_group::most(settings), listens).await;
     Some(group)
+}
+
+/// The sandbox record that a container of this group is to name, so that containerd hands it to its shim: otherwise it runs
+/// the shim's program for each container, which finds the shim that is there. Empty where the container leads its group, and
+/// where containerd has no use for it.
+pub(super) async fn sandbox(
+    shared: &Shared,
+    gateway: &Gateway,
+    owner: &Owner,
+    plan: &ContainerPlan,
+    group: Option<&ShimGroup>,
+) -> String {
+    let Some(group) = group.filter(|group| group.leader != plan.container.as_str()) else {
+        return String::new();
+    };
+    match shared.groups.record(&group.kin) {
+        Record::There => return group.sandbox(),
+        Record::Useless => return String::new(),
+        Record::Unknown | Record::Gone => {}
+    }
+    let made = async {
+        let version = gateway.version().await?;
+        if !shim_group::takes_addresses(&version.version) {
+            return Ok(Record::Useless);
+        }
+        let labels = owner.labels().into_iter().collect();
+        gateway
+            .create_sandbox(&group.sandbox(), &plan.runtime.kind, &labels)
+            .await?;
+        Ok::<_, ContainerdFault>(Record::There)
+    };
+    let record = made.await.unwrap_or_else(|error| {
+        tracing::info!(%error, "containers of this kin are put into their shims by its program");
+        Record::Useless
+    });
+    shared.groups.note_record(&group.kin, record);
+    if record == Record::There {
+        group.sandbox()
+    } else {
+        String::new()
+    }
+}
+
+/// Whether containerd could not hand the container to its shim, though that is there. The next attempt goes the other way.
+pub(super) fn is_refused(shared: &Shared, group: Option<&ShimGroup>, fault: &ContainerdFault) -> bool {
+    let Some(group) = group.filter(|group| shared.groups.record(&group.kin) == Record::There) else {
+        return false;
+    };
+    let refused = fault.text.contains("sandbox");
+    if refused {
+        shared.groups.note_record(&group.kin, Record::Useless);
+    }
+    refused
+}
+
+/// Removes the sandbox record of a container's kin with the last container that leaves. A start that comes meanwhile is none the
+/// worse: where the record is missing, containerd goes the other way.
+pub(super) async fn forget_sandbox(shared: &Shared, gateway: &Gateway, id: &ContainerId) -> Result<(), ContainerdFault> {
+    let Some(group) = block_in_place(|| shared.groups.last_of_kin(id.as_str())) else {
+        return Ok(());
+    };
+    match gateway.delete_sandbox(&group.sandbox()).await {
+        // This containerd has no such records.
+        Err(fault) if fault.kind == FaultKind::Failed => Ok(()),
+        Err(fault) => {
+            shared.groups.note_record(&group.kin, Record::Unknown);
+            Err(fault)
+        }
+        Ok(_) => Ok(()),
+    }
+}
+
+/// The container whose shim takes this one.
+pub(super) fn host_shim(group: Option<&ShimGroup>, id: &ContainerId) -> Option<String> {
+    group.map(|group| group.leader.clone()).filter(|leader| leader != id.as_str())
 }
 
 /// The specification of a container of this group.

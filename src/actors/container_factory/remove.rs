@@ -66,6 +66,9 @@ pub(super) async fn remove(
     }
     remove_files(shared, id).await?;
     step!(RemoveFiles);
+    grouping::forget_sandbox(shared, gateway, id)
+        .await
+        .map_err(at("removing sandbox record"))?;
     if record.is_some() {
         gateway
             .delete_container(id.as_str())

@@ -36,6 +36,20 @@ enum Stage {
     Going,
 }
 
+/// What is known of the sandbox record of a kin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Record {
+    /// Nothing, or what was known holds no more.
+    #[default]
+    Unknown,
+    /// It is there.
+    There,
+    /// It was removed, since nobody needs it.
+    Gone,
+    /// This containerd has no use for it.
+    Useless,
+}
+
 /// One shared shim.
 #[derive(Debug, Default)]
 struct Shim {
@@ -74,6 +88,8 @@ struct Book {
     shims: BTreeMap<String, Shim>,
     /// Container to the name of its group.
     of: HashMap<String, String>,
+    /// By kin; no entry is `Unknown`.
+    records: HashMap<String, Record>,
 }
 
 impl Book {
@@ -95,8 +111,11 @@ impl Book {
             // Who has waited for its first one looks for another.
             shim.closed |= shim.forming && leader == container;
             shim.forming &= leader != container;
-            if shim.members.is_empty() {
-                self.shims.remove(&leader);
+            if shim.members.is_empty()
+                && let Some(shim) = self.shims.remove(&leader)
+                && self.shims.values().all(|other| other.kin != shim.kin)
+            {
+                self.records.remove(&shim.kin);
             }
         }
     }
@@ -147,6 +166,22 @@ impl Book {
             (false, true) => Place::Waits,
             (false, false) => Place::Joins(group),
         }
+    }
+
+    fn record(&self, kin: &str) -> Record {
+        self.records.get(kin).copied().unwrap_or_default()
+    }
+
+    /// The kin of a container that leaves, if it has a record that nobody who stays needs.
+    fn kin_without_others(&self, container: &str) -> Option<String> {
+        let kin = self.group(container)?.kin;
+        let needless = matches!(self.record(&kin), Record::Unknown | Record::There)
+            && self
+                .shims
+                .values()
+                .filter(|shim| shim.kin == kin)
+                .all(|shim| !shim.has(Stage::Coming) && !shim.has(Stage::There));
+        needless.then_some(kin)
     }
 
     fn close(&mut self, leader: &str) {
@@ -306,6 +341,26 @@ impl Groups {
     pub fn close(&self, leader: &str) {
         self.book().close(leader);
         self.changed.send_replace(());
+    }
+
+    /// What is known of the sandbox record of a kin.
+    #[must_use]
+    pub fn record(&self, kin: &str) -> Record {
+        self.book().record(kin)
+    }
+
+    /// What has become of it.
+    pub fn note_record(&self, kin: &str, record: Record) {
+        self.book().records.insert(kin.to_owned(), record);
+    }
+
+    /// The group of a container that leaves, if with it goes the last need of the sandbox record of its kin. Told once.
+    #[must_use]
+    pub fn last_of_kin(&self, container: &str) -> Option<ShimGroup> {
+        let mut book = self.all();
+        let kin = book.kin_without_others(container)?;
+        book.records.insert(kin, Record::Gone);
+        book.group(container)
     }
 
     /// The group of a container, as far as this process or the container's run directory knows. Blocks for a small file.

@@ -190,3 +190,42 @@ async fn earlier_processes_containers_are_read_from_their_directories() {
     assert_eq!(join(&groups, "d").await, "a");
     assert_eq!(join(&groups, "e").await, "e", "that was the third");
 }
+
+#[tokio::test]
+async fn the_record_of_a_kin_goes_with_the_last_that_leaves_and_is_told_once() {
+    let groups = fresh();
+    for container in ["a", "b", "c", "d"] {
+        enter(&groups, container).await;
+    }
+    assert_eq!((groups.shim_of("c"), groups.shim_of("d")), ("a".into(), "d".into()));
+    assert_eq!(groups.record("kin"), Record::Unknown);
+    groups.note_record("kin", Record::There);
+    for container in ["a", "b", "c"] {
+        groups.leaves(container);
+        assert_eq!(groups.last_of_kin(container), None, "the other shim has one that stays");
+    }
+    groups.left("a");
+    assert_eq!(groups.record("kin"), Record::There);
+    groups.leaves("d");
+    let last = groups.last_of_kin("b").map(|group| group.sandbox());
+    assert_eq!(last.as_deref(), Some("containerd-driver-kin"));
+    assert_eq!(groups.last_of_kin("d"), None, "it was told before");
+    assert_eq!(groups.record("kin"), Record::Gone);
+    for container in ["b", "c", "d"] {
+        groups.left(container);
+    }
+    assert_eq!(groups.record("kin"), Record::Unknown, "the book keeps nothing of a kin without members");
+}
+
+#[tokio::test]
+async fn a_record_is_kept_for_one_that_comes_and_never_asked_for_where_it_is_useless() {
+    let groups = fresh();
+    enter(&groups, "a").await;
+    join(&groups, "b").await;
+    groups.leaves("a");
+    assert_eq!(groups.last_of_kin("a"), None, "one is coming");
+    groups.note_record("kin", Record::Useless);
+    groups.leaves("b");
+    assert_eq!(groups.last_of_kin("b"), None);
+    assert_eq!(groups.last_of_kin("stranger"), None);
+}

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use containerd_client::services::v1::containers_client::ContainersClient;
 use containerd_client::services::v1::leases_client::LeasesClient;
+use containerd_client::services::v1::sandbox::StoreListRequest;
+use containerd_client::services::v1::sandbox::store_client::StoreClient;
 use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
 use containerd_client::services::v1::snapshots::{Kind, ListSnapshotsRequest};
 use containerd_client::services::v1::tasks_client::TasksClient;
@@ -35,6 +37,8 @@ pub struct Census {
     /// `<snapshotter>/<key>` of snapshots that are not committed.
     pub snapshots: BTreeSet<String>,
     pub leases: BTreeSet<String>,
+    /// Sandbox records, of a containerd that has such.
+    pub sandboxes: BTreeSet<String>,
     /// `<pid> <container>`.
     pub shims: BTreeSet<String>,
     pub mounts: BTreeSet<String>,
@@ -97,6 +101,11 @@ impl<'a> Scope<'a> {
             .context("list leases")?
             .into_inner();
         census.leases = listed.leases.into_iter().map(|lease| lease.id).collect();
+        census.sandboxes = match StoreClient::new(channel.clone()).list(StoreListRequest::default()).await {
+            Ok(answer) => answer.into_inner().list.into_iter().map(|one| one.sandbox_id).collect(),
+            Err(status) if status.code() == Code::Unimplemented => BTreeSet::new(),
+            Err(status) => return Err(status).context("list sandbox records"),
+        };
         let mut snapshots = SnapshotsClient::new(channel);
         for snapshotter in &self.snapshotters {
             let request = ListSnapshotsRequest {
@@ -173,12 +182,13 @@ impl Census {
         }
     }
 
-    fn kinds(&self) -> [(&'static str, &BTreeSet<String>); 9] {
+    fn kinds(&self) -> [(&'static str, &BTreeSet<String>); 10] {
         [
             ("container", &self.containers),
             ("task", &self.tasks),
             ("snapshot", &self.snapshots),
             ("lease", &self.leases),
+            ("sandbox record", &self.sandboxes),
             ("shim", &self.shims),
             ("mount", &self.mounts),
             ("pipe", &self.fifos),

@@ -1,0 +1,53 @@
+//! Sandbox records: what a container names so that containerd hands it to a shim that is there (containerd 2).
+//!
+//! Only the records. A sandbox has no process and no controller of its own here: containerd looks whether the record is there,
+//! and takes the shim's address from the request (`ShimManager.Start` in `core/runtime/v2/shim_manager.go`).
+
+use super::channel::Call;
+use super::error::found;
+use super::{Gateway, Labels, Line};
+use crate::messages::runtime::{ContainerdFault, FaultKind};
+use containerd_client::services::v1::sandbox as proto;
+use containerd_client::types::{Sandbox, sandbox::Runtime};
+use proto::store_client::StoreClient;
+
+impl Gateway {
+    fn sandboxes(&self) -> StoreClient<Line> {
+        StoreClient::new(self.line())
+    }
+
+    /// Creates a record. One that exists already is success (its labels stay as they are).
+    ///
+    /// # Errors
+    /// `Failed` from a containerd that has no such records, any other fault of the call but `AlreadyExists`.
+    pub async fn create_sandbox(&self, id: &str, runtime: &str, labels: &Labels) -> Result<(), ContainerdFault> {
+        const CALL: Call = Call::short("create sandbox record");
+        let request = CALL.request(proto::StoreCreateRequest {
+            sandbox: Some(Sandbox {
+                sandbox_id: id.to_owned(),
+                runtime: Some(Runtime {
+                    name: runtime.to_owned(),
+                    options: None,
+                }),
+                labels: labels.clone().into_iter().collect(),
+                ..Sandbox::default()
+            }),
+        });
+        match CALL.answer(self.sandboxes().create(request)).await {
+            Err(fault) if fault.kind != FaultKind::AlreadyExists => Err(fault),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes a record. False if there was none. Containers that name it stay as they are.
+    ///
+    /// # Errors
+    /// `Failed` from a containerd that has no such records, any other fault of the call but `NotFound`.
+    pub async fn delete_sandbox(&self, id: &str) -> Result<bool, ContainerdFault> {
+        const CALL: Call = Call::short("delete sandbox record");
+        let request = CALL.request(proto::StoreDeleteRequest {
+            sandbox_id: id.to_owned(),
+        });
+        Ok(found(CALL.answer(self.sandboxes().delete(request)).await)?.is_some())
+    }
+}
