@@ -161,7 +161,10 @@ impl Gateway {
 
     /// Where containerd is to talk to a shim, in its own words.
     pub(super) fn task_api(&self, shim: &str) -> String {
-        format!("ttrpc+unix://{}", socket_of(self.socket(), &self.namespace, shim).display())
+        format!(
+            "ttrpc+unix://{}",
+            socket_of(self.socket(), &self.namespace, shim).display()
+        )
     }
 
     /// Whether a shim listens there: one that was killed does not.

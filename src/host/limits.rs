@@ -4,6 +4,7 @@ use super::node::{CgroupVersion, read};
 use super::proc;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Most open files that a process can be given by this one and its children: what the kernel allows at all to whoever may
 /// raise a limit (`CAP_SYS_RESOURCE`, see setrlimit(2)), and their own hard limit to others. `None` if it is gone or may
@@ -82,17 +83,38 @@ pub fn hugetlb(root: &Path, version: CgroupVersion) -> bool {
     }
 }
 
-/// Whether block I/O can be weighted: the files are there only with a scheduler or controller that knows weights.
+/// Whether block I/O can be weighted: the files are there only with a scheduler or controller that knows weights, and most of
+/// them in any cgroup but the first. So with version 1 an empty one is made for a look, and with version 2, where controllers are
+/// given from above, those that there are are looked at.
 #[must_use]
 pub fn block_weight(root: &Path, version: CgroupVersion) -> bool {
     let any = |dir: &Path, names: [&str; 2]| names.iter().any(|name| dir.join(name).exists());
     match version {
-        CgroupVersion::V1 => any(&root.join("blkio"), ["blkio.weight", "blkio.bfq.weight"]),
-        // The root itself has no weight: ask systemd's and Nomad's slices.
-        CgroupVersion::V2 => ["nomad.slice", "system.slice", "init.scope"]
-            .iter()
-            .any(|dir| any(&root.join(dir), ["io.weight", "io.bfq.weight"])),
+        CgroupVersion::V1 => {
+            let (root, names) = (root.join("blkio"), ["blkio.weight", "blkio.bfq.weight"]);
+            any(&root, names) || in_new_group(&root, |dir| any(dir, names))
+        }
+        CgroupVersion::V2 => {
+            let groups = std::fs::read_dir(root).into_iter().flatten().flatten();
+            let mut dirs = groups.map(|entry| entry.path()).filter(|path| path.is_dir());
+            dirs.any(|dir| any(&dir, ["io.weight", "io.bfq.weight"]))
+        }
     }
+}
+
+/// Looks at an empty cgroup, which is gone afterwards. False if there can be none.
+fn in_new_group(root: &Path, look: impl Fn(&Path) -> bool) -> bool {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let dir = root.join(format!("containerd-driver-look-{}-{number}", std::process::id()));
+    if std::fs::create_dir(&dir).is_err() {
+        return false;
+    }
+    let found = look(&dir);
+    if let Err(error) = std::fs::remove_dir(&dir) {
+        tracing::warn!(path = %dir.display(), %error, "an empty cgroup is left");
+    }
+    found
 }
 
 /// Cores and memory nodes that a cpuset directory of cgroup v1 allows; `None` if it is none.

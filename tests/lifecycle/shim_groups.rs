@@ -436,7 +436,10 @@ async fn containerd_hands_a_container_to_its_shim(b: &mut Bench) {
     for record in records(b).await {
         let channel = b.rig.containerd.in_namespace(b.rig.namespace()).expect("a channel");
         let request = StoreDeleteRequest { sandbox_id: record };
-        StoreClient::new(channel).delete(request).await.expect("delete the record");
+        StoreClient::new(channel)
+            .delete(request)
+            .await
+            .expect("delete the record");
     }
     let joins = b.start(ticks(b, "joins", 33)).await;
     assert!(!was_handed(b, &joins).await);

@@ -13,6 +13,8 @@ group!(limits_runc, bench(consent()), if wants("runc"), {
     a_forker_ends_at_its_limit,
     what_the_kernel_cannot_limit_is_refused,
     shared_memory_has_the_size_asked_for,
+    block_io_has_the_weight_asked_for,
+    huge_pages_are_bounded_as_asked,
     a_tasks_processes_are_where_nomad_wants_them,
 });
 group!(limits_crun, crun(), if wants("crun"), {
@@ -144,6 +146,40 @@ async fn what_the_kernel_cannot_limit_is_refused(b: &mut Bench) {
     ] {
         says(&b.refused(options).await, &words);
     }
+}
+
+async fn block_io_has_the_weight_asked_for(b: &mut Bench) {
+    let options = json!({ "blkio_weight": 321 });
+    let weight =
+        |pid| setting(pid, "blkio.weight", "io.bfq.weight").or_else(|| setting(pid, "blkio.bfq.weight", "io.weight"));
+    let (task, pid) = running(b, b.sleeper(), json!({})).await;
+    let knows = weight(pid);
+    end(task).await;
+    if knows.is_none() {
+        says(&b.refused(options).await, &["blkio_weight", "321"]);
+        return;
+    }
+    let (task, pid) = running(b, b.sleeper(), options).await;
+    let found = weight(pid).expect("a weight");
+    // The last is the weight of version 2, which goes to 10,000.
+    let want = ["321", "default 321", "default 3142"];
+    assert!(want.contains(&found.as_str()), "{found:?} after {knows:?}");
+    end(task).await;
+}
+
+async fn huge_pages_are_bounded_as_asked(b: &mut Bench) {
+    let options = json!({ "hugepage_limits": [{ "2MB": "64M" }] });
+    let limit = |pid| setting(pid, "hugetlb.2MB.limit_in_bytes", "hugetlb.2MB.max");
+    let (task, pid) = running(b, b.sleeper(), json!({})).await;
+    let counts = limit(pid);
+    end(task).await;
+    if counts.is_none() {
+        says(&b.refused(options).await, &["hugepage_limits", "2MB", "64M"]);
+        return;
+    }
+    let (task, pid) = running(b, b.sleeper(), options).await;
+    is(pid, "hugetlb.2MB.limit_in_bytes", "hugetlb.2MB.max", &["67108864"]);
+    end(task).await;
 }
 
 async fn shared_memory_has_the_size_asked_for(b: &mut Bench) {

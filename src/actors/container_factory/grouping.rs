@@ -91,7 +91,11 @@ pub(super) fn is_refused(shared: &Shared, group: Option<&ShimGroup>, fault: &Con
 
 /// Removes the sandbox record of a container's kin with the last container that leaves. A start that comes meanwhile is none the
 /// worse: where the record is missing, containerd goes the other way.
-pub(super) async fn forget_sandbox(shared: &Shared, gateway: &Gateway, id: &ContainerId) -> Result<(), ContainerdFault> {
+pub(super) async fn forget_sandbox(
+    shared: &Shared,
+    gateway: &Gateway,
+    id: &ContainerId,
+) -> Result<(), ContainerdFault> {
     let Some(group) = block_in_place(|| shared.groups.last_of_kin(id.as_str())) else {
         return Ok(());
     };
@@ -108,7 +112,9 @@ pub(super) async fn forget_sandbox(shared: &Shared, gateway: &Gateway, id: &Cont
 
 /// The container whose shim takes this one.
 pub(super) fn host_shim(group: Option<&ShimGroup>, id: &ContainerId) -> Option<String> {
-    group.map(|group| group.leader.clone()).filter(|leader| leader != id.as_str())
+    group
+        .map(|group| group.leader.clone())
+        .filter(|leader| leader != id.as_str())
 }
 
 /// The specification of a container of this group.

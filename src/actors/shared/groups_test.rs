@@ -214,7 +214,11 @@ async fn the_record_of_a_kin_goes_with_the_last_that_leaves_and_is_told_once() {
     for container in ["b", "c", "d"] {
         groups.left(container);
     }
-    assert_eq!(groups.record("kin"), Record::Unknown, "the book keeps nothing of a kin without members");
+    assert_eq!(
+        groups.record("kin"),
+        Record::Unknown,
+        "the book keeps nothing of a kin without members"
+    );
 }
 
 #[tokio::test]

@@ -101,7 +101,10 @@ impl<'a> Scope<'a> {
             .context("list leases")?
             .into_inner();
         census.leases = listed.leases.into_iter().map(|lease| lease.id).collect();
-        census.sandboxes = match StoreClient::new(channel.clone()).list(StoreListRequest::default()).await {
+        census.sandboxes = match StoreClient::new(channel.clone())
+            .list(StoreListRequest::default())
+            .await
+        {
             Ok(answer) => answer.into_inner().list.into_iter().map(|one| one.sandbox_id).collect(),
             Err(status) if status.code() == Code::Unimplemented => BTreeSet::new(),
             Err(status) => return Err(status).context("list sandbox records"),
