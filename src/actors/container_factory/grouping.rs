@@ -17,6 +17,9 @@ use tokio::time::timeout;
 /// How long a shim may take to say whether it has a container. One of containerd 1.6 says nothing while it makes another.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
+/// The namespace of Kubernetes, whose sandbox records are read by its part of containerd when that starts, and taken for pods.
+const KUBERNETES: &str = "k8s.io";
+
 /// The group of a container: the one that it was made with, or a place in one. `None` for a shim of its own.
 pub(super) async fn join(
     shared: &Shared,
@@ -56,7 +59,7 @@ pub(super) async fn sandbox(
     }
     let made = async {
         let version = gateway.version().await?;
-        if !shim_group::takes_addresses(&version.version) {
+        if !shim_group::takes_addresses(&version.version) || gateway.namespace() == KUBERNETES {
             return Ok(Record::Useless);
         }
         let labels = owner.labels().into_iter().collect();
@@ -65,9 +68,12 @@ pub(super) async fn sandbox(
             .await?;
         Ok::<_, ContainerdFault>(Record::There)
     };
-    let record = made.await.unwrap_or_else(|error| {
-        tracing::info!(%error, "containers of this kin are put into their shims by its program");
-        Record::Useless
+    let record = made.await.unwrap_or_else(|fault| match fault.kind {
+        FaultKind::Unreachable | FaultKind::Deadline | FaultKind::Exhausted => Record::Unknown,
+        FaultKind::NotFound | FaultKind::AlreadyExists | FaultKind::FailedPrecondition | FaultKind::Failed => {
+            tracing::info!(error = %fault, "containers are put into their shims by its program");
+            Record::Useless
+        }
     });
     shared.groups.note_record(&group.kin, record);
     if record == Record::There {

@@ -13,6 +13,7 @@ use super::layer_spans::LayerSpans;
 use super::lease::Lease;
 use super::mark;
 use super::plan;
+use super::pull::whole;
 use super::unpack::unique;
 use super::watch::Watch;
 use crate::containerd::{BlobProgress, BlobStage, Gateway, ImageRecord, RemoteLogin, RemotePull, RemotePullFault};
@@ -161,9 +162,13 @@ pub(super) async fn pull(
     match &answer {
         Ok(Outcome::Passing(_)) if fetched_bytes > 0 => drop(lease),
         answer => {
-            lease
-                .end(gateway, &answer.as_ref().map(drop).map_err(Clone::clone), fetched_bytes)
-                .await
+            let (gateway, ended) = (gateway.clone(), answer.as_ref().map(drop).map_err(Clone::clone));
+            // Also when nobody waits any more: an image that is known is not pulled again, and nobody would end the lease.
+            let end = async move {
+                lease.end(&gateway, &ended, fetched_bytes).await;
+                Ok(())
+            };
+            whole(&name, end).await?;
         }
     }
     answer

@@ -88,7 +88,7 @@ struct Book {
     shims: BTreeMap<String, Shim>,
     /// Container to the name of its group.
     of: HashMap<String, String>,
-    /// By kin; no entry is `Unknown`.
+    /// By kin; none is [`Record::Unknown`].
     records: HashMap<String, Record>,
 }
 
