@@ -78,6 +78,8 @@ pub struct ContainerRecord {
     pub spec_json: Vec<u8>,
     /// When it was created, nanoseconds since the Unix epoch.
     pub created_at: i64,
+    /// The sandbox record it names; empty for none.
+    pub sandbox: String,
 }
 
 impl ContainerRecord {
@@ -91,6 +93,7 @@ impl ContainerRecord {
             runtime: container.runtime.map(|runtime| runtime.name).unwrap_or_default(),
             spec_json: container.spec.map(|spec| spec.value).unwrap_or_default(),
             created_at: super::types::nanoseconds(container.created_at),
+            sandbox: container.sandbox,
         }
     }
 }

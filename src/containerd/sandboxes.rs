@@ -4,12 +4,13 @@
 //! and takes the shim's address from the request (`ShimManager.Start` in `core/runtime/v2/shim_manager.go`).
 
 use super::channel::Call;
-use super::error::found;
+use super::error::{fault, found};
 use super::{Gateway, Labels, Line};
 use crate::messages::runtime::{ContainerdFault, FaultKind};
 use containerd_client::services::v1::sandbox as proto;
 use containerd_client::types::{Sandbox, sandbox::Runtime};
 use proto::store_client::StoreClient;
+use tonic::Code;
 
 impl Gateway {
     fn sandboxes(&self) -> StoreClient<Line> {
@@ -39,15 +40,19 @@ impl Gateway {
         }
     }
 
-    /// Removes a record. False if there was none. Containers that name it stay as they are.
+    /// Removes a record. False if there was none, or if this containerd has no such records. Containers that name it stay as they
+    /// are.
     ///
     /// # Errors
-    /// `Failed` from a containerd that has no such records, any other fault of the call but `NotFound`.
+    /// Any other fault of the call but `NotFound`.
     pub async fn delete_sandbox(&self, id: &str) -> Result<bool, ContainerdFault> {
         const CALL: Call = Call::short("delete sandbox record");
         let request = CALL.request(proto::StoreDeleteRequest {
             sandbox_id: id.to_owned(),
         });
-        Ok(found(CALL.answer(self.sandboxes().delete(request)).await)?.is_some())
+        match CALL.status(self.sandboxes().delete(request)).await? {
+            Err(status) if status.code() == Code::Unimplemented => Ok(false),
+            answer => Ok(found(answer.map_err(|status| fault(CALL.operation, &status)))?.is_some()),
+        }
     }
 }

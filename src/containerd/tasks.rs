@@ -29,11 +29,13 @@ pub struct NewTask {
     /// Whether the process gets a terminal.
     pub terminal: bool,
     /// The container whose shim is to take it, if its record names a sandbox: containerd starts no shim then, nor does it ask
-    /// the shim's program which one it is. Passed over by a containerd before 2.3.
+    /// the shim's program which one it is. To be given for such a record alone, see [`hands_over`].
+    ///
+    /// [`hands_over`]: crate::spec::shim_group::hands_over
     pub shim: Option<String>,
 }
 
-/// `CreateTaskRequest` of containerd 2.3 as far as we use it: the definition that containerd-client has is older, and lacks the
+/// `CreateTaskRequest` of containerd 2.4 as far as we use it: the definition that containerd-client has is older, and lacks the
 /// last two.
 #[derive(Clone, PartialEq, prost::Message)]
 struct CreateTask {

@@ -3,6 +3,7 @@
 use super::node::{CgroupVersion, read};
 use super::proc;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -84,21 +85,21 @@ pub fn hugetlb(root: &Path, version: CgroupVersion) -> bool {
 }
 
 /// Whether block I/O can be weighted: the files are there only with a scheduler or controller that knows weights, and most of
-/// them in any cgroup but the first. So with version 1 an empty one is made for a look, and with version 2, where controllers are
-/// given from above, those that there are are looked at.
+/// them in any cgroup but the first. So with version 1 an empty one is made for a look where there is no other.
 #[must_use]
 pub fn block_weight(root: &Path, version: CgroupVersion) -> bool {
     let any = |dir: &Path, names: [&str; 2]| names.iter().any(|name| dir.join(name).exists());
+    let any_below = |root: &Path, names| {
+        let groups = std::fs::read_dir(root).into_iter().flatten().flatten();
+        let mut dirs = groups.map(|entry| entry.path()).filter(|path| path.is_dir());
+        dirs.any(|dir| any(&dir, names))
+    };
     match version {
         CgroupVersion::V1 => {
             let (root, names) = (root.join("blkio"), ["blkio.weight", "blkio.bfq.weight"]);
-            any(&root, names) || in_new_group(&root, |dir| any(dir, names))
+            any(&root, names) || any_below(&root, names) || in_new_group(&root, |dir| any(dir, names))
         }
-        CgroupVersion::V2 => {
-            let groups = std::fs::read_dir(root).into_iter().flatten().flatten();
-            let mut dirs = groups.map(|entry| entry.path()).filter(|path| path.is_dir());
-            dirs.any(|dir| any(&dir, ["io.weight", "io.bfq.weight"]))
-        }
+        CgroupVersion::V2 => any_below(root, ["io.weight", "io.bfq.weight"]),
     }
 }
 
@@ -107,8 +108,10 @@ fn in_new_group(root: &Path, look: impl Fn(&Path) -> bool) -> bool {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
     let dir = root.join(format!("containerd-driver-look-{}-{number}", std::process::id()));
-    if std::fs::create_dir(&dir).is_err() {
-        return false;
+    match std::fs::create_dir(&dir) {
+        // Of a process that has died.
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => return false,
+        _ => {}
     }
     let found = look(&dir);
     if let Err(error) = std::fs::remove_dir(&dir) {

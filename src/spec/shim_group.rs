@@ -102,18 +102,22 @@ pub fn kin(settings: &Settings, owner: &Owner, alloc_id: &str, runtime: &Runtime
         .map(ToOwned::to_owned)
 }
 
-/// Whether containerd of this version takes the address of a shim with the request to make a task. Introspection does not say
-/// so, and one that does not know of it (before 2.3) would look for a shim that is named after the sandbox record.
+/// Whether containerd of this version does right by a task that is handed to a shim. Introspection does not say so. One before
+/// 2.3.1 looks for a shim that is named after the sandbox record; one before 2.4.0 tells nothing of such tasks when their shim
+/// dies, and lets a shim live on whose last task was one.
 #[must_use]
-pub fn takes_addresses(version: &str) -> bool {
-    let mut numbers = version
-        .trim_start_matches('v')
-        .splitn(3, '.')
-        .map(|part| part.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default())
-        .map(str::parse::<u32>);
-    match (numbers.next(), numbers.next()) {
-        (Some(Ok(2)), Some(Ok(minor))) => minor >= 3,
-        (Some(Ok(major)), Some(Ok(_))) => major > 2,
+pub fn hands_over(version: &str) -> bool {
+    let mut parts = version.trim_start_matches('v').splitn(3, '.');
+    let mut number = || {
+        let part = parts.next()?;
+        let end = part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len());
+        let (digits, rest) = part.split_at(end);
+        Some((digits.parse::<u32>().ok()?, rest))
+    };
+    let before_release = |rest: &str| ["alpha", "beta", "rc"].iter().any(|word| rest.contains(word));
+    match (number(), number(), number()) {
+        (Some((2, _)), Some((4, _)), Some((0, rest))) => !before_release(rest),
+        (Some((major, _)), Some((minor, _)), Some(_)) => (major, minor) >= (2, 4),
         _ => false,
     }
 }
@@ -193,21 +197,27 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_taken_from_version_2_3_on() {
+    fn tasks_are_handed_over_from_version_2_4_0_on() {
         for (version, expected) in [
             ("v2.4.2", true),
-            ("2.3.0~ds1", true),
-            ("v2.3.0-beta.1", true),
+            ("v2.4.0", true),
+            ("2.4.0~ds1", true),
+            ("2.4.1-rc.1", true),
+            ("v2.5.0-beta.0", true),
             ("v2.10.0", true),
             ("v3.0.0", true),
-            ("v2.2.1", false),
+            ("v2.4.0-beta.0", false),
+            ("2.4.0~rc1-1", false),
+            ("v2.3.7", false),
             ("2.0", false),
             ("1.6.20~ds1", false),
+            ("1.10.0", false),
             ("2", false),
+            ("2.4", false),
             ("unknown", false),
             ("", false),
         ] {
-            assert_eq!(takes_addresses(version), expected, "{version:?}");
+            assert_eq!(hands_over(version), expected, "{version:?}");
         }
     }
 

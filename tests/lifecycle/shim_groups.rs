@@ -421,7 +421,7 @@ async fn was_handed(b: &Bench, task: &RunningTask) -> bool {
     bundle.join("sandbox").exists()
 }
 
-/// From containerd 2.3 on without the shim's program, which is run for the first of a group alone; and as before where the
+/// From containerd 2.4 on without the shim's program, which is run for the first of a group alone; and as before where the
 /// record that says so is gone.
 async fn containerd_hands_a_container_to_its_shim(b: &mut Bench) {
     let can = kind() == ContainerdKind::V24;

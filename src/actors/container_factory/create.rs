@@ -279,7 +279,7 @@ impl Beginning<'_> {
         } = *self;
         let (now, snapshotter) = (unix_nanos(), plan.snapshotter.as_str());
         let mut group = grouping::join(shared, gateway, settings, owner, &req.task.alloc_id, plan).await;
-        let sandbox = grouping::sandbox(shared, gateway, owner, plan, group.as_ref()).await;
+        let mut sandbox = grouping::sandbox(shared, gateway, owner, plan, group.as_ref()).await;
         let mut labels = labels_of(req, settings, plan, stop_signal, now, owner);
         labels.extend(group.iter().map(ShimGroup::label));
         let container = NewContainer {
@@ -295,7 +295,7 @@ impl Beginning<'_> {
             }),
             spec_json: grouping::annotated(on_host::spec_of(shared, id, plan)?, group.as_ref())?,
             labels,
-            sandbox,
+            sandbox: sandbox.clone(),
         };
         let adopted = match gateway.create_container(container).await {
             Ok(()) => None,
@@ -305,6 +305,7 @@ impl Beginning<'_> {
                     Some(record) => match marks(&record) {
                         Some(marks) if marks.fits(plan) => {
                             group = grouping::settle(shared, &record);
+                            sandbox = record.sandbox;
                             Some((marks.started_at.unwrap_or(now), marks.exit.is_some()))
                         }
                         _ => return Ok(Attempt::InTheWay),
@@ -417,7 +418,9 @@ impl Beginning<'_> {
                 tracing::info!(container.id = %id, error = %fault, "the shim that the container was to share is gone");
                 return Ok(Attempt::InTheWay);
             }
-            Err(fault) if grouping::is_refused(shared, group.as_ref(), &fault) => return Ok(Attempt::InTheWay),
+            Err(fault) if grouping::is_refused(shared, group.as_ref(), &sandbox, &fault) => {
+                return Ok(Attempt::InTheWay);
+            }
             Err(fault) => {
                 let settled = adopted.is_none() && !purged;
                 let error = task_fault(&req.task, plan, fault, settled);

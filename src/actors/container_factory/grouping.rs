@@ -17,8 +17,17 @@ use tokio::time::timeout;
 /// How long a shim may take to say whether it has a container. One of containerd 1.6 says nothing while it makes another.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
-/// The namespace of Kubernetes, whose sandbox records are read by its part of containerd when that starts, and taken for pods.
+/// The namespace of Kubernetes: its part of containerd reads the sandbox records there when it starts, and removes what is no pod's.
 const KUBERNETES: &str = "k8s.io";
+
+/// What containerd says where it cannot hand a container to a shim (`ShimManager.Start`, from 1.7 to 2.4).
+const REFUSALS: [&str; 5] = [
+    "can't find shim for sandbox",
+    "can't find sandbox",
+    "failed to get bootstrap params of sandbox",
+    "failed to load sandbox task",
+    "the scheme of sandbox address",
+];
 
 /// The group of a container: the one that it was made with, or a place in one. `None` for a shim of its own.
 pub(super) async fn join(
@@ -59,7 +68,7 @@ pub(super) async fn sandbox(
     }
     let made = async {
         let version = gateway.version().await?;
-        if !shim_group::takes_addresses(&version.version) || gateway.namespace() == KUBERNETES {
+        if !shim_group::hands_over(&version.version) || gateway.namespace() == KUBERNETES {
             return Ok(Record::Useless);
         }
         let labels = owner.labels().into_iter().collect();
@@ -83,13 +92,15 @@ pub(super) async fn sandbox(
     }
 }
 
-/// Whether containerd could not hand the container to its shim, though that is there. The next attempt goes the other way.
-pub(super) fn is_refused(shared: &Shared, group: Option<&ShimGroup>, fault: &ContainerdFault) -> bool {
-    let Some(group) = group.filter(|group| shared.groups.record(&group.kin) == Record::There) else {
+/// Whether containerd could not hand the container to its shim, though that is there: the record of one that was tried names a
+/// sandbox. The next attempt goes the other way.
+pub(super) fn is_refused(shared: &Shared, group: Option<&ShimGroup>, sandbox: &str, fault: &ContainerdFault) -> bool {
+    let Some(group) = group.filter(|_| !sandbox.is_empty()) else {
         return false;
     };
-    let refused = fault.text.contains("sandbox");
+    let refused = REFUSALS.iter().any(|words| fault.text.contains(words));
     if refused {
+        tracing::info!(error = %fault, "containers are put into their shims by its program");
         shared.groups.note_record(&group.kin, Record::Useless);
     }
     refused
@@ -105,15 +116,12 @@ pub(super) async fn forget_sandbox(
     let Some(group) = block_in_place(|| shared.groups.last_of_kin(id.as_str())) else {
         return Ok(());
     };
-    match gateway.delete_sandbox(&group.sandbox()).await {
-        // This containerd has no such records.
-        Err(fault) if fault.kind == FaultKind::Failed => Ok(()),
-        Err(fault) => {
-            shared.groups.note_record(&group.kin, Record::Unknown);
-            Err(fault)
-        }
-        Ok(_) => Ok(()),
+    let gone = gateway.delete_sandbox(&group.sandbox()).await;
+    // One that came meanwhile may have found what is removed now: the next one makes it again.
+    if gone.is_err() || shared.groups.record(&group.kin) == Record::There {
+        shared.groups.note_record(&group.kin, Record::Unknown);
     }
+    gone.map(drop)
 }
 
 /// The container whose shim takes this one.

@@ -46,7 +46,7 @@ pub enum Record {
     There,
     /// It was removed, since nobody needs it.
     Gone,
-    /// This containerd has no use for it.
+    /// This containerd has no use for it. There may be one all the same, of an earlier one.
     Useless,
 }
 
@@ -172,10 +172,10 @@ impl Book {
         self.records.get(kin).copied().unwrap_or_default()
     }
 
-    /// The kin of a container that leaves, if it has a record that nobody who stays needs.
+    /// The kin of a container that leaves, if it may have a record, which nobody who stays needs.
     fn kin_without_others(&self, container: &str) -> Option<String> {
         let kin = self.group(container)?.kin;
-        let needless = matches!(self.record(&kin), Record::Unknown | Record::There)
+        let needless = self.record(&kin) != Record::Gone
             && self
                 .shims
                 .values()
