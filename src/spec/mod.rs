@@ -75,6 +75,7 @@ pub mod usage;
 mod user;
 pub mod userns;
 mod value;
+mod version;
 mod volumes;
 pub mod words;
 

@@ -9,6 +9,7 @@ use super::identity::Digest;
 use super::owner::Owner;
 use super::runtime::Runtime;
 use super::settings::Settings;
+use super::version::numbers;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -107,18 +108,10 @@ pub fn kin(settings: &Settings, owner: &Owner, alloc_id: &str, runtime: &Runtime
 /// dies, and lets a shim live on whose last task was one.
 #[must_use]
 pub fn hands_over(version: &str) -> bool {
-    let mut parts = version.trim_start_matches('v').splitn(3, '.');
-    let mut number = || {
-        let part = parts.next()?;
-        let end = part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len());
-        let (digits, rest) = part.split_at(end);
-        Some((digits.parse::<u32>().ok()?, rest))
-    };
-    let before_release = |rest: &str| ["alpha", "beta", "rc"].iter().any(|word| rest.contains(word));
-    match (number(), number(), number()) {
-        (Some((2, _)), Some((4, _)), Some((0, rest))) => !before_release(rest),
-        (Some((major, _)), Some((minor, _)), Some(_)) => (major, minor) >= (2, 4),
-        _ => false,
+    let is_before_release = |patch: &str| ["alpha", "beta", "rc"].iter().any(|word| patch.contains(word));
+    match version.trim_start_matches('v').strip_prefix("2.4.") {
+        Some(patch) => !(patch.starts_with('0') && is_before_release(patch)),
+        None => numbers(version).is_some_and(|found| found > (2, 4)),
     }
 }
 
@@ -132,6 +125,12 @@ pub struct ShimGroup {
 }
 
 impl ShimGroup {
+    /// Whether this container is put into a shim that another one has started.
+    #[must_use]
+    pub fn is_joined_by(&self, container: &str) -> bool {
+        self.leader != container
+    }
+
     /// The sandbox record that containers of this kin name.
     #[must_use]
     pub fn sandbox(&self) -> String {

@@ -58,7 +58,7 @@ pub(super) async fn sandbox(
     plan: &ContainerPlan,
     group: Option<&ShimGroup>,
 ) -> String {
-    let Some(group) = group.filter(|group| group.leader != plan.container.as_str()) else {
+    let Some(group) = group.filter(|group| group.is_joined_by(plan.container.as_str())) else {
         return String::new();
     };
     match shared.groups.record(&group.kin) {
@@ -127,8 +127,8 @@ pub(super) async fn forget_sandbox(
 /// The container whose shim takes this one.
 pub(super) fn host_shim(group: Option<&ShimGroup>, id: &ContainerId) -> Option<String> {
     group
+        .filter(|group| group.is_joined_by(id.as_str()))
         .map(|group| group.leader.clone())
-        .filter(|leader| leader != id.as_str())
 }
 
 /// The specification of a container of this group.
@@ -156,7 +156,7 @@ pub(super) fn settle_if_unknown(shared: &Shared, record: &ContainerRecord) {
 
 /// Whether a shim that others have too has made something of a container that containerd does not know.
 pub(super) async fn is_forgotten_in(gateway: &Gateway, group: Option<&ShimGroup>, id: &ContainerId) -> bool {
-    let Some(group) = group.filter(|group| group.leader != id.as_str()) else {
+    let Some(group) = group.filter(|group| group.is_joined_by(id.as_str())) else {
         return false;
     };
     let look = gateway.is_at_shim(&group.leader, id.as_str());
@@ -173,7 +173,7 @@ pub(super) async fn has_died(
     fault: &ContainerdFault,
 ) -> bool {
     let Some(group) = group else { return false };
-    let died = group.leader != id.as_str() && !gateway.shim_listens(&group.leader).await;
+    let died = group.is_joined_by(id.as_str()) && !gateway.shim_listens(&group.leader).await;
     if died || fault.kind == FaultKind::Deadline {
         shared.groups.close(&group.leader);
     }

@@ -2,6 +2,7 @@
 
 use super::{Daemon, Facts, Finding, Found, Plugins, Serving, SocketState};
 use crate::spec::pull::transfers_read_hosts;
+use crate::spec::version::numbers;
 
 /// Oldest containerd that the driver is tested with.
 const OLDEST: (u32, u32) = (1, 6);
@@ -93,12 +94,6 @@ fn containerd(facts: &Facts) -> Option<Finding> {
             format!("containerd answers at {path}, namespace {}", facts.namespace),
         ),
     })
-}
-
-/// The first two numbers of a version.
-fn numbers(version: &str) -> Option<(u32, u32)> {
-    let mut parts = version.trim_start_matches('v').split(['.', '-', '~', '+']);
-    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
 fn version(serving: &Serving) -> Finding {
