@@ -102,7 +102,11 @@ pub async fn audit(command: &AuditCommand, door: &dyn AuditDoor) -> Said {
     match door.audit(command.request()).await {
         Ok(report) => say(command, &report),
         Err(error) => Said {
-            text: String::new(),
+            text: if command.json {
+                format!("{:#}\n", serde_json::json!({ "error": error.to_string() }))
+            } else {
+                String::new()
+            },
             complaint: Some(format!("containerd-driver: {error}")),
             code: BLIND,
         },

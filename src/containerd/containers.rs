@@ -46,11 +46,18 @@ pub struct RuntimeOptions {
     pub root: String,
     /// Whether cgroups are made by systemd.
     pub systemd_cgroup: bool,
+    /// User and group on the host who own the pipes of a process: for one in a user namespace, in which a runtime cannot give
+    /// them away.
+    pub io_owner: (u32, u32),
 }
 
 /// `containerd.runc.v1.Options` as far as we use it. containerd-client vendors the definition but does not compile it.
 #[derive(Clone, PartialEq, prost::Message)]
 struct RuncOptions {
+    #[prost(uint32, tag = "4")]
+    io_uid: u32,
+    #[prost(uint32, tag = "5")]
+    io_gid: u32,
     #[prost(string, tag = "6")]
     binary_name: String,
     #[prost(string, tag = "7")]
@@ -111,6 +118,8 @@ impl Gateway {
         const CALL: Call = Call::short("create container");
         let options = new.runtime_options.map(|options| {
             let message = RuncOptions {
+                io_uid: options.io_owner.0,
+                io_gid: options.io_owner.1,
                 binary_name: options.binary_name,
                 root: options.root,
                 systemd_cgroup: options.systemd_cgroup,

@@ -155,9 +155,15 @@ pub(super) fn remote(operation: &'static str, status: &Status) -> RemotePullFaul
         (_, Some(408 | 429 | 500..)) => RemotePullFault::Registry(text),
         (Code::InvalidArgument, _) | (_, Some(400..)) => RemotePullFault::Unusable(text),
         _ if text.contains("no match for platform") => RemotePullFault::Unusable(text),
-        _ if ["failed to resolve image", "failed to do request", "failed to copy"]
-            .iter()
-            .any(|w| text.contains(w)) =>
+        _ if [
+            "failed to resolve image",
+            "failed to do request",
+            "failed to copy",
+            "short read: expected",
+            "connection reset by peer",
+        ]
+        .iter()
+        .any(|w| text.contains(w)) =>
         {
             RemotePullFault::Registry(text)
         }

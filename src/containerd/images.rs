@@ -145,8 +145,20 @@ impl Gateway {
     /// # Errors
     /// Any fault of the call.
     pub async fn list_images(&self) -> Result<Vec<ImageRecord>, ContainerdFault> {
+        self.images_with(Vec::new()).await
+    }
+
+    /// The images of the namespace whose record has this digest.
+    ///
+    /// # Errors
+    /// Any fault of the call.
+    pub async fn images_of_digest(&self, digest: &str) -> Result<Vec<ImageRecord>, ContainerdFault> {
+        self.images_with(vec![format!("target.digest=={digest}")]).await
+    }
+
+    async fn images_with(&self, filters: Vec<String>) -> Result<Vec<ImageRecord>, ContainerdFault> {
         const CALL: Call = Call::within("list images", 30);
-        let request = CALL.request(proto::ListImagesRequest { filters: Vec::new() });
+        let request = CALL.request(proto::ListImagesRequest { filters });
         let answer = CALL.answer(self.images().list(request)).await?;
         answer
             .images

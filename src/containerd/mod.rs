@@ -29,6 +29,7 @@ pub use health::{Abilities, FailedPlugin, Version};
 pub use images::ImageRecord;
 pub use ingest::{ContentWriter, Ingest};
 pub use leases::{LeaseRecord, expires_after};
+pub use sandboxes::SandboxRecord;
 pub use snapshots::{SnapshotKind, SnapshotRecord};
 pub use tasks::{NewTask, Stdio};
 pub use transfer::{BlobProgress, BlobStage, Logins, RemoteLogin, RemotePull, RemotePullFault};

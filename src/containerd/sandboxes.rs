@@ -12,6 +12,17 @@ use containerd_client::types::{Sandbox, sandbox::Runtime};
 use proto::store_client::StoreClient;
 use tonic::Code;
 
+/// A sandbox record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxRecord {
+    /// Its id.
+    pub id: String,
+    /// Labels.
+    pub labels: Labels,
+    /// When it was made, nanoseconds since the Unix epoch; 0 if containerd does not say.
+    pub created_at: i64,
+}
+
 impl Gateway {
     fn sandboxes(&self) -> StoreClient<Line> {
         StoreClient::new(self.line())
@@ -38,6 +49,25 @@ impl Gateway {
             Err(fault) if fault.kind != FaultKind::AlreadyExists => Err(fault),
             _ => Ok(()),
         }
+    }
+
+    /// All records of the namespace; none from a containerd that has no such records.
+    ///
+    /// # Errors
+    /// Any other fault of the call.
+    pub async fn list_sandboxes(&self) -> Result<Vec<SandboxRecord>, ContainerdFault> {
+        const CALL: Call = Call::within("list sandbox records", 30);
+        let request = CALL.request(proto::StoreListRequest { filters: Vec::new() });
+        let listed = match CALL.status(self.sandboxes().list(request)).await? {
+            Err(status) if status.code() == Code::Unimplemented => return Ok(Vec::new()),
+            answer => answer.map_err(|status| fault(CALL.operation, &status))?.list,
+        };
+        let records = listed.into_iter().map(|sandbox| SandboxRecord {
+            id: sandbox.sandbox_id,
+            labels: sandbox.labels.into_iter().collect(),
+            created_at: super::types::nanoseconds(sandbox.created_at),
+        });
+        Ok(records.collect())
     }
 
     /// Removes a record. False if there was none, or if this containerd has no such records. Containers that name it stay as they

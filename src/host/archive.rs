@@ -61,7 +61,8 @@ impl Archive {
     /// # Errors
     /// Says what is in the way.
     pub fn open(task_dir: &Path, path: &str) -> Result<Self, HostError> {
-        let path = Path::new(path);
+        // As the task sees it: `/local/x.tar` is in its directory here.
+        let path = Path::new(path.trim_start_matches('/'));
         let at = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root =
             fs::openat(CWD, task_dir, at, Mode::empty()).map_err(|e| HostError::from_errno(WHAT, task_dir, e))?;
@@ -80,7 +81,8 @@ impl Archive {
             Errno::NOENT | Errno::NOTDIR => HostError::new(
                 WHAT,
                 &whole,
-                "there is nothing at this path, nor below the local directory of the task",
+                "there is nothing at this path, nor below the local directory of the task; Nomad unpacks an archive unless its \
+                 artifact block has options { archive = false }",
             ),
             other => HostError::from_errno(WHAT, &whole, other),
         })?;
@@ -88,7 +90,9 @@ impl Archive {
             .map_err(|e| HostError::from_errno(WHAT, &whole, e))?
             .st_mode;
         if FileType::from_raw_mode(kind) != FileType::RegularFile {
-            return Err(HostError::new(WHAT, &whole, "it is not a file"));
+            let text =
+                "it is not a file; Nomad unpacks an archive unless its artifact block has options { archive = false }";
+            return Err(HostError::new(WHAT, &whole, text));
         }
         Ok(Self {
             file: File::from(fd),

@@ -125,15 +125,31 @@ pub fn open_both(path: &Path) -> Result<OwnedFd, HostError> {
     fs::open(path, flags, Mode::empty()).map_err(|e| HostError::from_errno("open log pipe", path, e))
 }
 
+/// A log path held by a descriptor for its path alone, which is no end of the pipe. No link is followed inside `alloc_dir`.
+///
+/// # Errors
+/// If it cannot be opened.
+pub fn at(alloc_dir: &Path, path: &Path) -> Result<OwnedFd, HostError> {
+    open(alloc_dir, path, OFlags::PATH | OFlags::CLOEXEC)
+        .map_err(|errno| HostError::from_errno("open log pipe", path, errno))
+}
+
 /// Opens a log path to write to it, without waiting, so that its reader does not see an end before the descriptor is
 /// closed. `None` if it is a FIFO that nobody reads. No link is followed inside `alloc_dir`.
 ///
 /// # Errors
 /// If it cannot be opened.
 pub fn hold(alloc_dir: &Path, path: &Path) -> Result<Option<OwnedFd>, HostError> {
-    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    match open(alloc_dir, path, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC) {
+        Ok(end) => Ok(Some(end)),
+        Err(Errno::NXIO) => Ok(None),
+        Err(errno) => Err(HostError::from_errno("open log pipe", path, errno)),
+    }
+}
+
+fn open(alloc_dir: &Path, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
     let rest = path.strip_prefix(alloc_dir).ok().filter(|r| !r.as_os_str().is_empty());
-    let opened = match rest {
+    match rest {
         Some(rest) if !alloc_dir.as_os_str().is_empty() => fs::open(
             alloc_dir,
             OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
@@ -141,11 +157,6 @@ pub fn hold(alloc_dir: &Path, path: &Path) -> Result<Option<OwnedFd>, HostError>
         )
         .and_then(|root| paths::open_beneath(&root, rest, flags)),
         _ => fs::open(path, flags | OFlags::NOFOLLOW, Mode::empty()),
-    };
-    match opened {
-        Ok(end) => Ok(Some(end)),
-        Err(Errno::NXIO) => Ok(None),
-        Err(errno) => Err(HostError::from_errno("open log pipe", path, errno)),
     }
 }
 

@@ -2,8 +2,8 @@
 //! Facts only; whose they are and whether they go is not decided here.
 
 use super::error::HostError;
-use super::node::{CgroupVersion, read};
-use super::{cgroup, paths};
+use super::node::{CGROUP_ROOT, CgroupVersion, read};
+use super::{cgroup, paths, proc};
 use crate::spec::identity::is_by_convention;
 use crate::spec::owner::{OWNER_FILE, RunOwner};
 use rustix::fs::{self, CWD, FileType, Mode, OFlags};
@@ -209,6 +209,26 @@ pub fn cgroups(root: &Path, version: CgroupVersion) -> Vec<CgroupDir> {
         .collect()
 }
 
+/// The cgroup that a process is in, as that of a container; with version 1 that of the hierarchy of memory. `None` if the
+/// process has ended meanwhile.
+#[must_use]
+pub fn cgroup_of(pid: u32, container: &str, version: CgroupVersion) -> Option<CgroupDir> {
+    let controller = match version {
+        CgroupVersion::V1 => "memory",
+        CgroupVersion::V2 => "",
+    };
+    let text = read(format!("/proc/{pid}/cgroup")).ok()?;
+    let path = PathBuf::from(proc::own_cgroup(&text, controller)?);
+    let root = Path::new(CGROUP_ROOT);
+    let beneath = path.strip_prefix("/").ok()?;
+    Some(CgroupDir {
+        container: container.to_owned(),
+        changed_at: changed_at(&root.join(controller).join(beneath))?,
+        pids: cgroup::pids(root, version, &path).ok()?,
+        path,
+    })
+}
+
 /// Directories in a directory, links not followed; none if it cannot be read.
 fn directories(dir: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
@@ -231,6 +251,13 @@ fn fifos(dir: &Path, depth: usize) -> Vec<PathBuf> {
     }
     found.sort();
     found
+}
+
+/// Whether a path is a named pipe; a link is not followed.
+#[must_use]
+pub fn is_fifo(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt as _;
+    std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_fifo())
 }
 
 fn changed_at(dir: &Path) -> Option<i64> {

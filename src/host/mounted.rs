@@ -6,13 +6,17 @@
 
 use super::error::HostError;
 use super::{paths, proc};
-use rustix::fs::{self, AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags};
+use rustix::fs::{self, AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
+use rustix::process::{Gid, Uid};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 const WHAT: &str = "mount";
+
+/// Where a container has the null device.
+pub const NULL: &str = "/dev/null";
 
 /// Fields of a line of `mountinfo` before the optional ones (proc(5)).
 const OPTIONAL: usize = 6;
@@ -98,6 +102,76 @@ impl Mounted {
         self.mounts
             .values()
             .find(|mount| below(mount) && brought(mount) && !mount.read_only)
+    }
+
+    /// True unless the container has something else than the null device at `/dev/null`: the runtime goes by what is there,
+    /// and gives it to the process.
+    ///
+    /// # Errors
+    /// If it cannot be looked at.
+    pub fn null_is_null(&self) -> Result<bool, HostError> {
+        let place = Path::new(NULL);
+        let fault = |errno| HostError::from_errno(WHAT, place, errno);
+        let found = match self.open(place) {
+            Ok(fd) => fs::fstat(&fd).map_err(fault)?,
+            Err(Errno::NOENT) => return Ok(true),
+            Err(errno) => return Err(fault(errno)),
+        };
+        let is_device = FileType::from_raw_mode(found.st_mode).is_char_device();
+        Ok(is_device && found.st_rdev == fs::makedev(1, 3))
+    }
+
+    /// The device at this path: whether it is a block device, and its number. `None` for what is no device.
+    ///
+    /// # Errors
+    /// If there is nothing, or it cannot be looked at.
+    pub fn device_at(&self, path: &Path) -> Result<Option<(bool, u32, u32)>, HostError> {
+        let fault = |errno| HostError::from_errno("device", path, errno);
+        let found = self.open(path).and_then(fs::fstat).map_err(fault)?;
+        let kind = FileType::from_raw_mode(found.st_mode);
+        let number = (fs::major(found.st_rdev), fs::minor(found.st_rdev));
+        let is_one = kind.is_char_device() || kind.is_block_device();
+        Ok(is_one.then_some((kind.is_block_device(), number.0, number.1)))
+    }
+
+    /// Makes a directory for the container's root user, and those above it, where there is nothing. What is in the way stays,
+    /// and nothing is made in a mount: what is not the container's own may be the host's.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn make_dir(&self, target: &Path) -> Result<(), HostError> {
+        match self.make_missing(target) {
+            Ok(()) | Err(Errno::NOTDIR | Errno::LOOP) => Ok(()),
+            Err(errno) => Err(HostError::from_errno("make directory", target, errno)),
+        }
+    }
+
+    fn make_missing(&self, target: &Path) -> Result<(), Errno> {
+        let mut path = PathBuf::from("/");
+        let mut above = self.open(&path)?;
+        let (root, mount) = (fs::fstat(&above)?, mount_id(&above));
+        for name in target.components() {
+            let Component::Normal(name) = name else { continue };
+            path.push(name);
+            above = match self.open(&path) {
+                Err(Errno::NOENT) if mount.is_some() && mount_id(&above) == mount => {
+                    match fs::mkdirat(&above, name, Mode::RWXU) {
+                        // A link to nowhere, for which the next line has no eyes.
+                        Ok(()) | Err(Errno::EXIST) => {}
+                        Err(errno) => return Err(errno),
+                    }
+                    let how = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                    let made = fs::openat(&above, name, how, Mode::empty())?;
+                    let owner = (Uid::from_raw(root.st_uid), Gid::from_raw(root.st_gid));
+                    fs::fchown(&made, Some(owner.0), Some(owner.1))?;
+                    fs::fchmod(&made, Mode::from_raw_mode(0o755))?;
+                    made
+                }
+                Err(Errno::NOENT) => return Ok(()),
+                found => found?,
+            };
+        }
+        Ok(())
     }
 
     fn open(&self, target: &Path) -> Result<OwnedFd, Errno> {

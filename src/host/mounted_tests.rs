@@ -31,6 +31,52 @@ fn the_root_above_a_file_is_found() {
 }
 
 #[test]
+fn a_directory_is_made_where_there_is_nothing_and_by_no_link_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("root");
+    let outside = dir.path().join("outside");
+    std::fs::create_dir_all(root.join("there")).unwrap();
+    std::fs::create_dir(&outside).unwrap();
+    std::fs::write(root.join("file"), "").unwrap();
+    std::os::unix::fs::symlink(&outside, root.join("out")).unwrap();
+    std::os::unix::fs::symlink("/there", root.join("in")).unwrap();
+    let all = beneath(&root);
+    for target in ["/a/b/c", "/there", "/in/x", "/file", "/file/x", "/out", "/out/x"] {
+        all.make_dir(Path::new(target)).unwrap();
+    }
+    for made in ["a/b/c", "there/x"] {
+        let found = std::fs::metadata(root.join(made)).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::mode(&found.permissions());
+        assert!(found.is_dir() && mode & 0o7777 == 0o755, "{made}");
+    }
+    assert!(root.join("file").is_file());
+    assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);
+}
+
+#[test]
+fn nothing_is_made_in_a_mount() {
+    let own = Mounted::of(std::process::id()).unwrap();
+    own.make_dir(Path::new("/proc/none/x")).unwrap();
+    assert!(own.look(Path::new("/proc/none")).is_err());
+}
+
+#[test]
+fn only_the_null_device_is_the_null_device() {
+    assert!(Mounted::of(std::process::id()).unwrap().null_is_null().unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    let all = beneath(dir.path());
+    assert!(all.null_is_null().unwrap());
+    std::fs::create_dir(dir.path().join("dev")).unwrap();
+    let null = dir.path().join("dev/null");
+    std::fs::write(&null, "").unwrap();
+    std::fs::write(dir.path().join("f"), "").unwrap();
+    assert!(!all.null_is_null().unwrap());
+    std::fs::remove_file(&null).unwrap();
+    std::os::unix::fs::symlink("/f", &null).unwrap();
+    assert!(!all.null_is_null().unwrap());
+}
+
+#[test]
 fn what_a_source_brought_along_can_be_written_to_or_not() {
     let root = fs::openat(CWD, "/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
     let mount = |(point, read_only): (&str, bool)| Mount {

@@ -3,6 +3,7 @@
 use super::error::HostError;
 use rustix::fs::{self, AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::{Errno, retry_on_intr};
+use rustix::process::{Gid, Uid};
 use std::fs::DirBuilder;
 use std::io::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
@@ -98,6 +99,16 @@ fn walk_beneath(root: impl AsFd, rest: &Path, flags: OFlags) -> Result<OwnedFd, 
         FileType::Symlink => Err(Errno::LOOP),
         _ => Ok(found),
     }
+}
+
+/// Gives a file of ours to a user and the group of the same number.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn give(path: &Path, id: u32) -> Result<(), HostError> {
+    let (user, group) = (Uid::from_raw(id), Gid::from_raw(id));
+    fs::chownat(CWD, path, Some(user), Some(group), AtFlags::SYMLINK_NOFOLLOW)
+        .map_err(|errno| HostError::from_errno("write file", path, errno))
 }
 
 /// Writes a file of our own as a whole: readers see the old content or the new. The directory must be there and must

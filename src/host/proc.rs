@@ -108,7 +108,17 @@ pub fn boot_time(text: &str) -> Option<i64> {
 /// Soft and hard limit in the line `Max open files` of `/proc/<pid>/limits`; `u64::MAX` for none.
 #[must_use]
 pub fn open_files(text: &str) -> Option<(u64, u64)> {
-    let line = text.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    limit(text, "Max open files")
+}
+
+/// Soft and hard limit in the line `Max processes`, as [`open_files`].
+#[must_use]
+pub fn processes(text: &str) -> Option<(u64, u64)> {
+    limit(text, "Max processes")
+}
+
+fn limit(text: &str, name: &str) -> Option<(u64, u64)> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     let mut words = line.split_whitespace().map(|word| match word {
         "unlimited" => Some(u64::MAX),
         number => number.parse().ok(),
@@ -167,6 +177,9 @@ mod tests {
         let text = "Limit                     Soft Limit           Hard Limit           Units     \n\
                     Max open files            1024                 524288               files     \n";
         assert_eq!(open_files(text), Some((1024, 524_288)));
+        assert_eq!(processes(text), None);
+        let text = "Max processes             97219                unlimited            processes \n";
+        assert_eq!(processes(text), Some((97_219, u64::MAX)));
         assert_eq!(
             open_files("Max open files            unlimited  unlimited files"),
             Some((u64::MAX, u64::MAX))

@@ -4,6 +4,7 @@
 //! by itself with `O_NOFOLLOW`, symlinks are resolved here and cannot leave the image, and only regular files of a
 //! bounded size are read. Whiteouts and opaque directories are overlayfs's (kernel `Documentation/filesystems/overlayfs.rst`).
 
+use crate::spec::image::Directory;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
 use std::ffi::{OsStr, OsString};
@@ -54,7 +55,23 @@ pub fn read(layers: &[PathBuf], path: &str, limit_bytes: u64) -> io::Result<Opti
         match find(layers, &path)? {
             Found::File(file) => return bounded(file, limit_bytes).map(Some),
             Found::Link(target) => path = target,
-            Found::Nothing => return Ok(None),
+            Found::Directory(_) | Found::Nothing => return Ok(None),
+        }
+    }
+    Ok(None)
+}
+
+/// Owner and mode of the directory at `path` (beneath the root of the image), `None` if there is none.
+///
+/// # Errors
+/// As [`read`].
+pub fn directory(layers: &[PathBuf], path: &str) -> io::Result<Option<Directory>> {
+    let mut path = PathBuf::from(path);
+    for _ in 0..=LINKS_MAX {
+        match find(layers, &path)? {
+            Found::Directory(directory) => return Ok(Some(directory)),
+            Found::Link(target) => path = target,
+            Found::File(_) | Found::Nothing => return Ok(None),
         }
     }
     Ok(None)
@@ -109,6 +126,7 @@ impl Drop for TempMountpoint {
 
 enum Found {
     File(OwnedFd),
+    Directory(Directory),
     /// Go on from here, from the topmost layer again.
     Link(PathBuf),
     Nothing,
@@ -187,7 +205,14 @@ fn look(layer: &Path, names: &[OsString]) -> io::Result<Step> {
                     "a regular file is expected, not a pipe, a socket or a device",
                 ));
             }
-            // A directory in place of the file, or a file in place of a directory: either way there is none.
+            FileType::Directory => {
+                return Ok(Step::Is(Found::Directory(Directory {
+                    uid: stat.st_uid,
+                    gid: stat.st_gid,
+                    mode: stat.st_mode & 0o7777,
+                })));
+            }
+            // A file in place of a directory: there is none.
             _ => return Ok(Step::Is(Found::Nothing)),
         }
     }
@@ -252,6 +277,30 @@ mod tests {
         assert_eq!(text(&layers).as_deref(), Some("low"));
         std::fs::write(layers[1].join("etc/passwd"), "mid").unwrap();
         assert_eq!(text(&layers).as_deref(), Some("mid"));
+    }
+
+    #[test]
+    fn a_directory_is_told_with_owner_and_mode() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let (_root, layers) = layers(2);
+        let data = layers[1].join("var/data");
+        std::fs::create_dir_all(&data).unwrap();
+        std::os::unix::fs::chown(&data, Some(70), Some(71)).ok();
+        std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o1750)).unwrap();
+        symlink("/var/data", layers[0].join("link")).unwrap();
+        for path in ["var/data", "/var/data/", "link", "etc/../var/data"] {
+            let found = directory(&layers, path).unwrap().unwrap();
+            assert_eq!(found.mode, 0o1750, "{path}");
+            assert!(
+                !rustix::process::geteuid().is_root() || (found.uid, found.gid) == (70, 71),
+                "{found:?}"
+            );
+        }
+        std::fs::write(layers[0].join("etc/passwd"), "").unwrap();
+        for path in ["none", "etc/passwd", ""] {
+            assert_eq!(directory(&layers, path).unwrap(), None, "{path}");
+        }
+        assert_eq!(read(&layers, "var/data", 64).unwrap(), None);
     }
 
     #[test]

@@ -273,9 +273,15 @@ fn is_older(dir: &Path, than: Duration) -> bool {
     changed.is_some_and(|at| at.elapsed().is_ok_and(|age| age >= than))
 }
 
-/// Removes a bundle with what is mounted in it, and its other half.
+/// Removes a bundle with what is mounted in it, and its other half. Also one that containerd had begun to delete, which it
+/// names with a dot in front: while something is in that, it can delete no bundle of this name any more.
 fn clear(bundle: &Path) -> Result<(), HostError> {
     leftovers::unmount_beneath(bundle)?;
+    if let Some(name) = bundle.file_name() {
+        let mut dotted = std::ffi::OsString::from(".");
+        dotted.push(name);
+        remove(&bundle.with_file_name(dotted))?;
+    }
     // The other half of it, in containerd's root; not there for every kind of container.
     let work = std::fs::read_link(bundle.join("work")).ok();
     let twin = |dir: &Path| dir.iter().rev().take(3).eq(bundle.iter().rev().take(3));
@@ -395,7 +401,11 @@ mod tests {
         );
         assert!(!remove_orphan(&bundle, "n", "orphans", none).unwrap(), "another's");
         assert!(!remove_orphan(root.path(), "n", "orphan", none).unwrap(), "no bundle");
+        let deleting = bundle.with_file_name(".orphan");
+        std::fs::create_dir(&deleting).unwrap();
+        std::fs::write(deleting.join("log"), "").unwrap();
         assert!(remove_orphan(&bundle, "n", "orphan", none).unwrap());
+        assert!(leftovers::is_gone(&deleting));
         assert!(leftovers::is_gone(&bundle) && !leftovers::is_gone(bundle.parent().unwrap()));
         assert!(!remove_orphan(&bundle, "n", "orphan", none).unwrap(), "it is gone");
     }

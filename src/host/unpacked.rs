@@ -47,7 +47,8 @@ impl Source {
         let limit = left.saturating_mul(UNPACKED_RATIO).max(UNPACKED_FREE_BYTES);
         let unpacked: Box<dyn Read + Send> = match head.as_slice() {
             [0x1f, 0x8b, ..] => Box::new(MultiGzDecoder::new(file)),
-            [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(Zstd {
+            // A frame, or one to be skipped before it (RFC 8878, 3.1.2), as pzstd writes it.
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Box::new(Zstd {
                 frame: Frame::Between(file),
             }),
             [0xfd, b'7', b'z', b'X', b'Z', 0] => return Err(other_packing("xz")),

@@ -22,14 +22,16 @@ pub enum ThingKind {
     Shim,
     /// A directory of generated files and pipes.
     RunDirectory,
-    /// A named pipe.
+    /// A named pipe: in a run directory, or where a task's output goes.
     Fifo,
     /// A mount in a container's bundle, or the root of a running one (`/proc/PID/root`).
     Mount,
-    /// A cgroup beneath Nomad's.
+    /// A cgroup beneath Nomad's, or that of a running container wherever it is.
     Cgroup,
     /// An image record in containerd.
     Image,
+    /// A sandbox record in containerd, by which it puts a container into a shim that others have too.
+    Sandbox,
 }
 
 impl ThingKind {
@@ -47,6 +49,7 @@ impl ThingKind {
             Self::Mount => "mount",
             Self::Cgroup => "cgroup",
             Self::Image => "image",
+            Self::Sandbox => "sandbox",
         }
     }
 }

@@ -3,12 +3,15 @@
 
 use super::Request;
 use super::image::ImageReady;
-use super::runtime::{ContainerdFault, TaskView};
+use super::runtime::{ContainerdFault, FaultKind, TaskView};
 use crate::spec::SpecError;
 use crate::spec::identity::ContainerId;
 use crate::spec::log_collection::LogFiles;
 use crate::spec::task::TaskSpec;
 use std::sync::Arc;
+
+/// The step of a start that needs the layers of the image.
+pub const PREPARING: &str = "preparing snapshot";
 
 /// Make the container of this task and start its process. What is there already and fits is adopted; what does not
 /// fit is removed.
@@ -120,12 +123,19 @@ pub enum ContainerError {
 }
 
 impl ContainerError {
+    /// Whether the image of the task is not here any more: its layers went after it was ready, with a name that was given to
+    /// another image.
+    #[must_use]
+    pub fn is_without_image(&self) -> bool {
+        matches!(self, Self::Containerd { step, source } if *step == PREPARING && source.kind == FaultKind::NotFound)
+    }
+
     /// Whether trying again may help without a change by the user.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Spec(_) | Self::Command { .. } | Self::Host { .. } => false,
-            Self::Containerd { source, .. } => source.is_transient(),
+            Self::Containerd { source, .. } => source.is_transient() || self.is_without_image(),
             Self::Interrupted(_) => true,
         }
     }

@@ -110,6 +110,9 @@ pub struct TaskExited {
     pub container: ContainerId,
     /// How; `None` if a listing lacks the task, which its supervisor then looks up itself.
     pub exit: Option<ExitRecord>,
+    /// Which process, where an event says it: an interrupted start has had another under the same name. `None` if containerd has
+    /// told it of the task as it is now.
+    pub pid: Option<u32>,
 }
 
 impl Fact for TaskExited {

@@ -39,6 +39,10 @@ pub struct Started {
 pub struct Recover {
     /// The task id.
     pub task: TaskId,
+    /// Its name in the job and its allocation, as the host tells them with the handle; empty for unknown.
+    pub name: String,
+    /// See `name`.
+    pub alloc_id: String,
     /// What `Started::handle` was.
     pub handle: HandleState,
 }

@@ -37,6 +37,7 @@ pub(super) fn task(config: &pb::TaskConfig) -> Result<TaskSpec, Status> {
         alloc_id: config.alloc_id.clone(),
         alloc_dir: config.alloc_dir.clone().into(),
         env: config.env.clone(),
+        device_env: config.device_env.clone(),
         user: config.user.clone(),
         options,
         written,

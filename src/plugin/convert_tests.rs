@@ -192,6 +192,20 @@ fn grace_is_never_negative() {
 }
 
 #[test]
+fn what_device_plugins_have_set_is_told_from_the_rest() {
+    let set = |value: &str| [("NVIDIA_VISIBLE_DEVICES".to_owned(), value.to_owned())].into();
+    let config = pb::TaskConfig {
+        id: "a/web/1".into(),
+        msgpack_driver_config: vec![0x81, 0xa5, b'i', b'm', b'a', b'g', b'e', 0xa1, b'x'],
+        env: set("all"),
+        device_env: set("GPU-1"),
+        ..Default::default()
+    };
+    let task = task(&config).unwrap();
+    assert_eq!((task.env, task.device_env), (set("all"), set("GPU-1")));
+}
+
+#[test]
 fn task_without_an_id_is_refused() {
     assert_eq!(
         task(&pb::TaskConfig::default()).unwrap_err().code(),

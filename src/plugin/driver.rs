@@ -10,6 +10,7 @@ use super::streams::{self, Answers};
 use super::tasks::Tasks;
 use super::{convert, exec, schema, stats};
 use crate::messages::doors::Doors;
+use crate::messages::task::Recover;
 use crate::spec::identity::TaskId;
 use crate::spec::log_collection;
 use crate::spec::options;
@@ -79,7 +80,13 @@ impl DriverService {
         if let Some(logs) = state.logs.as_mut() {
             logs.alloc_dir = config.alloc_dir.into();
         }
-        self.tasks.recover(&TaskId::new(config.id), state).await?;
+        let recover = Recover {
+            task: TaskId::new(config.id),
+            name: config.name,
+            alloc_id: config.alloc_id,
+            handle: state,
+        };
+        self.tasks.recover(&recover).await?;
         Ok(pb::RecoverTaskResponse {})
     }
 }

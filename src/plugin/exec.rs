@@ -101,7 +101,7 @@ pub(super) async fn session(tasks: &Tasks, mut requests: impl Requests) -> Resul
         stdin: true,
         timeout: None,
     };
-    let session = tasks.exec(&TaskId::new(&setup.task_id), exec).await?;
+    let session = tasks.exec(&TaskId::new(&setup.task_id), exec).await.map_err(brief)?;
     let (refuse, refused) = oneshot::channel();
     let listen = tokio::spawn(async move {
         // Without a refusal the stream goes on without its client's messages.
@@ -115,6 +115,42 @@ pub(super) async fn session(tasks: &Tasks, mut requests: impl Requests) -> Resul
         _listener: Abort(listen.abort_handle()),
     };
     Ok(stream::unfold(Some(talk), say).boxed())
+}
+
+/// The most that a user of `nomad alloc exec` is shown of an error: the agent tells it in the frame that closes a WebSocket, of
+/// which 123 bytes are the reason (RFC 6455, 5.5) and begin with gRPC's code; a longer one is not told at all.
+const SHOWN_BYTES: usize = 74;
+
+/// What runtimes say before the reason.
+const PREAMBLE: [&str; 3] = [
+    "OCI runtime exec failed: ",
+    "exec failed: ",
+    "unable to start container process: ",
+];
+
+/// An error short enough to be shown; the log has all of it.
+fn brief(status: Status) -> Status {
+    let text = status.message();
+    if text.len() <= SHOWN_BYTES {
+        return status;
+    }
+    tracing::info!(error = text, "a command is not run");
+    let mut text = text.to_owned();
+    for words in PREAMBLE {
+        text = text.replacen(words, "", 1);
+    }
+    let ellipsis = "…";
+    if text.len() > SHOWN_BYTES {
+        let mut end = SHOWN_BYTES - ellipsis.len();
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        text.push_str(ellipsis);
+    }
+    // Without its details: those have the whole text once more, which is what the agent would take, and whether a command is
+    // worth another try nobody asks.
+    Status::new(status.code(), text)
 }
 
 /// Our side of a stream. Its drop kills the command if it still runs.
@@ -158,7 +194,7 @@ async fn say(talk: Option<Talk>) -> Option<(Result<Response, Status>, Option<Tal
             Some(Output::Data(stream, bytes)) => (Ok(message(stream, bytes.into(), false)), Some(talk)),
             Some(Output::Closed(stream)) => (Ok(message(stream, Vec::new(), true)), Some(talk)),
             Some(Output::Exited(code)) => (Ok(exited(code)), None),
-            Some(Output::Failed(error)) => (Err(status::of_task(&error)), None),
+            Some(Output::Failed(error)) => (Err(brief(status::of_task(&error))), None),
             None => (Err(lost()), None),
         });
     }

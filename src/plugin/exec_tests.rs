@@ -246,3 +246,30 @@ async fn a_unary_command_answers_with_its_last_words_and_is_never_without_a_resu
     assert_eq!(lost.code(), Code::Internal);
     assert!(fake.asked()[3].contains("timeout: None"), "no timeout is no limit");
 }
+
+#[test]
+fn an_error_is_short_enough_to_be_shown_and_keeps_its_code() {
+    let long = "cannot run \"echo\" in the task: OCI runtime exec failed: exec failed: unable to start container process: \
+                cannot exec in a paused container (use --ignore-paused to override)";
+    let short = brief(Status::failed_precondition(long));
+    assert_eq!(short.code(), tonic::Code::FailedPrecondition);
+    assert!(
+        short
+            .message()
+            .starts_with("cannot run \"echo\" in the task: cannot exec in a paused"),
+        "{short:?}"
+    );
+    let whole = format!("rpc error: code = {:?} desc = {}", short.code(), short.message());
+    assert!(whole.len() <= 123, "{} bytes: {whole}", whole.len());
+    assert_eq!(brief(Status::not_found("no such task")).message(), "no such task");
+    assert!(brief(Status::unknown("ä".repeat(200))).message().len() <= SHOWN_BYTES);
+    // What says that it is worth a retry has the whole text again.
+    let fault = TaskError::Driver("x".repeat(200));
+    let whole = status::of_task(&fault);
+    assert!(!whole.details().is_empty());
+    let short = brief(whole);
+    assert!(
+        short.details().is_empty() && short.message().len() <= SHOWN_BYTES,
+        "{short:?}"
+    );
+}

@@ -7,7 +7,7 @@ use crate::messages::exec::{Exec, ExecSession};
 use crate::messages::task::{Destroy, Inspect, Inspection, Recover, Signal, Start, Started, Stop, TaskError, Wait};
 use crate::messages::{AskError, Cx, Request};
 use crate::spec::identity::TaskId;
-use crate::spec::record::{ExitRecord, HandleState};
+use crate::spec::record::ExitRecord;
 use crate::spec::task::TaskSpec;
 use std::sync::Arc;
 use std::time::Duration;
@@ -100,13 +100,9 @@ impl Tasks {
         }
     }
 
-    pub(super) async fn recover(&self, task: &TaskId, handle: HandleState) -> Result<(), Status> {
-        let errand = Errand::within(task, RECOVER).opening();
-        let request = |_| Recover {
-            task: task.clone(),
-            handle: handle.clone(),
-        };
-        match self.ask(&errand, request).await {
+    pub(super) async fn recover(&self, recover: &Recover) -> Result<(), Status> {
+        let errand = Errand::within(&recover.task, RECOVER).opening();
+        match self.ask(&errand, |_| recover.clone()).await {
             Ok(outcome) => outcome.map_err(|e| status::of_task(&e)),
             Err(e) => Err(status::of_task(&TaskError::Driver(e.to_string()))),
         }

@@ -3,16 +3,21 @@
 //!
 //! The words are those of runc 1.1 and crun 1.8, as they come through containerd.
 
+use super::device_option::{self, Asked};
 use super::error::SpecError;
 use super::oci::ContainerPlan;
 use super::sysctl;
 use super::task::TaskSpec;
+use serde_json::Value;
+use std::path::Path;
 
 /// Limits that keep a runtime from starting a process, by the words of the kernel's error: it sets them for itself before
 /// it has become the task's program. Only below these values, in the units of setrlimit(2), are they to blame: runc
 /// 1.1 needs 7 open files and some ten threads, and a larger limit says that it is the node that has no more.
-const TIGHT: [(&str, u64, &str); 5] = [
+const TIGHT: [(&str, u64, &str); 6] = [
     ("nofile", 64, "oo many open files"),
+    // crun, of a cgroup that it could not read.
+    ("nofile", 64, "o space left on device"),
     ("as", 256 << 20, "annot allocate memory"),
     ("data", 64 << 20, "annot allocate memory"),
     ("stack", 1 << 20, "annot allocate memory"),
@@ -44,14 +49,17 @@ const NUMBERS: [&str; 16] = [
 pub fn blame(task: &TaskSpec, plan: &ContainerPlan, words: &str) -> Option<SpecError> {
     runtime(task, plan, words)
         // What containerd says of itself is no task's fault.
-        .or_else(|| words.contains("OCI runtime").then(|| of_runtime(task, words))?)
+        .or_else(|| words.contains("OCI runtime").then(|| of_runtime(task, plan, words))?)
         .map(|error| error.as_written(&task.written))
 }
 
-fn of_runtime(task: &TaskSpec, words: &str) -> Option<SpecError> {
+fn of_runtime(task: &TaskSpec, plan: &ContainerPlan, words: &str) -> Option<SpecError> {
     parameter(task, words)
+        .or_else(|| device(task, words))
+        .or_else(|| directory(task, plan, words))
         .or_else(|| limit(task, words))
         .or_else(|| memory(task, words))
+        .or_else(|| weight(task, words))
 }
 
 /// A runtime that is not there: its program (the shim looks it up), or the shim itself (containerd does).
@@ -96,6 +104,45 @@ fn parameter(task: &TaskSpec, words: &str) -> Option<SpecError> {
         value,
         format!("the kernel of this node has no such parameter or does not take this value: {words}"),
     ))
+}
+
+/// A device below what is no directory.
+fn device(task: &TaskSpec, words: &str) -> Option<SpecError> {
+    if !words.contains("device node") {
+        return None;
+    }
+    let mut all = task.options.devices.iter().enumerate();
+    all.find_map(|(i, option)| {
+        let at = format!("devices[{i}]");
+        let Ok(Asked::Host { container, .. }) = device_option::parse(&at, option) else {
+            return None;
+        };
+        is_about(words, &container).then(|| {
+            let allowed = format!("a path in the container is expected where the device can be made: {words}");
+            SpecError::option(&at, &container, allowed)
+        })
+    })
+}
+
+/// A working directory that is none, and that the runtime cannot make. What else it makes has more words before it.
+fn directory(task: &TaskSpec, plan: &ContainerPlan, words: &str) -> Option<SpecError> {
+    let spec: Value = serde_json::from_slice(&plan.spec_json).ok()?;
+    let cwd = spec["process"]["cwd"].as_str()?;
+    let is_made = words.contains("container init: mkdir ") && is_about(words, cwd);
+    let is_entered = words.contains("chdir") && words.contains(cwd) && cwd != "/";
+    (is_made || is_entered).then(|| {
+        let option = if task.options.cwd.is_some() { "cwd" } else { "image" };
+        let allowed = format!("a working directory, or a path where one can be made, is expected: {words}");
+        SpecError::option(option, cwd, allowed)
+    })
+}
+
+/// True if the words are about a path or one of those above it.
+fn is_about(words: &str, path: &str) -> bool {
+    let above = Path::new(path).ancestors().filter_map(Path::to_str);
+    above
+        .take_while(|path| *path != "/")
+        .any(|path| words.contains(&format!("{path}: ")))
 }
 
 /// A limit under which the runtime cannot start the process, or that it may not set.
@@ -151,13 +198,24 @@ fn memory(task: &TaskSpec, words: &str) -> Option<SpecError> {
     Some(SpecError::option(option, mib, allowed))
 }
 
+/// A share of a disk's time where the node's kernel or its disks have none.
+fn weight(task: &TaskSpec, words: &str) -> Option<SpecError> {
+    let files = ["blkio.weight", "blkio.bfq.weight", "io.weight", "io.bfq.weight"];
+    let missing = ["o such file", "ermission denied", "not supported"];
+    let is_about = files.iter().any(|file| words.contains(file)) && missing.iter().any(|said| words.contains(said));
+    let asked = task.options.blkio_weight.filter(|_| is_about)?;
+    let allowed =
+        format!("the kernel of this node has no weights for block devices, or none that the runtime knows: {words}");
+    Some(SpecError::option("blkio_weight", asked, allowed))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::spec::image::ImageFacts;
     use crate::spec::node::NodeFacts;
     use crate::spec::oci;
-    use crate::spec::options::TaskOptions;
+    use crate::spec::options::{DeviceOption, TaskOptions};
     use crate::spec::settings::Settings;
     use proptest::prelude::*;
 
@@ -297,6 +355,50 @@ mod tests {
         assert!(
             said(sysctl("net.core.somaxconn", "abc"), &bad).starts_with("option sysctl.net.core.somaxconn: \"abc\"")
         );
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_is_named() {
+        let cwd = |path: &str| TaskOptions {
+            cwd: Some(path.to_owned()),
+            ..TaskOptions::default()
+        };
+        let made = "OCI runtime create failed: runc create failed: unable to start container process: error during container init: mkdir /etc/passwd: not a directory";
+        let entered = "OCI runtime create failed: runc create failed: unable to start container process: error during container init: chdir to cwd (\"/etc/passwd\") set in config.json failed: not a directory";
+        for words in [made, entered] {
+            let text = said(cwd("/etc/passwd"), words);
+            assert!(
+                text.starts_with("option cwd: \"/etc/passwd\": a working directory"),
+                "{text}"
+            );
+        }
+        assert!(said(cwd("/etc/passwd/x/y"), made).starts_with("option cwd: \"/etc/passwd/x/y\": "));
+        for other in ["/", "/etc", "/etc/passw", "/etc/passwd2"] {
+            assert_eq!(said(cwd(other), made), "nothing", "{other}");
+        }
+        let (task, mut plan) = planned(TaskOptions::default());
+        plan.spec_json = br#"{"process":{"cwd":"/etc/passwd"}}"#.to_vec();
+        let text = blame(&task, &plan, made).unwrap().to_string();
+        assert!(text.starts_with("option image: \"/etc/passwd\": "), "{text}");
+    }
+
+    #[test]
+    fn a_device_that_cannot_be_made_is_named() {
+        let device = |path: &str| DeviceOption {
+            host_path: "/dev/fuse".to_owned(),
+            container_path: Some(path.to_owned()),
+            ..DeviceOption::default()
+        };
+        let (mut task, plan) = planned(TaskOptions::default());
+        task.options.devices = vec![device("/dev/x"), device("/etc/passwd/x")];
+        let words = "OCI runtime create failed: runc create failed: unable to start container process: error during container init: error creating device nodes: mkdir /run/c/web/rootfs/etc/passwd: not a directory";
+        let text = blame(&task, &plan, words).unwrap().to_string();
+        assert!(
+            text.starts_with("option devices[1]: \"/etc/passwd/x\": a path"),
+            "{text}"
+        );
+        task.options.devices.pop();
+        assert_eq!(blame(&task, &plan, words), None);
     }
 
     #[test]

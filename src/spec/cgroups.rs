@@ -4,19 +4,19 @@
 //! share or reserve partition, and what the partition may use is inherited. With v1 only the cpuset controller has
 //! partitions, and nothing is inherited by a cgroup elsewhere.
 
-use super::identity::ContainerId;
+use super::identity::{ContainerId, SCOPE_PREFIX};
 use super::node::CgroupMode;
 use super::oci::Inputs;
 use std::path::PathBuf;
 
-/// Slice and name in systemd's form of a cgroup path.
-const SYSTEMD: &str = "nomad.slice:containerd-driver";
+/// Slice in systemd's form of a cgroup path.
+const SLICE: &str = "nomad.slice";
 
 /// Where the runtime puts the container's cgroup: a path below the mount of the hierarchy, or with `systemd_cgroup`
 /// `slice:prefix:name`.
 pub(super) fn path(inputs: &Inputs<'_>, container: &ContainerId) -> String {
     if inputs.settings.systemd_cgroup {
-        return format!("{SYSTEMD}:{container}");
+        return format!("{SLICE}:{SCOPE_PREFIX}:{container}");
     }
     let node = inputs.node;
     let given = inputs.task.resources.cpuset_cgroup.trim_end_matches('/');

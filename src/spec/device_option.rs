@@ -68,11 +68,16 @@ pub(super) fn parse(at: &str, option: &DeviceOption) -> Result<Asked, SpecError>
         at.to_owned()
     };
     let host = clean(&host_at, host)?;
+    let container = match container {
+        Some(path) => clean(&container_at, path)?,
+        None => host.clone(),
+    };
+    if ["/proc", "/sys"].iter().any(|dir| path::inside(&container, dir)) {
+        let allowed = "a path in the container outside /proc and /sys, such as one in /dev, is expected";
+        return Err(SpecError::option(container_at, container, allowed));
+    }
     Ok(Asked::Host {
-        container: match container {
-            Some(path) => clean(&container_at, path)?,
-            None => host.clone(),
-        },
+        container,
         host,
         access: access(&permissions_at, permissions.unwrap_or_default())?.to_owned(),
     })
@@ -193,6 +198,18 @@ pub(super) fn rule(at: &str, text: &str) -> Result<Vec<Value>, SpecError> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn no_device_is_made_in_what_the_kernel_shows() {
+        for text in ["/dev/fuse:/proc/fuse", "/dev/fuse://sys/./x:r"] {
+            let refused = short(text).unwrap_err();
+            assert!(
+                refused.contains("devices[0]: \"/") && refused.contains("outside /proc and /sys"),
+                "{refused}"
+            );
+        }
+        assert!(short("/dev/fuse:/system/x").is_ok());
+    }
 
     fn short(text: &str) -> Result<Asked, String> {
         let option = DeviceOption {

@@ -24,10 +24,25 @@ const DEFAULT_CHAR: [(u32, Option<u32>); 9] = [
     (136, None),
 ];
 
+/// A device that a task has asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AskedDevice {
+    /// The option that names it, such as `devices[0]`.
+    pub by: String,
+    /// Where it is in the container.
+    pub path: String,
+    /// What it is.
+    pub kind: DeviceKind,
+    /// Its number.
+    pub number: (u32, u32),
+}
+
 /// `linux.devices` and `linux.resources.devices`.
 pub(super) struct Devices {
     pub(super) nodes: Vec<Value>,
     pub(super) rules: Vec<Value>,
+    /// By `devices` and device plugins.
+    pub(super) asked: Vec<AskedDevice>,
 }
 
 fn letter(kind: DeviceKind) -> &'static str {
@@ -60,6 +75,7 @@ struct Given {
     nodes: BTreeMap<String, Value>,
     by: BTreeMap<String, String>,
     rules: Vec<Value>,
+    asked: Vec<AskedDevice>,
 }
 
 impl Given {
@@ -78,6 +94,12 @@ impl Given {
             ));
         }
         self.by.insert(path.clone(), by.to_owned());
+        self.asked.push(AskedDevice {
+            by: by.to_owned(),
+            path: path.clone(),
+            kind: d.kind,
+            number: (d.major, d.minor),
+        });
         self.nodes.insert(path, node);
         self.rules.push(rule);
         Ok(())
@@ -160,6 +182,7 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Result<Devices, SpecError> {
     Ok(Devices {
         nodes: given.nodes.into_values().collect(),
         rules: given.rules,
+        asked: given.asked,
     })
 }
 

@@ -31,7 +31,7 @@ fn instead(option: &str) -> &'static str {
         "network_aliases" => {
             "no network here gives names to tasks; a service block gives the task one in Nomad or Consul"
         }
-        "ipv4_address" | "ipv6_address" | "mac_address" => {
+        "ipv4_address" | "ipv6_address" | "mac_address" | "static_ips" | "static_macs" => {
             "the network is the group's, and its addresses are those that the CNI plugin gives: one of the operator's by network { mode = \"cni/NAME\" }"
         }
         "advertise_ipv6_address" => "address_mode or address in a service block says which address is advertised",
@@ -42,6 +42,12 @@ fn instead(option: &str) -> &'static str {
         "gc" => {
             "image_gc { enabled, delay } is what image and image_delay are elsewhere; a container is always removed with its task, and reaper { enabled, period, grace, dry_run } removes what is left over"
         }
+        "disable_log_collection" => {
+            "log_collection = \"driver\" has the driver write the logs in place of Nomad's collectors, and \"none\" nobody"
+        }
+        "oom_score_adj" => {
+            "oom_score_adj in the config block of a task sets the task's; below 0 it needs allow_caps with SYS_RESOURCE in it"
+        }
         "allowed_modes.userns" => {
             "userns = \"private\" is for tasks that want less, and userns_ids alone says whether they can have it"
         }
@@ -49,10 +55,22 @@ fn instead(option: &str) -> &'static str {
     }
 }
 
+/// True for a `logging` block that names Nomad's collector, as Podman's driver has it, and nothing else.
+fn is_nomads(pairs: &[(Value, Value)]) -> bool {
+    let is_named = |(key, value): &(Value, Value)| {
+        matches!(key.as_str(), Some("driver" | "type")) && concrete(value).as_str() == Some("nomad")
+    };
+    // Nomad's collector has no options, whatever a job writes beside its name.
+    let is_option = |(key, _): &(Value, Value)| key.as_str() == Some("options");
+    let harmless = |pair: &(Value, Value)| is_named(pair) || is_option(pair) || is_nothing(concrete(&pair.1));
+    pairs.iter().any(is_named) && pairs.iter().all(harmless)
+}
+
 /// True for what changes nothing: `healthchecks { disable = true }` and nothing else in it, and the names of defaults.
 fn is_so_anyway(option: &str, value: &Value) -> bool {
     match (option, value) {
-        ("advertise_ipv6_address", Value::Boolean(on)) => return !on,
+        ("advertise_ipv6_address" | "disable_log_collection", Value::Boolean(on)) => return !on,
+        ("logging", Value::Map(pairs)) => return is_nomads(pairs),
         ("isolation" | "socket", Value::String(name)) => return name.as_str() == Some("default"),
         // Tasks share the host's where they ask for nothing else.
         ("allowed_modes.userns", Value::String(mode)) => return matches!(mode.as_str(), Some("host" | "*")),
@@ -148,6 +166,12 @@ mod tests {
 
     #[test]
     fn what_is_so_without_a_word_is_taken() {
+        let logging = |pairs: &[(&str, &str)]| {
+            let pairs = pairs
+                .iter()
+                .map(|(key, value)| (Value::from(*key), Value::from(*value)));
+            Value::Map(pairs.collect())
+        };
         let list = |modes: &[&str]| Value::Array(modes.iter().map(|m| Value::from(*m)).collect());
         for (option, value, taken) in [
             ("advertise_ipv6_address", Value::from(false), true),
@@ -159,6 +183,17 @@ mod tests {
             ("allowed_modes.userns", list(&["host"]), true),
             ("allowed_modes.userns", list(&["*"]), true),
             ("allowed_modes.userns", list(&["host", "private"]), false),
+            ("disable_log_collection", Value::from(false), true),
+            ("disable_log_collection", Value::from(true), false),
+            ("logging", logging(&[("driver", "nomad")]), true),
+            (
+                "logging",
+                Value::Array(vec![logging(&[("driver", "nomad"), ("type", "")])]),
+                true,
+            ),
+            ("logging", logging(&[("driver", "journald")]), false),
+            ("logging", logging(&[("driver", "nomad"), ("options", "x")]), true),
+            ("logging", logging(&[("driver", "nomad"), ("config", "x")]), false),
             (
                 "gc",
                 Value::Map(vec![(Value::from("container"), Value::from(true))]),

@@ -6,6 +6,8 @@
 
 use super::error::SpecError;
 use super::image::ImageFacts;
+use super::process::{STRING_MAX, brief};
+use super::runtime::NVIDIA;
 use super::task::TaskSpec;
 use std::collections::BTreeMap;
 
@@ -36,6 +38,19 @@ pub(super) fn build(task: &TaskSpec, image: &ImageFacts, hostname: &str) -> Resu
         }
         env.insert(name, value);
     }
+    // By it NVIDIA's runtime gives GPUs out, so it is the device plugin's to say, and neither the job's nor a template's.
+    if let Some(value) = task.device_env.get(NVIDIA) {
+        env.insert(NVIDIA, value);
+    }
+    if let Some((name, _)) = env
+        .iter()
+        .find(|(name, value)| name.len() + 1 + value.len() > STRING_MAX)
+    {
+        let allowed = format!(
+            "a name and a value of together less than {STRING_MAX} bytes are expected, which is what the kernel takes"
+        );
+        return Err(SpecError::option("env", brief(name), allowed));
+    }
     Ok(env
         .into_iter()
         .filter(|(name, _)| !name.is_empty())
@@ -46,6 +61,21 @@ pub(super) fn build(task: &TaskSpec, image: &ImageFacts, hostname: &str) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn which_gpus_a_task_has_is_said_by_the_device_plugin() {
+        let set = |value: &str| BTreeMap::from([(NVIDIA.to_owned(), value.to_owned())]);
+        let with = |device_env| {
+            let task = TaskSpec {
+                env: set("all"),
+                device_env,
+                ..TaskSpec::default()
+            };
+            build(&task, &ImageFacts::default(), "").unwrap()
+        };
+        assert!(with(set("GPU-1")).contains(&format!("{NVIDIA}=GPU-1")));
+        assert!(with(BTreeMap::new()).contains(&format!("{NVIDIA}=all")));
+    }
 
     fn env(image: &[&str], task: &[(&str, &str)]) -> Vec<String> {
         let image = ImageFacts {

@@ -71,10 +71,42 @@ pub fn start_failure(words: &str) -> Option<i32> {
     }
 }
 
+/// Why no command can be run in a container with this specification, if the runtime's words are of that: runc enters the user
+/// namespace first, and may then not enter a network namespace that is not that one's (opencontainers/runc#4390).
+#[must_use]
+pub fn no_entry(words: &str, spec_json: &[u8]) -> Option<&'static str> {
+    let spec: Value = serde_json::from_slice(spec_json).ok()?;
+    let mut namespaces = spec.pointer("/linux/namespaces")?.as_array()?.iter();
+    let joined = |n: &Value| n["type"] == "network" && n.get("path").is_some();
+    let is_mapped = namespaces.clone().any(|n| n["type"] == "user");
+    (words.contains("setns") && is_mapped && namespaces.any(joined))
+        // Short: the agent shows less than a hundred bytes.
+        .then_some("this runc cannot enter userns with a group network")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_user_namespace_in_a_group_network_is_named_where_it_keeps_commands_out() {
+        const WORDS: &str = "error executing setns process: exit status 1";
+        let spec = |namespaces: Value| {
+            json!({ "linux": { "namespaces": namespaces } })
+                .to_string()
+                .into_bytes()
+        };
+        let both = spec(json!([{ "type": "user" }, { "type": "network", "path": "/n" }]));
+        assert!(no_entry(WORDS, &both).unwrap().contains("userns"));
+        assert_eq!(no_entry("exec: \"x\": not found", &both), None);
+        for other in [
+            json!([{ "type": "user" }, { "type": "network" }]),
+            json!([{ "type": "network", "path": "/n" }]),
+        ] {
+            assert_eq!(no_entry(WORDS, &spec(other)), None);
+        }
+    }
 
     fn argv(words: &[&str]) -> Vec<String> {
         words.iter().map(|w| (*w).to_owned()).collect()

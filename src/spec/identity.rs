@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::fmt;
 
+/// What the names of containers begin with in systemd's form of a cgroup path.
+pub(super) const SCOPE_PREFIX: &str = "containerd-driver";
+
 /// Nomad's task id: `<alloc id>/<task name>/<8 hex digits>`, but opaque to us. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TaskId(std::sync::Arc<str>);
@@ -59,18 +62,24 @@ impl ContainerId {
         Self(format!("{stem}-h{}", &hash[..32]))
     }
 
-    /// Names by which the container's own cgroup is known: our own (`/nomad/<container>`), and the scope that the host
-    /// prepares (`<allocation>.<task>.scope`, Nomad `client/lib/cgroupslib`).
+    /// Names by which the container's own cgroup is known: our own (`/nomad/<container>`), that in systemd's form, and the scope
+    /// that the host prepares (`<allocation>.<task>.scope`, Nomad `client/lib/cgroupslib`).
     #[must_use]
     pub fn cgroup_names(&self, task: &TaskId) -> Vec<String> {
-        let mut names = vec![self.0.clone()];
+        let mut names = self.own_cgroup_names();
         let mut parts = task.as_str().splitn(2, '/');
         if let (Some(alloc), Some(rest)) = (parts.next(), parts.next())
             && let Some((name, _)) = rest.rsplit_once('/')
         {
-            names.push(format!("{alloc}.{name}.scope"));
+            names.push(scope(alloc, name));
         }
         names
+    }
+
+    /// The same without the host's scope, which all containers of one task have.
+    #[must_use]
+    pub fn own_cgroup_names(&self) -> Vec<String> {
+        vec![self.0.clone(), format!("{SCOPE_PREFIX}-{}.scope", self.0)]
     }
 
     /// An id that containerd reported.
@@ -90,6 +99,12 @@ impl fmt::Display for ContainerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// The scope that the host prepares for a task with cgroup version 2 (Nomad `client/lib/cgroupslib`).
+#[must_use]
+pub fn scope(alloc_id: &str, task: &str) -> String {
+    format!("{alloc_id}.{task}.scope")
 }
 
 /// True for a name that [`ContainerId::of`] gives: it ends in an allocation's UUID and eight hex digits, or in `h` and 32
@@ -223,11 +238,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_containers_cgroup_has_one_of_two_names() {
+    fn the_containers_cgroup_has_one_of_three_names() {
         let task = TaskId::new("alloc/a/b/0a1b2c3d");
         let container = ContainerId::reported("c");
-        assert_eq!(container.cgroup_names(&task), ["c", "alloc.a/b.scope"]);
-        assert_eq!(container.cgroup_names(&TaskId::new("plain")), ["c"]);
+        assert_eq!(
+            container.cgroup_names(&task),
+            ["c", "containerd-driver-c.scope", "alloc.a/b.scope"]
+        );
+        assert_eq!(
+            container.cgroup_names(&TaskId::new("plain")),
+            container.own_cgroup_names()
+        );
     }
 
     #[test]

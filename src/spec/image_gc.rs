@@ -11,6 +11,9 @@ use std::collections::BTreeMap;
 
 /// Label on an image record: how this driver brought it here, `pulled` or `loaded`. A record without it is somebody else's.
 pub const KEY_IMAGE: &str = "containerd-driver/image";
+/// Label on an image record: the name of the record that [`KEY_IMAGE`] was written on. `ctr images tag` copies labels to a record
+/// that somebody else makes by it.
+pub const KEY_OF: &str = "containerd-driver/image-of";
 /// Label on an image record: since when no container uses it, nanoseconds since the Unix epoch.
 pub const KEY_IDLE: &str = "containerd-driver/idle-since";
 
@@ -33,15 +36,21 @@ impl Origin {
         }
     }
 
-    /// The label of an image of this origin.
+    /// The labels of a record with this name, of an image of this origin.
     #[must_use]
-    pub fn label(self) -> (String, String) {
-        (KEY_IMAGE.to_owned(), self.name().to_owned())
+    pub fn labels(self, name: &str) -> [(String, String); 2] {
+        [
+            (KEY_IMAGE.to_owned(), self.name().to_owned()),
+            (KEY_OF.to_owned(), name.to_owned()),
+        ]
     }
 
-    /// What the labels of a record say; `None` if it is not this driver's.
+    /// What the labels of a record with this name say; `None` if it is not this driver's. Earlier versions wrote no name.
     #[must_use]
-    pub fn read(labels: &BTreeMap<String, String>) -> Option<Self> {
+    pub fn of(name: &str, labels: &BTreeMap<String, String>) -> Option<Self> {
+        if labels.get(KEY_OF).is_some_and(|of| of != name) {
+            return None;
+        }
         match labels.get(KEY_IMAGE)?.as_str() {
             "pulled" => Some(Self::Pulled),
             "loaded" => Some(Self::Loaded),
@@ -254,6 +263,8 @@ pub(super) fn check(settings: &Settings) -> Result<(), super::SpecError> {
     }
     for image in &settings.image_prefetch {
         if let Err(reason) = Reference::parse(image) {
+            // The value comes first in either.
+            let reason = reason.strip_prefix(&format!("{image:?}: ")).unwrap_or(&reason);
             return Err(SpecError::option("image_prefetch", image, reason));
         }
     }

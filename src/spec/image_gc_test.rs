@@ -176,11 +176,18 @@ fn a_disk_is_as_full_as_df_says() {
 #[test]
 fn labels_say_how_an_image_came_here() {
     for origin in [Origin::Pulled, Origin::Loaded] {
-        assert_eq!(Origin::read(&BTreeMap::from([origin.label()])), Some(origin));
+        let labels = BTreeMap::from(origin.labels("r/a:1"));
+        assert_eq!(Origin::of("r/a:1", &labels), Some(origin));
+        assert_eq!(Origin::of("r/b:1", &labels), None, "copied with a tag");
     }
     let of = |value: &str| BTreeMap::from([(KEY_IMAGE.to_owned(), value.to_owned())]);
-    assert_eq!(Origin::read(&of("baked")), None);
-    assert_eq!(Origin::read(&BTreeMap::new()), None);
+    assert_eq!(
+        Origin::of("r/a:1", &of("pulled")),
+        Some(Origin::Pulled),
+        "of an earlier version"
+    );
+    assert_eq!(Origin::of("r/a:1", &of("baked")), None);
+    assert_eq!(Origin::of("r/a:1", &BTreeMap::new()), None);
     assert_eq!(
         idle_since(&BTreeMap::from([(KEY_IDLE.to_owned(), "17".to_owned())])),
         Some(17)
@@ -224,7 +231,10 @@ fn settings_that_cannot_work_are_told_with_value_and_what_is_allowed() {
             refused(settings(|gc| gc.pinned = vec!["Nginx".to_owned()])),
             "option image_gc.pinned: \"Nginx\": an image reference",
         ),
-        (refused(prefetch), "option image_prefetch: \"Busybox\": "),
+        (
+            refused(prefetch),
+            "option image_prefetch: \"Busybox\": the name must be in lower case",
+        ),
     ] {
         assert!(text.starts_with(want), "{text} should begin with {want}");
     }

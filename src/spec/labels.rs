@@ -24,7 +24,7 @@ pub const KEY_TASK_ID: &str = "containerd-driver/task-id";
 pub const KEY_ALLOC_ID: &str = "containerd-driver/alloc-id";
 /// Task name in the job.
 pub const KEY_TASK_NAME: &str = "containerd-driver/task-name";
-/// [`ContainerPlan::hash`].
+/// [`ContainerPlan::hash`]. Taken away before a removal kills.
 pub const KEY_SPEC_HASH: &str = "containerd-driver/spec-hash";
 /// Digest of the image's manifest.
 pub const KEY_IMAGE_DIGEST: &str = "containerd-driver/image-digest";
@@ -34,6 +34,8 @@ pub const KEY_STOP_SIGNAL: &str = "containerd-driver/stop-signal";
 pub const KEY_STARTED: &str = "containerd-driver/started";
 /// How it ended, JSON. Written after the exit.
 pub const KEY_EXIT: &str = "containerd-driver/exit";
+/// How many processes of the task the kernel had killed for want of memory while the task lived on.
+pub const KEY_OOM_KILLS: &str = "containerd-driver/oom-kills";
 
 /// Directory of the output pipes of a container that the Go driver made: its task tells too, but may be gone before.
 pub const KEY_PIPES: &str = "containerd-driver/pipes";
@@ -201,6 +203,21 @@ pub fn exit_label(exit: &ExitRecord) -> Result<(String, String), String> {
         .map_err(|e| e.to_string())
 }
 
+/// The label that tells how many processes the kernel had killed for want of memory while the task lived on: these are no
+/// reason of a later exit.
+#[must_use]
+pub fn oom_kills_label(kills: u64) -> (String, String) {
+    own((KEY_OOM_KILLS, &kills.to_string()))
+}
+
+/// What is written before a removal kills: the container fits no plan any more. A process that is killed before it has begun
+/// looks like one that has run and ended, and should the plugin die in between, the next start would take it for its own.
+#[must_use]
+pub fn condemned() -> (String, String) {
+    // An empty value removes a label.
+    own((KEY_SPEC_HASH, ""))
+}
+
 /// What the labels of a container say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Marks {
@@ -218,6 +235,8 @@ pub struct Marks {
     pub started_at: Option<i64>,
     /// How it ended, if that was seen.
     pub exit: Option<ExitRecord>,
+    /// How many processes the kernel had killed for want of memory while it lived on.
+    pub oom_kills: u64,
 }
 
 impl Marks {
@@ -233,13 +252,14 @@ impl Marks {
             stop_signal: get(KEY_STOP_SIGNAL).and_then(|s| s.parse().ok()),
             started_at: get(KEY_STARTED).and_then(|s| s.parse().ok()),
             exit: get(KEY_EXIT).and_then(|s| serde_json::from_str(s).ok()),
+            oom_kills: get(KEY_OOM_KILLS).and_then(|s| s.parse().ok()).unwrap_or_default(),
         })
     }
 
     /// True if the container was made from this plan and can be adopted for it.
     #[must_use]
     pub fn fits(&self, plan: &ContainerPlan) -> bool {
-        self.spec_hash == plan.hash
+        !self.spec_hash.is_empty() && self.spec_hash == plan.hash
     }
 }
 

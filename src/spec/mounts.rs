@@ -40,6 +40,8 @@ pub(super) struct Mounts {
     pub(super) sources: Vec<(&'static str, PathBuf)>,
     /// Bind sources that must have an SELinux label.
     pub(super) relabel: Vec<(PathBuf, String)>,
+    /// Directories that must be there: VOLUMEs of the image, of which it may have nothing but the name.
+    pub(super) directories: Vec<PathBuf>,
     /// `linux.rootfsPropagation`, if a mount needs one.
     pub(super) propagation: Option<&'static str>,
 }
@@ -300,8 +302,13 @@ pub(super) fn is_delicate(target: &str) -> bool {
 
 /// An absolute target without `.`, empty parts and a slash at the end; `..` and the root are refused.
 pub(super) fn clean(by: &str, target: &str) -> Result<String, SpecError> {
-    path::clean(target)
-        .ok_or_else(|| SpecError::option(by, target, "an absolute target below /, without '..', is expected"))
+    path::clean(target).ok_or_else(|| {
+        SpecError::option(
+            by,
+            target,
+            "an absolute target below /, without '..' and with names of at most 255 bytes, is expected",
+        )
+    })
 }
 
 /// True if one of the targets is this one or above it.

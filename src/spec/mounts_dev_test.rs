@@ -39,6 +39,43 @@ fn a_mount_at_or_above_one_of_the_runtimes_own_takes_its_place() {
     assert!(near.contains(&"/dev".to_owned()));
 }
 
+/// CVE-2025-31133: with what the image has as `/dev/null` in the place of the runtime's, a process is given a file of `/proc`.
+#[test]
+fn files_in_memory_are_below_dev_without_consent_but_not_in_its_place() {
+    let with = |settings: &Settings, text: &str| {
+        let mut task = TaskSpec::default();
+        task.options.tmpfs = vec![text.to_owned()];
+        build_on(&task, &node(), &ImageFacts::default(), settings).map(|_| ())
+    };
+    let (closed, open) = (Settings::default(), Settings::go_driver());
+    for fine in ["/dev/shm:size=1g", "/dev/hugepages", "/dev/nullable"] {
+        with(&closed, fine).unwrap();
+    }
+    for place in ["/dev", "//dev/.:dev,exec,suid", "/dev/null"] {
+        let text = with(&closed, place).unwrap_err();
+        assert!(text.starts_with("option tmpfs: \"/dev"), "{text}");
+        assert!(text.contains("volumes { enabled = true }"), "{text}");
+        with(&open, place).unwrap();
+    }
+    for settings in [&closed, &open] {
+        for copied in ["/dev:tmpcopyup,dev", "/dev/x:tmpcopyup"] {
+            let text = with(settings, copied).unwrap_err();
+            assert!(text.contains("tmpcopyup is not for /dev"), "{text}");
+        }
+        let block = MountOption {
+            r#type: "tmpfs".to_owned(),
+            target: "/dev".to_owned(),
+            options: vec!["tmpcopyup".to_owned(), "dev".to_owned()],
+            ..MountOption::default()
+        };
+        let mut task = TaskSpec::default();
+        task.options.mounts = vec![block];
+        let text = build_on(&task, &node(), &ImageFacts::default(), settings).unwrap_err();
+        assert!(text.starts_with("option mounts: \"/dev\": tmpcopyup"), "{text}");
+    }
+    with(&closed, "/opt:tmpcopyup").unwrap();
+}
+
 /// `csi_plugin_supervisor_hook.go` adds it to every CSI plugin; those of controllers are not privileged.
 #[test]
 fn the_dev_of_csi_plugins_needs_no_consent_and_all_else_over_it_does() {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::spec::gates::Gates;
-use crate::spec::image::ImageFacts;
+use crate::spec::image::{Directory, ImageFacts};
 use crate::spec::node::NodeFacts;
 use crate::spec::options::MountOption;
 use crate::spec::settings::{AllowedModes, Settings, VolumeSettings};
@@ -298,6 +298,30 @@ fn the_log_directory_is_read_only_over_the_shared_one() {
 }
 
 #[test]
+fn a_volume_of_an_image_keeps_its_owner_and_mode_under_a_read_only_root() {
+    let mut task = task();
+    task.user = "33:34".to_owned();
+    task.options.readonly_rootfs = true;
+    let own = Directory {
+        uid: 999,
+        gid: 998,
+        mode: 0o1770,
+    };
+    let image = ImageFacts {
+        volumes: vec!["/none".to_owned(), "/own/".to_owned()],
+        directories: [("/own/".to_owned(), own)].into(),
+        ..ImageFacts::default()
+    };
+    let lines = all_lines(build_on(&task, &node(), &image, &Settings::default()).unwrap());
+    let has = |target: &str, words: &[&str]| {
+        let mut of = lines.iter().filter(|line| line.contains(target));
+        of.any(|line| words.iter().all(|word| line.contains(word)))
+    };
+    assert!(has("/own", &["uid=999", "gid=998", "mode=1770"]), "{lines:?}");
+    assert!(has("/none", &["uid=33", "gid=34", "mode=755"]), "{lines:?}");
+}
+
+#[test]
 fn volumes_of_an_image_are_in_memory_under_a_read_only_root() {
     let mut task = task();
     task.user = "33:34".to_owned();
@@ -330,8 +354,15 @@ fn volumes_of_an_image_are_in_memory_under_a_read_only_root() {
             .filter(|l| l.contains("tmpcopyup"))
             .collect::<Vec<_>>()
     };
+    let made = |task: &TaskSpec| {
+        build_on(task, &node(), &image, &Settings::default())
+            .unwrap()
+            .directories
+    };
     assert!(copied(&task).is_empty());
+    assert_eq!(made(&task), [Path::new("/data"), Path::new("/rel/ative")]);
     task.options.readonly_rootfs = true;
+    assert!(made(&task).is_empty());
     assert_eq!(
         copied(&task),
         [

@@ -122,7 +122,10 @@ fn unknown_modes_are_refused_by_name() {
         ),
         (|o| o.uts_mode = Some("x".to_owned()), "option uts_mode: \"x\": "),
         (|o| o.cgroupns = Some("x".to_owned()), "option cgroupns: \"x\": "),
-        (|o| o.userns = Some("auto".to_owned()), "option userns: \"auto\": "),
+        (
+            |o| o.userns = Some("keep-id".to_owned()),
+            "option userns: \"keep-id\": ",
+        ),
         (
             |o| o.network_mode = Some("weave".to_owned()),
             "option network_mode: \"weave\": ",

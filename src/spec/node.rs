@@ -109,6 +109,8 @@ pub struct NodeFacts {
     pub network_address: Option<IpAddr>,
     /// The node's host name, for a task that shares it.
     pub hostname: String,
+    /// Of the kernel parameters in [`sysctl::USUAL`](super::sysctl::USUAL), those that the kernel has.
+    pub sysctls: BTreeSet<&'static str>,
 }
 
 impl Default for NodeFacts {
@@ -138,6 +140,7 @@ impl Default for NodeFacts {
             host_gateway: None,
             network_address: None,
             hostname: String::new(),
+            sysctls: BTreeSet::new(),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! A function of its arguments: the same task on the same node has the same bytes and the same hash, by which an
 //! interrupted start is recognised and adopted. The base is containerd's default specification (`oci.populateDefaultUnixSpec`).
 
+pub use super::devices::AskedDevice;
 use super::error::SpecError;
 use super::gates::Gates;
 use super::identity::{ContainerId, Digest};
@@ -10,6 +11,7 @@ use super::image::ImageFacts;
 use super::log_collection::{self, LogWay};
 use super::mounts::{Mounts, is_delicate};
 use super::node::NodeFacts;
+use super::platform;
 use super::runtime::{self, Runtime};
 use super::security::Security;
 use super::settings::Settings;
@@ -116,6 +118,8 @@ pub struct ContainerPlan {
     pub beneath: Vec<Beneath>,
     /// All mounts but the runtime's own.
     pub expected: Vec<Expected>,
+    /// Directories of the root that a process must find there.
+    pub directories: Vec<PathBuf>,
     /// Whether the process has a terminal.
     pub terminal: bool,
     /// Whether standard input stays open.
@@ -130,6 +134,10 @@ pub struct ContainerPlan {
     pub relabel: Vec<(PathBuf, String)>,
     /// Ids on the host for a user namespace; the root file system must be prepared for them.
     pub userns: Option<UsernsIds>,
+    /// User and group of the process, on the host if there are such ids.
+    pub owner: Option<(u32, u32)>,
+    /// Devices that were asked for, which a process must find.
+    pub devices: Vec<AskedDevice>,
     /// Where its output goes.
     pub logs: LogWay,
     /// True if a hook runs on the host's side once the container is there: it may look at the root where the shim has it.
@@ -165,6 +173,15 @@ impl ContainerPlan {
     }
 }
 
+/// True if what is mounted may have the host's null device in its place.
+fn has_null_of_host(spec: &Value) -> bool {
+    let mut mounts = spec["mounts"].as_array().into_iter().flatten();
+    mounts.any(|mount| {
+        let is_there = matches!(mount["destination"].as_str(), Some("/dev" | "/dev/null"));
+        is_there && !matches!(mount["type"].as_str(), Some("tmpfs"))
+    })
+}
+
 /// Hooks of the runtime specification that run in the runtime's namespaces after the container has been made.
 const LATE_HOOKS: [&str; 2] = ["poststart", "poststop"];
 
@@ -196,6 +213,8 @@ fn describe(
         gates,
     };
     let o = &task.options;
+    let by_job = |option: &'static str| task.written.get(option).copied().unwrap_or(option);
+    platform::check(o)?;
     let caps = capabilities::build(inputs)?;
     let security = Security::build(inputs, &caps)?;
     let container = ContainerId::of(&task.id);
@@ -211,6 +230,10 @@ fn describe(
     let devices = devices::build(inputs)?;
     let mut limits = resources::build(inputs)?;
     limits.insert("devices".to_owned(), Value::Array(devices.rules));
+    let mut asked = devices.asked;
+    asked
+        .iter_mut()
+        .for_each(|device| device.by = device.by.replacen("devices", by_job("devices"), 1));
 
     let mut linux = json!({
         "cgroupsPath": cgroups::path(inputs, &container),
@@ -230,7 +253,6 @@ fn describe(
     }
     let files = mounts.files.clone();
     let beneath = mounts.beneath.clone();
-    let by_job = |option: &'static str| task.written.get(option).copied().unwrap_or(option);
     let sources = mounts
         .sources
         .iter()
@@ -240,6 +262,7 @@ fn describe(
     expected.iter_mut().for_each(|mount| mount.by = by_job(mount.by));
     let taken = mounts.taken().clone();
     let relabel = mounts.relabel.clone();
+    let directories = mounts.directories.clone();
     let program = (argv.option, argv.argv.first().cloned().unwrap_or_default());
     let args = if o.init { init::wrap(argv.argv) } else { argv.argv };
     let mut list = mounts.into_json();
@@ -271,6 +294,12 @@ fn describe(
         spec["hostname"] = json!(hostname);
     }
     cdi::apply(&mut spec, task, node, &taken)?;
+    if o.tty && runtime.gives_null_away_for_sure() && (userns.is_some() || has_null_of_host(&spec)) {
+        let allowed = "a terminal is not given where the container has the host's /dev/null (userns = \"private\", or a mount of it \
+                       or of /dev): crun may give that device to the task's user; runtime = \"runc\", or \
+                       tty = false";
+        return Err(SpecError::option("tty", true, allowed));
+    }
     let late_hooks = LATE_HOOKS.iter().any(|name| !spec["hooks"][*name].is_null());
     let spec_json = serde_json::to_vec(&spec).map_err(|e| SpecError::Decode(format!("OCI specification: {e}")))?;
     let hash = hash(&spec_json, &files, image, &runtime, &snapshotter);
@@ -284,12 +313,15 @@ fn describe(
         files,
         beneath,
         expected,
+        directories,
         terminal: o.tty,
         stdin: o.interactive,
         join_cpuset: cgroups::join(inputs),
         sources,
         relabel,
         userns,
+        owner: userns.map(|ids| (ids.on_host(user.uid), ids.on_host(user.gid))),
+        devices: asked,
         logs,
         late_hooks,
         program,

@@ -46,11 +46,12 @@ options! {
         /// Arguments after `command` or `entrypoint`, or in place of the image's CMD.
         args: Vec<String> = Vec::new();
         /// Replaces ENTRYPOINT and CMD of the image; `command` and `args` come after it. One text is a list of one. An empty
-        /// list counts as not given.
+        /// list counts as not given; `[""]` leaves the image's out with nothing in their place.
         entrypoint: Entrypoint = Entrypoint::default();
         /// Working directory, absolute; made if missing. Without it the image's, else `/`.
         cwd: Option<String> = None, work_dir, working_dir;
-        /// Host name, at most 64 characters. Without it one is made of task name and allocation id.
+        /// Host name, at most 64 characters. Without it one is made of task name and allocation id. `hostname` in the group's
+        /// `network` block is refused by Nomad itself for this driver.
         hostname: Option<String> = None;
         /// Groups, by name in the image's `/etc/group` or number, that the process has besides those of its user.
         group_add: Vec<String> = Vec::new();
@@ -113,11 +114,20 @@ options! {
         /// Cgroup namespace: `private` (the default with cgroup v2) or `host` (the default with cgroup v1).
         /// `host` needs `allowed_modes` with cgroup v2.
         cgroupns: Option<String> = None;
-        /// User namespace: `host` (the default) or `private`, with ids of `userns_ids`. The root file system is mapped to them,
+        /// User namespace: `host` (the default) or `private`, with ids of `userns_ids`; `auto` and `auto:size=N` are Podman's
+        /// words for it. The root file system is mapped to them,
         /// what is bound into it, such as the task directories, is not. Not together with `privileged`,
         /// `pid_mode = "host"`, `ipc_mode = "host"` or the host's network; the host's name and cgroup tree can be shared.
-        /// User and groups are ids below the number in `userns_ids`, and devices keep their paths of the host.
+        /// User and groups are ids below the number in `userns_ids`, and devices keep their paths of the host. The group's
+        /// network stays the host's: `net.*` of `sysctl` is refused there, root cannot use ports below 1024, and runc 1.1 runs no
+        /// commands (`alloc exec`, script checks) in such a task; crun does.
         userns: Option<String> = None, userns_mode;
+        /// Operating system of the image: `linux`. Podman's name; images for the node are taken in any case.
+        os: Option<String> = None;
+        /// Architecture of the image: the node's own, such as `amd64`.
+        arch: Option<String> = None;
+        /// Variant of that architecture, such as `v8` of `arm64`: the one that all nodes of it can run.
+        variant: Option<String> = None;
 
         /// Bound CPU time by the share of the node's compute that the job asked for, instead of sharing what is idle.
         cpu_hard_limit: bool = false;
@@ -136,7 +146,7 @@ options! {
         /// Score for the kernel's choice when memory is short, -1000 to 1000. Below 0, where others of the node are killed
         /// in the task's place, it needs `allow_caps` with `SYS_RESOURCE` in it.
         oom_score_adj: Option<i64> = None;
-        /// Most processes and threads in the container; 0 or -1 for no limit. Without it the plugin's `pids_limit`, which
+        /// Most processes and threads in the container; -1 for no limit. Without it, or with 0, the plugin's `pids_limit`, which
         /// it may not exceed.
         pids_limit: Option<i64> = None;
         /// Limits of huge pages as `size = "limit"`, such as `2MB = "64M"`.
@@ -162,7 +172,7 @@ options! {
         device_cgroup_rules: Vec<String> = Vec::new();
         /// Mounts of host paths or of other file systems. Other paths than those below the task directory (but for `private`
         /// and `.containerd-driver` in it) and in the shared `alloc` (but for the logs) need `volumes { enabled }`, and so do
-        /// all types but `bind`, `volume` and `tmpfs`, and targets in `/proc`, `/sys` and `/dev`, but for `tmpfs` in `/dev`.
+        /// all types but `bind`, `volume` and `tmpfs`, and targets in `/proc`, `/sys` and `/dev`, but for `tmpfs` below `/dev`.
         mounts: Vec<MountOption> = Vec::new(), mount;
         /// Host paths to mount, each `source:target` or `source:target:options`; a relative source is inside the task
         /// directory, one that begins with `../alloc/` inside the group's shared directory, and must be there. Options,
@@ -206,6 +216,8 @@ options! {
         /// label is refused: no container is given a network of the driver's.
         ports: Vec<String> = Vec::new();
 
+        /// Taken and not used: a name that is still in use is waited for without it.
+        container_exists_attempts: Option<i64> = None;
         /// Refused, but for `healthchecks { disable = true }`, which is so anyway: the HEALTHCHECK of an image is never run. A
         /// `check` block in the job's `service` block is.
         healthchecks: Elsewhere = Elsewhere;
@@ -220,8 +232,8 @@ options! {
         /// Most bytes per second of a stream, such as `512k`, where the driver writes the logs; 0 for no limit. Without it the plugin
         /// setting counts.
         log_rate_limit: Option<String> = None;
-        /// Refused: output goes to Nomad, and a `logs` block in the task says how much is kept; or to the driver, with
-        /// `log_collection`.
+        /// Refused, but for `driver = "nomad"`, which is so anyway: output goes to Nomad, and a `logs` block in the task says
+        /// how much is kept; or to the driver, with `log_collection`.
         logging: Elsewhere = Elsewhere;
         /// Refused: the size of a root file system is the snapshotter's. See `ephemeral_disk` and `tmpfs`.
         storage_opt: Elsewhere = Elsewhere;
@@ -237,6 +249,10 @@ options! {
         ipv6_address: Elsewhere = Elsewhere;
         /// Refused, as `ipv4_address`.
         mac_address: Elsewhere = Elsewhere;
+        /// Refused, as `ipv4_address`.
+        static_ips: Elsewhere = Elsewhere;
+        /// Refused, as `ipv4_address`.
+        static_macs: Elsewhere = Elsewhere;
         /// Refused, but for `false`: the `service` block says which address is advertised.
         advertise_ipv6_address: Elsewhere = Elsewhere;
         /// Refused: `cores` in the `resources` block gives the task cores of its own.
@@ -297,9 +313,9 @@ options! {
     /// A `tmpfs_options` block.
     #[derive(Debug, Clone, PartialEq, Eq)]
     pub struct TmpfsOptions {
-        /// Bytes, a size in binary units, or a share of the node's memory such as `10%`.
+        /// Bytes, a size in binary units, or a share of the node's memory such as `10%`; 0 for not given.
         size: Option<String> = None;
-        /// Permission bits as a decimal number, such as `511` for 0777. Without it 1777,
+        /// Permission bits as a decimal number, such as `511` for 0777. Without it, or with 0, 1777,
         /// whatever the image has there; where the mount is read-only, what the runtime gives it.
         mode: Option<i64> = None;
     }
@@ -309,7 +325,7 @@ options! {
     /// A `volume_options` block, as in Nomad's Docker driver.
     #[derive(Debug, Clone, PartialEq, Eq)]
     pub struct VolumeOptions {
-        /// Whether the image's files are left out of a new volume. Host paths are never changed: only `true` is accepted.
+        /// Whether the image's files are left out of a new volume. Taken and not used: host paths are never changed.
         no_copy: Option<bool> = None;
         /// Labels of a volume: refused.
         labels: BTreeMap<String, String> = BTreeMap::new();

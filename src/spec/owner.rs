@@ -31,6 +31,12 @@ pub const KEY_ALLOC_DIR: &str = "containerd-driver/alloc-dir";
 /// How the lease of a look into an image is named, by which the reaper knows it; its label [`KEY_PLUGIN`] says whose it is.
 pub const LOOK_LEASE: &str = "containerd-driver-facts-";
 
+/// How the lease of a pull is named; its label [`KEY_PLUGIN`] says whose it is, and [`KEY_PULLED`] of which image.
+pub const PULL_LEASE: &str = "containerd-driver-pull-";
+
+/// The image that a lease is of.
+pub const KEY_PULLED: &str = "containerd-driver/pull";
+
 /// Name of the file in a run directory.
 pub const OWNER_FILE: &str = "owner";
 

@@ -2,13 +2,27 @@
 //!
 //! The rules for `command`, `entrypoint` and `args` are the Go driver's; note that `command` comes after the image's
 //! ENTRYPOINT, and that an empty `entrypoint` counts as not given, on which that driver fell over. Both together, which it
-//! refused, are as in Nomad's Docker and Podman drivers: the one after the other.
+//! refused, are as in Nomad's Docker and Podman drivers: the one after the other. One of a single empty word is none, as in
+//! Docker: in a job it takes away the image's, and the CMD that is made for that.
 
 use super::error::SpecError;
 use super::image::ImageFacts;
 use super::oci::Inputs;
+use super::path;
 use super::task::TaskSpec;
 use std::collections::BTreeMap;
+
+/// Most bytes of one argument, or of one variable with its name, without its end (`MAX_ARG_STRLEN`, `include/uapi/linux/binfmts.h`,
+/// with pages of 4 KiB).
+pub(super) const STRING_MAX: usize = (32 << 12) - 1;
+
+/// The beginning of a text that is too long to be shown.
+pub(super) fn brief(text: &str) -> String {
+    match text.char_indices().nth(64) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+        None => text.to_owned(),
+    }
+}
 
 /// The argument vector, and which option named the program.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,11 +31,30 @@ pub(super) struct Argv {
     pub(super) argv: Vec<String>,
 }
 
+/// An ENTRYPOINT of a single empty word, with which Docker has none.
+fn is_none(entrypoint: &[String]) -> bool {
+    matches!(entrypoint, [word] if word.is_empty())
+}
+
 /// Puts the argument vector together.
 pub(super) fn argv(task: &TaskSpec, image: &ImageFacts) -> Result<Argv, SpecError> {
     let o = &task.options;
     let entrypoint = &o.entrypoint.0;
+    let of_image = if is_none(&image.entrypoint) {
+        &[]
+    } else {
+        image.entrypoint.as_slice()
+    };
     let (option, argv): (&'static str, Vec<String>) = match (&o.command, entrypoint.is_empty()) {
+        (command, false) if is_none(entrypoint) => {
+            let named = if command.is_some() { "command" } else { "args" };
+            let argv: Vec<String> = command.iter().chain(&o.args).cloned().collect();
+            if argv.is_empty() {
+                let allowed = "nothing to run: without the image's ENTRYPOINT and CMD, command or args is expected";
+                return Err(SpecError::option("entrypoint", entrypoint, allowed));
+            }
+            (named, argv)
+        }
         (command, false) => {
             let command: Vec<String> = command.iter().cloned().collect();
             (
@@ -30,20 +63,13 @@ pub(super) fn argv(task: &TaskSpec, image: &ImageFacts) -> Result<Argv, SpecErro
             )
         }
         (Some(command), true) => {
-            let named = if image.entrypoint.is_empty() {
-                "command"
-            } else {
-                "image"
-            };
-            (
-                named,
-                [&image.entrypoint[..], std::slice::from_ref(command), &o.args].concat(),
-            )
+            let named = if of_image.is_empty() { "command" } else { "image" };
+            (named, [of_image, std::slice::from_ref(command), &o.args].concat())
         }
-        (None, true) if o.args.is_empty() => ("image", [&image.entrypoint[..], &image.cmd].concat()),
+        (None, true) if o.args.is_empty() => ("image", [of_image, &image.cmd].concat()),
         (None, true) => {
-            let named = if image.entrypoint.is_empty() { "args" } else { "image" };
-            (named, [&image.entrypoint[..], &o.args].concat())
+            let named = if of_image.is_empty() { "args" } else { "image" };
+            (named, [of_image, &o.args].concat())
         }
     };
     match argv.first() {
@@ -58,12 +84,33 @@ pub(super) fn argv(task: &TaskSpec, image: &ImageFacts) -> Result<Argv, SpecErro
         Some(_) if argv.iter().any(|a| a.contains('\0')) => {
             Err(SpecError::option(option, &argv, "arguments without NUL are expected"))
         }
-        Some(_) => Ok(Argv { option, argv }),
+        Some(_) => match argv.iter().find(|a| a.len() > STRING_MAX) {
+            Some(long) => {
+                let allowed =
+                    format!("arguments of at most {STRING_MAX} bytes are expected, which is what the kernel takes");
+                Err(SpecError::option(option, brief(long), allowed))
+            }
+            None => Ok(Argv { option, argv }),
+        },
     }
 }
 
-/// The working directory.
+/// The working directory. In `/proc` there are descriptors of the runtime's among the directories, by which a process could
+/// stay outside of its root (CVE-2024-21626).
 pub(super) fn cwd(task: &TaskSpec, image: &ImageFacts) -> Result<String, SpecError> {
+    let cwd = named_cwd(task, image)?;
+    if path::leads_into(&cwd, "/proc") {
+        let option = if task.options.cwd.is_some() { "cwd" } else { "image" };
+        return Err(SpecError::option(
+            option,
+            &cwd,
+            "a working directory outside /proc is expected",
+        ));
+    }
+    Ok(cwd)
+}
+
+fn named_cwd(task: &TaskSpec, image: &ImageFacts) -> Result<String, SpecError> {
     match &task.options.cwd {
         Some(cwd) if !cwd.starts_with('/') || cwd.contains('\0') => {
             Err(SpecError::option("cwd", cwd, "an absolute path is expected"))
@@ -120,6 +167,28 @@ pub(super) fn annotations(inputs: &Inputs<'_>) -> Result<BTreeMap<String, String
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_kernel_would_refuse_for_its_length_is_refused_by_name() {
+        let with = |n: usize| {
+            let mut task = TaskSpec::default();
+            task.options.command = Some("sh".to_owned());
+            task.options.args = vec!["x".repeat(n)];
+            argv(&task, &ImageFacts::default()).map_err(|e| e.to_string())
+        };
+        assert!(with(STRING_MAX).is_ok());
+        let text = with(STRING_MAX + 1).unwrap_err();
+        assert!(
+            text.starts_with("option command: \"xxx") && text.contains("131071") && text.len() < 300,
+            "{text}"
+        );
+        let mut task = TaskSpec::default();
+        task.env.insert("LONG".to_owned(), "x".repeat(STRING_MAX));
+        let text = super::super::env::build(&task, &ImageFacts::default(), "")
+            .unwrap_err()
+            .to_string();
+        assert!(text.starts_with("option env: \"LONG\"") && text.len() < 300, "{text}");
+    }
     use crate::spec::gates::Gates;
     use crate::spec::node::NodeFacts;
     use crate::spec::options::{Entrypoint, TaskOptions};
@@ -167,7 +236,7 @@ mod tests {
             &'a str,
             &'a [&'a str],
         );
-        let cases: [Case<'_>; 10] = [
+        let cases: [Case<'_>; 16] = [
             (&["E"], &["C"], None, &[], &[], "image", &["E", "C"]),
             (&[], &["C", "c"], None, &[], &[], "image", &["C", "c"]),
             (&["E"], &["C"], None, &[], &["a"], "image", &["E", "a"]),
@@ -186,6 +255,12 @@ mod tests {
                 &["n", "m", "x"],
             ),
             (&[], &["C"], Some("x"), &["n"], &["a"], "entrypoint", &["n", "x", "a"]),
+            (&["E"], &["C"], Some("x"), &[""], &["a"], "command", &["x", "a"]),
+            (&["E"], &["C"], None, &[""], &["a", "b"], "args", &["a", "b"]),
+            (&[""], &["C"], None, &[], &[], "image", &["C"]),
+            (&[""], &["C"], Some("x"), &[], &["a"], "command", &["x", "a"]),
+            (&[""], &["C"], None, &[], &["a"], "args", &["a"]),
+            (&["", "E"], &[], Some("x"), &["n"], &[], "entrypoint", &["n", "x"]),
         ];
         for (ep, cmd, command, entrypoint, args, option, want) in cases {
             let got = run(ep, cmd, command, entrypoint, args).unwrap();
@@ -197,6 +272,9 @@ mod tests {
     fn nothing_to_run_is_an_error_that_says_what_to_set() {
         let text = run(&[], &[], None, &[], &[]).unwrap_err().to_string();
         assert!(text.contains("set command or entrypoint"), "{text}");
+        let text = run(&["E"], &["C"], None, &[""], &[]).unwrap_err().to_string();
+        assert!(text.starts_with("option entrypoint: [\"\"]: nothing to run"), "{text}");
+        assert!(run(&["E"], &["C"], None, &["", "x"], &[]).is_err());
     }
 
     #[test]
@@ -207,6 +285,13 @@ mod tests {
             (None, "srv", Some("/srv")),
             (None, "", Some("/")),
             (Some("rel"), "", None),
+            (Some("/proc"), "", None),
+            (Some("/proc/self/fd/7"), "/", None),
+            (Some("//x/..//proc/./1"), "/", None),
+            (None, "proc/self/fd/7", None),
+            (Some("/process"), "", Some("/process")),
+            (Some("/proc/../srv"), "", Some("/proc/../srv")),
+            (Some("/proc/self/cwd/../x"), "", None),
         ] {
             let task = TaskSpec {
                 options: TaskOptions {

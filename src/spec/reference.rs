@@ -239,10 +239,48 @@ fn check_tag(tag: &str) -> Result<(), String> {
     }
 }
 
+/// Words about what somebody has written in place of a reference, without the password that may be in it
+/// (`https://name:password@host/…`): they go into events and logs.
+#[must_use]
+pub fn without_password(words: &str, image: &str) -> String {
+    match password_in(image) {
+        Some(password) => words.replace(password, "…"),
+        None => words.to_owned(),
+    }
+}
+
+fn password_in(image: &str) -> Option<&str> {
+    let rest = image.split_once("://").map_or(image, |(_, rest)| rest);
+    let (user, host) = rest.split('/').next()?.rsplit_once('@')?;
+    let (_, password) = user.split_once(':')?;
+    // `name:tag@sha256:…` is what a reference looks like.
+    let is_digest = host.starts_with("sha256:") || host.starts_with("sha512:");
+    (!is_digest && !password.is_empty()).then_some(password)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_password_is_in_no_words() {
+        for (image, words) in [
+            ("https://alice:s3cret@host/x:1", "https://alice:…@host/x:1"),
+            ("alice:s3cret@host:5000/x", "alice:…@host:5000/x"),
+            ("alice@host/x", "alice@host/x"),
+            ("busybox:1@sha256:00", "busybox:1@sha256:00"),
+            ("host:5000/x:1@sha256:00", "host:5000/x:1@sha256:00"),
+            ("", ""),
+        ] {
+            assert_eq!(without_password(image, image), words);
+        }
+        let reason = Reference::parse("alice:s3cret@host/x").unwrap_err();
+        assert!(
+            !without_password(&reason, "alice:s3cret@host/x").contains("s3cret"),
+            "{reason}"
+        );
+    }
 
     const HEX: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 

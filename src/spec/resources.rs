@@ -205,11 +205,13 @@ fn swap(inputs: &Inputs<'_>, hard: Option<i64>) -> Result<Option<i64>, SpecError
         return of_memory();
     }
     match hard {
+        // What nothing counts, or goes with memory that nothing bounds, is without limit anyway.
+        _ if size < 0 => Ok((hard.is_some() && inputs.node.swap_accounting).then_some(size)),
         _ if !inputs.node.swap_accounting => {
             refuse("the kernel of this node does not count swap, so it cannot be limited; leave the option out")
         }
         None => refuse("a hard limit of memory is needed for it"),
-        Some(hard) if size >= 0 && size < hard => refuse(&format!(
+        Some(hard) if size < hard => refuse(&format!(
             "memory and swap together, at least the hard limit of {hard} bytes, or -1, are expected"
         )),
         Some(_) => Ok(Some(size)),
@@ -223,15 +225,19 @@ fn bytes(option: &str, text: &str) -> Result<i64, SpecError> {
         .ok_or_else(|| SpecError::option(option, text, "a size in binary units is expected, such as 64m"))
 }
 
+/// Most processes that the kernel can have, and that its controller takes (`PID_MAX_LIMIT`, `include/linux/threads.h`).
+pub(super) const PIDS_MAX: i64 = 4 << 20;
+
 /// Most processes. The plugin's limit is what a task has that says nothing, and the most that it can ask for.
 fn pids(inputs: &Inputs<'_>) -> Result<Option<i64>, SpecError> {
     const OPTION: &str = "pids_limit";
     let most = Some(inputs.settings.pids_limit).filter(|n| *n > 0);
-    let Some(wanted) = inputs.task.options.pids_limit else {
+    // Docker takes 0 for "not given".
+    let Some(wanted) = inputs.task.options.pids_limit.filter(|n| *n != 0) else {
         return Ok(most);
     };
-    if wanted < -1 {
-        let text = "a number above 0, or 0 or -1 for no limit, is expected";
+    if !(-1..=PIDS_MAX).contains(&wanted) {
+        let text = format!("a number from 1 to {PIDS_MAX}, 0 for not given, or -1 for no limit, is expected");
         return Err(SpecError::option(OPTION, wanted, text));
     }
     let limit = Some(wanted).filter(|n| *n > 0);

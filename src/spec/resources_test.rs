@@ -170,6 +170,13 @@ fn swap_is_off_unless_asked_for_and_counted() {
     assert!(c.refused().contains("a hard limit"));
     c.node.swap_accounting = false;
     assert!(c.refused().contains("does not count swap"));
+    c.task.options.memory_swap = text("-1");
+    assert!(c.built().unwrap()["memory"].get("swap").is_none());
+    c.task.resources.memory_max_mb = 0;
+    assert!(c.built().unwrap()["memory"].get("swap").is_none());
+    c.node.swap_accounting = true;
+    c.task.resources.memory_max_mb = -1;
+    assert!(c.built().unwrap()["memory"].get("swap").is_none());
     c.task.options.memory_swap = None;
     assert!(c.built().unwrap()["memory"].get("swap").is_none());
 }
@@ -198,7 +205,7 @@ fn the_plugins_process_limit_is_default_and_ceiling() {
         (100, None, Ok(Some(100))),
         (100, Some(100), Ok(Some(100))),
         (100, Some(101), Err(())),
-        (100, Some(0), Err(())),
+        (100, Some(0), Ok(Some(100))),
         (100, Some(-1), Err(())),
         (-1, Some(7), Ok(Some(7))),
     ] {
@@ -210,13 +217,13 @@ fn the_plugins_process_limit_is_default_and_ceiling() {
         assert_eq!(c.look(pids).map_err(|_| ()), want, "{wanted:?} under {most}");
     }
     let mut c = case(TaskOptions {
-        pids_limit: Some(0),
+        pids_limit: Some(-1),
         ..TaskOptions::default()
     });
     c.settings.pids_limit = 100;
     assert_eq!(
         c.refused(),
-        "option pids_limit: 0: at most pids_limit = 100 of the plugin configuration is allowed on this node"
+        "option pids_limit: -1: at most pids_limit = 100 of the plugin configuration is allowed on this node"
     );
 }
 

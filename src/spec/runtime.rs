@@ -74,9 +74,26 @@ impl Runtime {
         self.keeps_to_namespaces()
     }
 
+    /// True if it may give the null device that a process gets as its input to the process's user: crun before 1.24 does
+    /// (containers/crun#1845), and where that device is the host's own, all of the host loses it. Of other programs it is not known.
+    #[must_use]
+    pub fn gives_null_away(&self) -> bool {
+        self.program()
+            .and_then(|program| program.rsplit('/').next())
+            .is_some_and(|name| name != "runc")
+    }
+
+    /// True if it is known to do so.
+    #[must_use]
+    pub(super) fn gives_null_away_for_sure(&self) -> bool {
+        self.program()
+            .and_then(|program| program.rsplit('/').next())
+            .is_some_and(|name| ["crun", "krun"].iter().any(|known| name.contains(known)))
+    }
+
     /// True if its shim takes several containers into one process.
     #[must_use]
-    pub(super) fn shares_shims(&self) -> bool {
+    pub fn shares_shims(&self) -> bool {
         self.kind == RUNC_SHIM
     }
 
@@ -89,13 +106,14 @@ impl Runtime {
 
 /// What the device plugin for GPUs of NVIDIA tells a task's runtime by; these values are none of a GPU (the documentation of
 /// NVIDIA's container toolkit).
-const NVIDIA: &str = "NVIDIA_VISIBLE_DEVICES";
+pub(super) const NVIDIA: &str = "NVIDIA_VISIBLE_DEVICES";
 const NO_GPU: [&str; 3] = ["", "void", "none"];
 
-/// Whether the operator has a runtime for the GPU that this task has.
+/// Whether the operator has a runtime for the GPU that this task has. It has one if the device plugin says so: what the job
+/// has in its environment is no more than a wish, and this runtime goes by it.
 fn has_gpu(task: &TaskSpec, settings: &Settings) -> bool {
     let asked = task
-        .env
+        .device_env
         .get(NVIDIA)
         .is_some_and(|value| !NO_GPU.contains(&value.as_str()));
     asked && !cdi::is_asked(task) && settings.runtimes.contains_key(&settings.nvidia_runtime)
@@ -105,6 +123,12 @@ fn has_gpu(task: &TaskSpec, settings: &Settings) -> bool {
 pub(super) fn of(inputs: &Inputs<'_>) -> Result<Runtime, SpecError> {
     let settings = inputs.settings;
     match &inputs.task.options.runtime {
+        Some(name) if *name != settings.nvidia_runtime && has_gpu(inputs.task, settings) => {
+            let nvidia = &settings.nvidia_runtime;
+            let allowed =
+                format!("the task's GPU needs {nvidia:?}, the runtime that nvidia_runtime names; leave it out");
+            Err(SpecError::option("runtime", name, allowed))
+        }
         Some(name) => {
             inputs.gates.runtime(name)?;
             resolve("runtime", name, settings)
@@ -173,6 +197,9 @@ fn is_type(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::gates::Gates;
+    use crate::spec::image::ImageFacts;
+    use crate::spec::node::NodeFacts;
     use crate::spec::options::DeviceOption;
 
     fn settings() -> Settings {
@@ -208,7 +235,7 @@ mod tests {
     fn a_gpu_has_the_runtime_for_it_where_there_is_one() {
         let with = |value: &str, devices: &[&str], runtimes: &[&str]| {
             let mut task = TaskSpec::default();
-            task.env.insert(NVIDIA.to_owned(), value.to_owned());
+            task.device_env.insert(NVIDIA.to_owned(), value.to_owned());
             let device = |path: &&str| DeviceOption {
                 host_path: (*path).to_owned(),
                 ..DeviceOption::default()
@@ -232,6 +259,43 @@ mod tests {
             assert!(!with(value, devices, runtimes), "{value} {devices:?} {runtimes:?}");
         }
         assert!(!has_gpu(&TaskSpec::default(), &settings()));
+    }
+
+    #[test]
+    fn a_gpu_is_what_the_device_plugin_gives_and_goes_with_no_other_runtime() {
+        let mut settings = settings();
+        settings
+            .runtimes
+            .insert("nvidia".to_owned(), format!("{RUNC_SHIM} nvidia"));
+        let gates = Gates::of(&settings).unwrap();
+        let with = |env: &[&str], device_env: &[&str], runtime: Option<&str>| {
+            let set = |values: &[&str]| values.iter().map(|v| (NVIDIA.to_owned(), (*v).to_owned())).collect();
+            let mut task = TaskSpec {
+                env: set(env),
+                device_env: set(device_env),
+                ..TaskSpec::default()
+            };
+            task.options.runtime = runtime.map(ToOwned::to_owned);
+            of(&Inputs {
+                task: &task,
+                image: &ImageFacts::default(),
+                node: &NodeFacts::default(),
+                settings: &settings,
+                gates: &gates,
+            })
+            .map(|found| found.binary)
+            .map_err(|e| e.to_string())
+        };
+        assert_eq!(with(&["all"], &[], None).as_deref(), Ok(""));
+        assert_eq!(with(&["all"], &["GPU-1"], None).as_deref(), Ok("nvidia"));
+        assert_eq!(with(&[], &["GPU-1"], Some("nvidia")).as_deref(), Ok("nvidia"));
+        assert_eq!(with(&["all"], &[], Some("dev")).as_deref(), Ok("/opt/crun"));
+        assert_eq!(with(&[], &["void"], Some("dev")).as_deref(), Ok("/opt/crun"));
+        let text = with(&[], &["GPU-1"], Some("dev")).unwrap_err();
+        assert!(
+            text.starts_with("option runtime: \"dev\": ") && text.contains("nvidia_runtime"),
+            "{text}"
+        );
     }
 
     #[test]

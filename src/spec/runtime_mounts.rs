@@ -2,6 +2,7 @@
 
 use super::error::SpecError;
 use super::go;
+use super::image::Directory;
 use super::mounts::{IMAGE_VOLUME, Mounts, clean};
 use super::namespaces::Ipc;
 use super::oci::Inputs;
@@ -79,14 +80,12 @@ pub(super) fn own(inputs: &Inputs<'_>, ipc: Ipc) -> Result<Vec<Value>, SpecError
 
 impl Mounts {
     /// With a read-only root, a file system in memory at every VOLUME of the image, with a copy of what the image has
-    /// there. The runtimes copy content and mode, but leave the directory itself to root: it is given to the user.
+    /// there. The runtimes copy the content, but leave the directory itself to root, crun also its mode: both are the image's,
+    /// as with Docker, or the user's where the image has no such directory. Else the directory itself is there.
     ///
     /// An image may claim any path. One where something is mounted, or that the runtime needs (CVE-2019-16884: a VOLUME at
     /// `/proc` kept runc from setting the AppArmor profile), is left as it is.
     pub(super) fn image_volumes(&mut self, inputs: &Inputs<'_>, user: &User) -> Result<(), SpecError> {
-        if !inputs.task.options.readonly_rootfs {
-            return Ok(());
-        }
         for volume in &inputs.image.volumes {
             let Ok(target) = clean("image", &format!("/{volume}")) else {
                 continue;
@@ -95,8 +94,18 @@ impl Mounts {
             if needed || self.covered(&target) {
                 continue;
             }
-            let (uid, gid) = (format!("uid={}", user.uid), format!("gid={}", user.gid));
-            let options = ["tmpcopyup", "nosuid", "nodev", "mode=755", &uid, &gid];
+            if !inputs.task.options.readonly_rootfs {
+                self.directories.push(target.into());
+                continue;
+            }
+            let users = Directory {
+                uid: user.uid,
+                gid: user.gid,
+                mode: 0o755,
+            };
+            let Directory { uid, gid, mode } = inputs.image.directories.get(volume).copied().unwrap_or(users);
+            let (uid, gid, mode) = (format!("uid={uid}"), format!("gid={gid}"), format!("mode={mode:o}"));
+            let options = ["tmpcopyup", "nosuid", "nodev", &mode, &uid, &gid];
             self.push(IMAGE_VOLUME, &target, "tmpfs", "tmpfs", &options)?;
         }
         Ok(())

@@ -35,9 +35,10 @@ options! {
         /// More runtimes that a task can name, as `name = "type"` or `name = "type binary"`, such as
         /// `crun-dev = "io.containerd.runc.v2 /usr/local/bin/crun"`.
         runtimes: BTreeMap<String, String> = BTreeMap::new();
-        /// Runtime of tasks that have a GPU of NVIDIA by Nomad's device plugin (`NVIDIA_VISIBLE_DEVICES` is in their environment),
-        /// if it is a name in `runtimes`, such as `nvidia = "io.containerd.runc.v2 nvidia-container-runtime"`. Not of tasks
-        /// that name a `runtime`, or devices by CDI names.
+        /// Runtime of tasks that have a GPU of NVIDIA by Nomad's device plugin (which has set `NVIDIA_VISIBLE_DEVICES`: one that
+        /// the job sets does not count), if it is a name in `runtimes`, such as
+        /// `nvidia = "io.containerd.runc.v2 nvidia-container-runtime"`. Not of tasks that name devices by CDI names; one that
+        /// names another `runtime` is refused.
         nvidia_runtime: String = "nvidia".to_owned();
         /// Whether cgroups are made by systemd. Nomad's own cgroups of the tasks are then not used.
         systemd_cgroup: bool = false;
@@ -50,7 +51,8 @@ options! {
 
         /// What the settings below are where nothing is said: `strict`, or `go-driver` for what the Go driver allowed.
         security_profile: String = "strict".to_owned();
-        /// Whether tasks may set `privileged`. Without it `false`; with `go-driver` `true`.
+        /// Whether tasks may set `privileged`. Without it `false`; with `go-driver` `true`. Such a task has the host's
+        /// namespaces too if it asks for them, whatever `allowed_modes` says, and all capabilities and devices.
         allow_privileged: Option<bool> = None;
         /// Capabilities that a task can have; `ALL` for all. Without it Docker's default set without `NET_RAW`; with
         /// `go-driver` all. A list replaces that set and is not added to it: it has to name all that tasks may keep.
@@ -122,7 +124,8 @@ options! {
         /// about a registry counts. Each has, as containerd's `config_path` and `/etc/docker/certs.d` do, a directory
         /// `HOST_PORT_`, `HOST:PORT` or `_default` with a `hosts.toml` or with certificates. Read at each pull.
         registry_config_dir: String = hosts::DEFAULT_ROOTS.to_owned();
-        /// Longest time that a pull may go on without a byte from the registry, as a Go duration of at least `1s`.
+        /// Longest time that a pull may go on without a byte from the registry, as a Go duration of at least `1s`. With
+        /// `image_pull_method = "transfer"` as long as the slowest registry takes for a MiB: of less containerd tells nothing.
         image_pull_activity_timeout: Duration = Duration::from_secs(120), pull_activity_timeout;
         /// When the registry is asked, where a task says nothing: `if-not-present`, `always` or `never`. Without it
         /// `if-not-present`, and for the tag `latest` the newest as far as the registry can be reached.
@@ -141,6 +144,12 @@ options! {
         image_gc: Option<ImageGcSettings> = None;
         /// Refused: what Docker's driver has in it is in `image_gc` and `reaper`, and a container goes with its task.
         gc: Elsewhere = Elsewhere;
+        /// Refused, but for `false`: see `log_collection`.
+        disable_log_collection: Elsewhere = Elsewhere;
+        /// Refused, but for `driver = "nomad"`: see `log_collection`.
+        logging: Elsewhere = Elsewhere;
+        /// Refused: a task has an option of this name.
+        oom_score_adj: Elsewhere = Elsewhere;
         /// Images that are pulled in the background when the plugin starts, one after the other and while no task is being
         /// started. They stay as long as they are listed.
         image_prefetch: Vec<String> = Vec::new();

@@ -6,6 +6,7 @@ use super::error::SpecError;
 use super::gates::fits;
 use super::hosts;
 use super::labels;
+use super::resources::PIDS_MAX;
 use super::runtime;
 use super::settings::Settings;
 use super::volumes;
@@ -34,8 +35,8 @@ pub(super) fn check(settings: &Settings) -> Result<(), SpecError> {
             ),
         ));
     }
-    if settings.pids_limit < 0 {
-        let allowed = "a number above 0, or 0 for no limit, is expected";
+    if !(0..=PIDS_MAX).contains(&settings.pids_limit) {
+        let allowed = format!("a number from 1 to {PIDS_MAX}, or 0 for no limit, is expected");
         return Err(SpecError::option("pids_limit", settings.pids_limit, allowed));
     }
     paths(settings)?;
@@ -211,7 +212,7 @@ mod tests {
         for (text, want) in [
             (
                 refused(|s| s.pids_limit = -1),
-                "option pids_limit: -1: a number above 0, or 0",
+                "option pids_limit: -1: a number from 1 to 4194304, or 0",
             ),
             (
                 refused(|s| s.init_path = some("tini")),

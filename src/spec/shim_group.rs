@@ -19,6 +19,9 @@ const ANNOTATION: &str = "io.containerd.runc.v2.group";
 /// The label that tells a container's group.
 pub const KEY_SHIM_GROUP: &str = "containerd-driver/shim-group";
 
+/// How the sandbox records of groups are named: this, and what their members have in common.
+const SANDBOX: &str = "containerd-driver-";
+
 /// Most tasks of one shim where nothing is said.
 const DEFAULT_MOST: usize = 100;
 
@@ -134,7 +137,13 @@ impl ShimGroup {
     /// The sandbox record that containers of this kin name.
     #[must_use]
     pub fn sandbox(&self) -> String {
-        format!("containerd-driver-{}", self.kin)
+        format!("{SANDBOX}{}", self.kin)
+    }
+
+    /// The kin whose record is named so. `None` for one of somebody else.
+    #[must_use]
+    pub fn kin_of_sandbox(id: &str) -> Option<&str> {
+        id.strip_prefix(SANDBOX).filter(|kin| !kin.is_empty())
     }
 
     /// As a label.

@@ -11,6 +11,7 @@ use super::oci::Inputs;
 use super::runtime;
 use super::userns;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 /// Parameters of an IPC namespace.
 const IPC: [&str; 8] = [
@@ -39,7 +40,36 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Result<Value, SpecError> {
             return Err(SpecError::option("sysctl", key, why));
         }
     }
-    Ok(json!(inputs.task.options.sysctl))
+    let mut all = usual(inputs)?;
+    let asked = inputs.task.options.sysctl.iter();
+    all.extend(asked.map(|(key, value)| (key.as_str(), value.as_str())));
+    Ok(json!(all))
+}
+
+/// What Docker sets in every network namespace of its own (moby `daemon/oci_linux.go`): a process that is not root may use ports
+/// below 1024 and `ping`.
+pub const USUAL: [(&str, &str); 2] = [
+    ("net.ipv4.ip_unprivileged_port_start", "0"),
+    // All groups.
+    (PING, "0 2147483647"),
+];
+
+const PING: &str = "net.ipv4.ping_group_range";
+
+/// Of [`USUAL`], what the container can be given and the kernel has.
+fn usual<'a>(inputs: &Inputs<'a>) -> Result<BTreeMap<&'a str, &'a str>, SpecError> {
+    let (network, mapped) = (network::network(inputs)?, userns::ids(inputs)?.is_some());
+    // The group's belongs to the host, which a container in a user namespace of its own cannot change.
+    let is_own = network != Network::Host && !(mapped && matches!(network, Network::Group(_)));
+    if !is_own || !runtime::of(inputs)?.keeps_to_namespaces() {
+        return Ok(BTreeMap::new());
+    }
+    let is_asked = |key: &str| inputs.task.options.sysctl.keys().any(|asked| dotted(asked) == key);
+    let given = |(key, _): &(&str, &str)| {
+        // In a user namespace the kernel takes only groups that are mapped.
+        inputs.node.sysctls.contains(key) && !is_asked(key) && !(mapped && *key == PING)
+    };
+    Ok(USUAL.into_iter().filter(given).collect())
 }
 
 /// With dots between the parts, whichever of the two forms of sysctl(8) is used: the first separator tells.
@@ -56,7 +86,8 @@ fn dotted(key: &str) -> String {
 }
 
 /// Where the kernel has it: a dot inside a part of the name is then a dot of the path.
-pub(super) fn path(key: &str) -> String {
+#[must_use]
+pub fn path(key: &str) -> String {
     let swap = |c| match c {
         '/' => '.',
         '.' => '/',
@@ -68,16 +99,24 @@ pub(super) fn path(key: &str) -> String {
 /// Why the container may not set it, if so.
 fn refusal(inputs: &Inputs<'_>, key: &str) -> Result<Option<&'static str>, SpecError> {
     Ok(if key.starts_with("net.") {
-        (network::network(inputs)? == Network::Host)
-            .then_some("not allowed with host_network: it would change the host")
+        match network::network(inputs)? {
+            Network::Host => Some("not allowed with host_network: it would change the host"),
+            Network::Group(_) if userns::ids(inputs)?.is_some() => {
+                Some("not allowed with userns = \"private\" in the group's network, which is not the user namespace's")
+            }
+            Network::Group(_) | Network::Own => None,
+        }
     } else if IPC.contains(&key) || key.starts_with("fs.mqueue.") {
         (namespaces::ipc(inputs)? == Ipc::Host)
             .then_some("not allowed with ipc_mode = \"host\": it would change the host")
     } else if matches!(key, "kernel.hostname" | "kernel.domainname") {
         if namespaces::host_uts(inputs)? {
             Some("not allowed with uts_mode = \"host\": it would change the host")
+        } else if key == "kernel.hostname" {
+            Some("the option hostname sets the name")
         } else {
-            (key == "kernel.hostname").then_some("the option hostname sets the name")
+            let mapped = userns::ids(inputs)?.is_some();
+            mapped.then_some("not allowed with userns = \"private\": the kernel leaves it to the host's root")
         }
     } else {
         of_the_host(inputs, key)?
@@ -132,6 +171,72 @@ mod tests {
         task.options.sysctl.insert(key.to_owned(), "1".to_owned());
         change(&mut task.options);
         with(&task, &NodeFacts::default(), &settings, build).map_err(|e| e.to_string())
+    }
+
+    fn given(asked: &[(&str, &str)], change: fn(&mut TaskSpec), settings: &Settings) -> Vec<String> {
+        let node = NodeFacts {
+            sysctls: USUAL.into_iter().map(|(key, _)| key).collect(),
+            ..NodeFacts::default()
+        };
+        let mut task = TaskSpec::default();
+        let asked = asked
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        task.options.sysctl.extend(asked);
+        change(&mut task);
+        let all = with(&task, &node, settings, build).unwrap();
+        let all = all.as_object().unwrap().iter();
+        all.map(|(key, value)| format!("{key}={}", value.as_str().unwrap()))
+            .collect()
+    }
+
+    fn in_a_group(task: &mut TaskSpec) {
+        task.network = Some(crate::spec::task::NetworkNamespace {
+            path: "/run/netns/g".to_owned(),
+            hosts: None,
+        });
+    }
+
+    #[test]
+    fn who_is_not_root_can_use_low_ports_and_ping_in_a_network_of_its_own() {
+        let (ports, ping) = (
+            "net.ipv4.ip_unprivileged_port_start=0",
+            "net.ipv4.ping_group_range=0 2147483647",
+        );
+        let plain = Settings::default();
+        assert_eq!(given(&[], |_| {}, &plain), [ports, ping]);
+        assert_eq!(given(&[], in_a_group, &plain), [ports, ping]);
+        // The job's word goes first, in either form.
+        let own = [("net/ipv4/ip_unprivileged_port_start", "80")];
+        assert_eq!(
+            given(&own, |_| {}, &plain),
+            [ping, "net/ipv4/ip_unprivileged_port_start=80"]
+        );
+        let open = Settings {
+            userns_ids: Some("100000:65536".to_owned()),
+            allowed_modes: Some(AllowedModes {
+                network: Some(vec!["host".to_owned()]),
+                ..AllowedModes::default()
+            }),
+            ..Settings::default()
+        };
+        let none: [&str; 0] = [];
+        assert_eq!(given(&[], |t| t.options.host_network = true, &open), none);
+        let mapped = |task: &mut TaskSpec| task.options.userns = Some("private".to_owned());
+        assert_eq!(given(&[], mapped, &open), [ports]);
+        let both = |task: &mut TaskSpec| {
+            task.options.userns = Some("private".to_owned());
+            in_a_group(task);
+        };
+        assert_eq!(given(&[], both, &open), none);
+    }
+
+    #[test]
+    fn in_a_user_namespace_what_is_the_hosts_is_refused() {
+        let private = |o: &mut TaskOptions| o.userns = Some("private".to_owned());
+        let text = set("kernel.domainname", private, "go-driver").unwrap_err();
+        assert!(text.contains("sysctl") && text.contains("userns"), "{text}");
+        assert!(set("net.core.somaxconn", private, "go-driver").is_ok());
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub struct TaskSpec {
     pub alloc_dir: PathBuf,
     /// The complete task environment.
     pub env: BTreeMap<String, String>,
+    /// Of the environment, what device plugins have set and no job can.
+    pub device_env: BTreeMap<String, String>,
     /// Job `user`, verbatim; empty for the image's.
     pub user: String,
     /// Driver options of the task.

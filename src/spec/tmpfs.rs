@@ -195,14 +195,17 @@ impl Mounts {
         let mut given = parse(by, options)?;
         if let Some(block) = &mount.tmpfs_options {
             given = with_defaults(given);
-            if let Some(text) = &block.size {
+            // Docker takes 0 for "not given".
+            if let Some(text) = block.size.as_ref().filter(|text| go::parse_size(text) != Some(0)) {
                 let bytes = size(text).ok_or_else(|| {
-                    let allowed = "a size above 0 in binary units, or a share of memory such as 10%, is expected";
+                    let allowed =
+                        "a size in binary units, 0 for not given, or a share of memory such as 10% is expected";
                     SpecError::option("mounts.tmpfs_options.size", text, allowed)
                 })?;
                 given.push(format!("size={bytes}"));
             }
-            let bits = block.mode.unwrap_or(0o1777);
+            let mode = block.mode.filter(|bits| *bits != 0);
+            let bits = mode.unwrap_or(0o1777);
             if !(0..=0o7777).contains(&bits) {
                 let allowed = "permission bits as a decimal number are expected, such as 511 for 0777";
                 return Err(SpecError::option("mounts.tmpfs_options.mode", bits, allowed));
@@ -210,7 +213,7 @@ impl Mounts {
             let has_mode = given.iter().any(|word| word.starts_with("mode="));
             // One that cannot be written to needs no bits that nobody has asked for, and cannot be given any.
             let read_only = given.iter().any(|word| word == "ro");
-            if block.mode.is_some() || !(has_mode || read_only) {
+            if mode.is_some() || !(has_mode || read_only) {
                 given.push(format!("mode={bits:o}"));
             }
             contradiction(by, &given.iter().map(String::as_str).collect::<Vec<_>>())?;

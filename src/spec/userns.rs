@@ -21,6 +21,12 @@ pub struct UsernsIds {
 }
 
 impl UsernsIds {
+    /// The id on the host of one in the container.
+    #[must_use]
+    pub fn on_host(self, id: u32) -> u32 {
+        self.first.saturating_add(id)
+    }
+
     /// OCI `linux.uidMappings` and `linux.gidMappings`.
     pub(super) fn mappings(self) -> Value {
         json!([{"containerID": 0, "hostID": self.first, "size": self.count}])
@@ -58,14 +64,30 @@ pub fn setting(settings: &Settings) -> Result<Option<UsernsIds>, SpecError> {
         })
 }
 
+/// Podman's `auto:size=N`: the node picks ids, at least so many.
+fn enough(settings: &Settings, mode: &str) -> Result<(), SpecError> {
+    let expected = |text: String| SpecError::option("userns", mode, text);
+    let Some(size) = mode.strip_prefix("auto:size=").and_then(|n| n.parse::<u32>().ok()) else {
+        return Err(expected("host, private, auto or auto:size=N is expected".to_owned()));
+    };
+    match setting(settings)? {
+        Some(ids) if size > ids.count => Err(expected(format!(
+            "at most {} ids are expected: userns_ids of the plugin configuration gives no more",
+            ids.count
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// The ids of a task with `userns = "private"`.
 pub(super) fn ids(inputs: &Inputs<'_>) -> Result<Option<UsernsIds>, SpecError> {
     let o = &inputs.task.options;
     let mode = o.userns.as_deref().unwrap_or_default();
     match mode {
         "" | "host" => return Ok(None),
-        "private" => {}
-        other => return Err(SpecError::option("userns", other, "host or private is expected")),
+        // Podman's word for ids that the node picks.
+        "private" | "auto" => {}
+        other => enough(inputs.settings, other)?,
     }
     let refuse = |with: &str, why: &str| {
         Err(SpecError::option(

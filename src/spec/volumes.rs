@@ -23,6 +23,12 @@ const KEEP_LABELS: [&str; 22] = [
     "/run", "/sbin", "/srv", "/sys", "/tmp", "/usr", "/var", "/var/lib", "/var/log",
 ];
 
+/// Docker's types of mounts that are no file systems.
+const NOT_OF_FILES: [&str; 3] = ["npipe", "image", "cluster"];
+
+/// What runtimes hide paths with, and give to processes as their input.
+const NULL: &str = "/dev/null";
+
 /// A mount of a host path: what its words mean.
 #[derive(Debug, Default)]
 struct Bind<'a> {
@@ -40,6 +46,8 @@ fn bind<'a>(option: &str, given: &[&'a str]) -> Result<Bind<'a>, SpecError> {
                 let text = "owners of host files are not changed; leave U out";
                 return Err(SpecError::option(option, word, text));
             }
+            // Docker's for other systems, and for volumes with a content of their own.
+            "cached" | "delegated" | "consistent" | "nocopy" => {}
             w if ["bind", "rbind", "rro"].contains(&w) || FLAGS.contains(&w) || PROPAGATION.contains(&w) => {
                 out.options.push(w);
             }
@@ -139,10 +147,6 @@ fn unavailable(block: &VolumeOptions) -> Result<(), SpecError> {
             allowed,
         ))
     };
-    if block.no_copy == Some(false) {
-        let allowed = "the image's files are not copied into a host path; true, or leaving it out, is expected";
-        return refuse("no_copy", "false", allowed);
-    }
     if let Some((key, value)) = block.labels.iter().next() {
         let allowed = "a host path has no labels; leave it out, or see labels for those of the container";
         return refuse("labels", &format!("{key}={value}"), allowed);
@@ -191,6 +195,10 @@ impl Mounts {
             }
         }
         let ty = mount.r#type.as_str();
+        if NOT_OF_FILES.contains(&ty) {
+            let allowed = "bind, volume, tmpfs or a type of file system is expected; this one is Docker's for what there is not here";
+            return Err(SpecError::option(format!("{option}.type"), ty, allowed));
+        }
         // Of whatever type it is called: the runtime goes by these words alone.
         let host_path = matches!(ty, "volume" | "bind") || given.iter().any(|w| matches!(*w, "bind" | "rbind"));
         let blocks = [propagation.unwrap_or_default(), access];
@@ -286,7 +294,8 @@ impl Mounts {
 
     /// A mount of the job's. A target in `/proc` or `/sys` changes what the runtime itself goes by when it sets up the
     /// container (CVE-2019-16884, CVE-2019-19921), and so do files in place of its devices (`/dev/null` is what it hides
-    /// paths with: CVE-2025-31133), so they are for those who can mount host paths.
+    /// paths with: CVE-2025-31133), so they are for those who can mount host paths. Below `/dev`, files in memory are in
+    /// nobody's way, if they are empty: what the runtime copies there it takes from the image.
     pub(super) fn wanted(
         &mut self,
         inputs: &Inputs<'_>,
@@ -297,7 +306,12 @@ impl Mounts {
         options: &[&str],
     ) -> Result<(), SpecError> {
         let target = clean(by, target)?;
-        if is_delicate(&target) && (ty != "tmpfs" || !inside(&target, "/dev")) {
+        let in_memory = ty == "tmpfs" && inside(&target, "/dev");
+        if in_memory && options.contains(&"tmpcopyup") {
+            let allowed = "tmpcopyup is not for /dev, where the runtime makes what there is; leave it out";
+            return Err(SpecError::option(by, &target, allowed));
+        }
+        if is_delicate(&target) && (!in_memory || inside(NULL, &target)) {
             inputs.gates.host_path(by, &target)?;
         }
         for option in options {

@@ -310,6 +310,7 @@ fn file_systems_in_memory_need_no_consent_and_nothing_else_is_one() {
     };
     for (mode, want) in [
         (None, "ro,noexec,nosuid,nodev"),
+        (Some(0), "ro,noexec,nosuid,nodev"),
         (Some(448), "ro,noexec,nosuid,nodev,mode=700"),
     ] {
         assert_eq!(
@@ -317,7 +318,9 @@ fn file_systems_in_memory_need_no_consent_and_nothing_else_is_one() {
             [format!("tmpfs tmpfs {want}")]
         );
     }
-    assert!(block_form(Some("0"), None).is_err() && block_form(None, Some(-1)).is_err());
+    let zero = block_form(Some("0"), Some(0)).unwrap().mounts;
+    assert_eq!(zero, block_form(None, None).unwrap().mounts);
+    assert!(block_form(None, Some(-1)).is_err());
     assert!(block_form(None, Some(4096)).is_err());
     let short = |text: &str| given_by(&strict(), |t| t.options.tmpfs = vec![text.to_owned()]);
     assert_eq!(

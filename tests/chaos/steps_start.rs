@@ -10,13 +10,14 @@ use testhost::image::ImageConfig;
 use testhost::rig::RunningTask;
 use testhost::status::recoverable;
 use testhost::task::TaskSpec;
-use testhost::wire::driver::{StartTaskRequest, TaskConfig, TaskState};
+use testhost::wire::driver::{DestroyTaskRequest, StartTaskRequest, TaskConfig, TaskState};
 use tokio::time::timeout;
 use tonic::Status;
 
 use crate::field::{Field, kind};
 use crate::lives::PATIENCE;
 use crate::steps::{Farewell, Moment, all, end_unknown, killed_during, nothing_left, reaping};
+use crate::steps_life::REMOVAL;
 
 /// From the image to the answer.
 pub const STEPS: &[&str] = &[
@@ -151,8 +152,12 @@ fn farewells(moments: impl Iterator<Item = Moment>) -> impl Iterator<Item = (Mom
     moments.flat_map(|moment| [Farewell::Destroyed, Farewell::Forgotten].map(|farewell| (moment, farewell)))
 }
 
-async fn killed_and_ended(field: &mut Field, n: usize, (moment, farewell): (Moment, Farewell)) -> Result<()> {
+async fn killed_and_ended(field: &mut Field, n: usize, ended: (Moment, Farewell)) -> Result<()> {
     let case = Case::new(field, &field.image, n, false);
+    case_ended(field, case, ended).await
+}
+
+async fn case_ended(field: &mut Field, case: Case, (moment, farewell): (Moment, Farewell)) -> Result<()> {
     case.killed(field, moment).await?;
     field.rig.relaunch_only().await?;
     end_unknown(field, &case.config.id, farewell).await?;
@@ -174,6 +179,49 @@ async fn a_start_that_was_killed_at_any_step_succeeds_when_it_is_asked_again() {
         case.killed(field, moment).await?;
         field.rig.relaunch_only().await?;
         let task = case.again(field).await?.context("StartTask again")?;
+        lives(field, &task).await
+    })
+    .await;
+}
+
+/// The second start removes what the first has left, and is killed too, at each step of that. A process that was killed
+/// before it ran is no task that has ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_that_was_killed_while_it_removed_what_an_earlier_one_left_succeeds_when_it_is_asked_again() {
+    let mut field = Field::new().await;
+    let cases = ["start-task", "start-placed"].into_iter();
+    let cases = cases.flat_map(|made| REMOVAL.iter().map(move |removed| (made, *removed)));
+    all(&mut field, cases, async |field, n, (made, removed)| {
+        let case = Case::new(field, &field.image, n, false);
+        for step in [made, removed] {
+            case.killed(field, Moment::at(step)).await?;
+            field.rig.relaunch_only().await?;
+        }
+        let task = case.again(field).await?.context("StartTask for the third time")?;
+        lives(field, &task).await
+    })
+    .await;
+}
+
+/// The same of a removal that the host has asked for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_after_a_removal_that_was_killed_is_a_start() {
+    let mut field = Field::new().await;
+    all(&mut field, REMOVAL.iter().copied(), async |field, n, removed| {
+        let case = Case::new(field, &field.image, n, false);
+        case.killed(field, Moment::at("start-placed")).await?;
+        field.rig.relaunch_only().await?;
+        let request = DestroyTaskRequest {
+            task_id: case.config.id.clone(),
+            force: true,
+        };
+        let mut driver = field.rig.driver();
+        killed_during(field, Moment::at(removed), driver.destroy_task(request)).await?;
+        field.rig.relaunch_only().await?;
+        // A host that has had a task destroyed has other collectors for the next.
+        let (alloc, spec) = (Arc::clone(&case.alloc), case.spec.clone().id(case.config.id.clone()));
+        drop(case);
+        let task = Case::of(field, alloc, spec).again(field).await?.context("StartTask")?;
         lives(field, &task).await
     })
     .await;
@@ -235,17 +283,37 @@ async fn a_start_that_was_killed_inside_a_call_and_is_asked_for_by_nobody_leaves
     all(&mut field, farewells(moments_inside()), killed_and_ended).await;
 }
 
+/// The steps of a pull, of those that there are on this containerd.
+fn pulling() -> impl Iterator<Item = Moment> {
+    let by_us = matches!(kind(), ContainerdKind::Debian16);
+    let steps = PULL.iter().filter(move |step| by_us || **step != "pull-filled");
+    steps.map(|step| Moment::at(step))
+}
+
+/// With an image of its own.
+async fn unpulled(field: &Field, name: &str, n: usize) -> Result<Case> {
+    let config = ImageConfig::default().ballast(4 << 20).salt(name);
+    let image = field.rig.image(name, &config).await?;
+    Ok(Case::new(field, &image, n, false))
+}
+
+/// What it has fetched is kept for the next pull only as long as there may be one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pull_that_was_killed_at_any_step_and_is_asked_for_by_nobody_leaves_nothing() {
+    let mut field = reaping().await;
+    all(&mut field, farewells(pulling()), async |field, n, ended| {
+        let case = unpulled(field, &format!("left{n}"), n).await?;
+        case_ended(field, case, ended).await
+    })
+    .await;
+}
+
 /// The lease of a pull that was cut off goes with the next pull, or with the next look at the image.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pull_that_was_killed_at_any_step_goes_on_when_the_start_is_asked_again() {
     let mut field = Field::new().await;
-    let by_us = matches!(kind(), ContainerdKind::Debian16);
-    let steps = PULL.iter().filter(|step| by_us || **step != "pull-filled");
-    let moments = steps.map(|step| Moment::at(step));
-    all(&mut field, moments, async |field, n, moment| {
-        let config = ImageConfig::default().ballast(4 << 20).salt(format!("step-{n}"));
-        let image = field.rig.image(&format!("step{n}"), &config).await?;
-        let case = Case::new(field, &image, n, false);
+    all(&mut field, pulling(), async |field, n, moment| {
+        let case = unpulled(field, &format!("step{n}"), n).await?;
         case.killed(field, moment).await?;
         field.rig.relaunch_only().await?;
         let task = case.again(field).await?.context("StartTask again")?;

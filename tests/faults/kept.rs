@@ -64,12 +64,17 @@ pub fn all() -> Vec<(String, Sequence)> {
             let steps = vec![Step::Spoil(0, method, fate), Step::Do(0, Call::Destroy { force: true })];
             all.push((format!("a removal, {method} {fate:?}"), sequence(Kind::Ignores, steps)));
         }
+        // A stop does without containerd where it can.
         let steps = vec![
             Step::Spoil(0, "Tasks/Kill", fate),
+            Step::Do(0, Call::Signal(Sig::Term)),
             Step::Do(0, Call::Stop(2000)),
             Step::Do(0, Call::Wait),
         ];
-        all.push((format!("a stop, {fate:?}"), sequence(Kind::Obeys(7), steps)));
+        all.push((
+            format!("a signal and a stop, {fate:?}"),
+            sequence(Kind::Obeys(7), steps),
+        ));
         let steps = vec![
             Step::Spoil(0, "Containers/Update", fate),
             Step::Do(0, Call::Wait),
@@ -80,8 +85,9 @@ pub fn all() -> Vec<(String, Sequence)> {
             format!("the record of an exit, {fate:?}"),
             sequence(Kind::Ends(5, 200), steps),
         ));
+        // All tasks are recovered by one listing.
         let steps = vec![
-            Step::Spoil(0, "Tasks/Get", fate),
+            Step::SpoilAny("Tasks/List", fate),
             Step::Restart,
             Step::Do(0, Call::Inspect),
         ];
@@ -121,11 +127,18 @@ fn by_hand() -> Vec<(&'static str, Sequence)> {
             ),
         ),
         (
-            "a task is stopped, late",
+            "a task is made, late",
+            Sequence {
+                spoilt: Some(("Tasks/Create", late)),
+                ..sequence(Kind::Obeys(7), vec![Step::Do(0, Call::Inspect)])
+            },
+        ),
+        (
+            "a task is stopped, and its exit recorded late",
             sequence(
                 Kind::Obeys(7),
                 vec![
-                    Step::Spoil(0, "Tasks/Kill", late),
+                    Step::Spoil(0, "Containers/Update", late),
                     Step::Do(0, Call::Stop(2000)),
                     Step::Do(0, Call::Wait),
                 ],
@@ -136,7 +149,7 @@ fn by_hand() -> Vec<(&'static str, Sequence)> {
             sequence(
                 Kind::Ignores,
                 vec![
-                    Step::Spoil(0, "Tasks/Kill", late),
+                    Step::Spoil(0, "Tasks/Delete", late),
                     Step::Both(0, Call::Stop(200), 0, force),
                 ],
             ),
@@ -146,7 +159,7 @@ fn by_hand() -> Vec<(&'static str, Sequence)> {
             sequence(
                 Kind::Obeys(7),
                 vec![
-                    Step::Spoil(0, "Tasks/Start", late),
+                    Step::Spoil(0, "Tasks/Exec", late),
                     Step::Both(0, Call::Exec(3), 0, Call::Signal(Sig::Kill)),
                     Step::Do(0, Call::Wait),
                 ],

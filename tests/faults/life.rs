@@ -29,6 +29,8 @@ pub struct Verdict {
     pub starts: (u32, u32),
     /// Starts that failed, whose plugin process was killed before it had removed what they had made: a reaper's work.
     pub orphans: u32,
+    /// Calls that were to fare ill and were never made.
+    pub unused: usize,
     /// The allocations whose tasks it had.
     pub names: Vec<String>,
 }
@@ -130,6 +132,14 @@ impl Life<'_> {
                 return first.and(second);
             }
             Step::Spoil(slot, method, fate) => self.spoil(*slot, method, *fate),
+            Step::SpoilAny(method, fate) => {
+                self.note(format!("spoil the next {method}: {fate:?}"));
+                proxy.arm(Rule {
+                    method,
+                    needle: String::new(),
+                    fate: *fate,
+                });
+            }
             Step::Cut => proxy.cut(),
             Step::CutStreams => proxy.cut_streams(),
             Step::Refuse(ms) => proxy.refuse(Duration::from_millis(*ms)),
@@ -216,7 +226,8 @@ impl Life<'_> {
             .collect();
         lock(&self.verdict).names.clone_from(&names);
         for name in &names {
-            self.field.proxy.disarm(name);
+            let unused = self.field.proxy.disarm(name);
+            lock(&self.verdict).unused += unused;
         }
         let mut judged = Ok(());
         if judge {

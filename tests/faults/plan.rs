@@ -60,6 +60,8 @@ pub enum Step {
     Both(usize, Call, usize, Call),
     /// The next call of that method to containerd about the task of the slot (or about the next one there) fares ill.
     Spoil(usize, &'static str, Fate),
+    /// The next call of that method to containerd fares ill, whatever it is about. Kept sequences alone.
+    SpoilAny(&'static str, Fate),
     /// All connections to containerd are cut.
     Cut,
     /// The events of containerd break off.

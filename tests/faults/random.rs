@@ -38,6 +38,9 @@ const KINDS: [&str; 9] = [
 /// So many sequences have every kind of fault.
 const MANY: usize = 100;
 
+/// One kept sequence in so many may miss the call that it is about.
+const MISSED: usize = 8;
+
 /// How long a shorter sequence is looked for.
 const SHORTEN: Duration = Duration::from_secs(120);
 
@@ -78,6 +81,8 @@ struct Tally {
     done: u64,
     starts: (u32, u32),
     orphans: u32,
+    /// What was to fare ill in which sequences, and did not come.
+    unused: Vec<String>,
     failed: Option<(Job, Verdict)>,
 }
 
@@ -98,6 +103,9 @@ async fn run(field: &Field, jobs: Vec<Job>, lanes: usize) -> Tally {
             tally.starts.0 += verdict.starts.0;
             tally.starts.1 += verdict.starts.1;
             tally.orphans += verdict.orphans;
+            if verdict.unused > 0 {
+                tally.unused.push(job.name.clone());
+            }
             if verdict.failure.is_some() && tally.failed.is_none() {
                 tally.failed = Some((job, verdict));
             }
@@ -164,7 +172,8 @@ async fn explain(field: Field, job: Job, verdict: Verdict) -> ! {
     );
 }
 
-async fn all(jobs: Vec<Job>, lanes: usize) {
+/// Runs all and says in which sequences something was to fare ill that did not come.
+async fn all(jobs: Vec<Job>, lanes: usize) -> Vec<String> {
     let (begun, many) = (Instant::now(), jobs.len() >= MANY);
     let field = Box::pin(Field::new()).await;
     let tally = run(&field, jobs, lanes).await;
@@ -193,6 +202,7 @@ async fn all(jobs: Vec<Job>, lanes: usize) {
         tally.starts.0 > tally.starts.1,
         "most starts fail: nothing is shown of tasks that run"
     );
+    tally.unused
 }
 
 #[test]
@@ -206,8 +216,18 @@ fn each_call_may_fare_ill_in_each_way() {
         sequence,
         drawn: None,
     });
-    let jobs = jobs.collect();
-    on_a_large_stack(|| all(jobs, LANES));
+    let jobs: Vec<Job> = jobs.collect();
+    let count = jobs.len();
+    on_a_large_stack(move || async move {
+        let unused = all(jobs, LANES).await;
+        // Some never come since a fault of another sequence made the plugin go another way. If it is more, the plugin has left
+        // the way that a sequence is about.
+        assert!(
+            unused.len() * MISSED <= count,
+            "in {} of {count} sequences nothing fared ill: {unused:#?}",
+            unused.len()
+        );
+    });
 }
 
 #[test]
@@ -225,5 +245,5 @@ fn random_sequences_end_without_hang_panic_leak_or_lie() {
             )
         }
     };
-    on_a_large_stack(move || all(jobs, lanes));
+    on_a_large_stack(move || async move { drop(all(jobs, lanes).await) });
 }

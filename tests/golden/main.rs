@@ -135,8 +135,18 @@ fn each_option_of_a_task_is_in_a_case() {
     }
     for option in containerd_driver::spec::options::table() {
         // What decides which runtime or root file system there is, where the image comes from or where the output goes, has
-        // no place in a specification. Those of type `none` are refused.
-        let elsewhere = ["runtime", "snapshotter", "image_pull_policy", "load", "auth_soft_fail"];
+        // no place in a specification, nor has what is taken and not used. Those of type `none` are refused.
+        let elsewhere = [
+            "runtime",
+            "snapshotter",
+            "image_pull_policy",
+            "load",
+            "auth_soft_fail",
+            "container_exists_attempts",
+            "os",
+            "arch",
+            "variant",
+        ];
         let elsewhere =
             elsewhere.contains(&option.name.as_str()) || option.name.starts_with("log_") || option.ty == "none";
         if option.name.contains('.') || elsewhere {

@@ -45,27 +45,28 @@ cases!(
     if has_transfer(),
 );
 
-/// A bench whose plugin finds programs in `programs` of its directory first.
-async fn with_programs(config: Json) -> Bench {
+/// A bench whose plugin finds programs in `programs` of its directory first, and what is said of registries in `hosts`.
+pub async fn with_programs(mut config: Json) -> Bench {
     let mut opts = RigOpts::new(kind()).expect("CD_DRIVER_BIN");
     let dir = std::env::temp_dir().join(format!("cdt-{}", random_hex(4)));
     let path = std::env::var("PATH").unwrap_or_default();
     let programs = dir.join("programs").display().to_string();
     opts.launch = opts.launch.env("PATH", format!("{programs}:{path}"));
+    config["registry_config_dir"] = json!(dir.join("hosts").display().to_string());
     opts.dir = Some(dir);
     opts.config = config;
     Bench::bare(opts).await
 }
 
 /// The operator's `auth` from now on.
-async fn operator(b: &Bench, auth: Json) {
+pub async fn operator(b: &Bench, auth: Json) {
     let mut config = b.rig.config().clone();
     config["auth"] = auth;
     b.rig.plugin().configure(&config).await.expect("SetConfig");
 }
 
 /// Without the operator's credentials again, for the next case.
-async fn nobody(b: &Bench) {
+pub async fn nobody(b: &Bench) {
     b.rig.plugin().configure(b.rig.config()).await.expect("SetConfig");
 }
 
@@ -140,7 +141,7 @@ fn encoded() -> String {
 }
 
 /// Docker's file, and the operator's `auth` that names it.
-async fn with_file(b: &Bench, file: Json) {
+pub async fn with_file(b: &Bench, file: Json) {
     let path = b.rig.dir().join("config.json");
     std::fs::write(&path, file.to_string()).expect("config.json");
     operator(b, json!({ "config": path.display().to_string() })).await;
@@ -189,7 +190,7 @@ async fn an_identity_token_is_exchanged_and_never_shown(b: &mut Bench) {
 }
 
 /// A helper program that notes what it is asked and answers with `script`; the file of its notes.
-fn helper(b: &Bench, name: &str, script: &str) -> PathBuf {
+pub fn helper(b: &Bench, name: &str, script: &str) -> PathBuf {
     let programs = b.rig.dir().join("programs");
     std::fs::create_dir_all(&programs).expect("a directory");
     let notes = b.rig.dir().join(format!("{name}.asked"));

@@ -133,6 +133,16 @@ async fn an_image_that_others_made_or_use_stays(b: &mut Bench) {
     cd.ctr(namespace, &["run", "-d", "--null-io", &used, &id, "sleep", "3600"])
         .await
         .expect("ctr run");
+    // And one that somebody has named by ours, with our labels.
+    let (named, _) = ran(b, "gc/named", Plan::new("named")).await;
+    let own = format!("example.com/own:{namespace}");
+    // That of 2.4 copies them only if it does it by itself.
+    let mut how = vec!["images", "tag", "--local", &named, &own];
+    if crate::bench::kind() == testhost::containerd::ContainerdKind::Debian16 {
+        how.retain(|word| *word != "--local");
+    }
+    cd.ctr(namespace, &how).await.expect("ctr images tag");
+    gone(b, &named).await;
     delay_passed(b, "others").await;
     let images = store(b).await.images;
     cd.ctr(namespace, &["tasks", "rm", "-f", &id])
@@ -143,6 +153,10 @@ async fn an_image_that_others_made_or_use_stays(b: &mut Bench) {
         .expect("ctr containers rm");
     assert!(images.contains_key(&theirs), "what ctr pulled is gone: {images:?}");
     assert!(images.contains_key(&used), "what ctr runs is gone: {images:?}");
+    assert!(
+        images.contains_key(&own),
+        "what somebody has tagged is gone: {images:?}"
+    );
 }
 
 async fn a_pinned_image_stays(b: &mut Bench) {

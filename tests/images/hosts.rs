@@ -22,6 +22,7 @@ macro_rules! cases {
         group!($(#[$attribute])* $name, with_hosts($method), $(if $wanted,)? {
             mirrors_are_asked_in_order_until_one_has_it,
             the_server_is_asked_when_no_mirror_has_it,
+            a_mirror_that_breaks_in_the_middle_of_content_is_left_for_the_server,
             a_mirror_that_only_serves_content_is_not_asked_what_a_tag_is,
             an_authority_of_ones_own_is_believed_where_it_is_named,
             a_certificate_of_the_client_opens_a_registry_that_wants_one,
@@ -58,7 +59,7 @@ group!(
 );
 
 /// A bench whose `registry_config_dir` is `hosts` in its directory.
-async fn with_hosts(mut config: Json) -> Bench {
+pub async fn with_hosts(mut config: Json) -> Bench {
     let mut opts = RigOpts::new(kind()).expect("CD_DRIVER_BIN");
     let dir = std::env::temp_dir().join(format!("cdt-{}", random_hex(4)));
     config["registry_config_dir"] = json!(dir.join("hosts").display().to_string());
@@ -67,19 +68,19 @@ async fn with_hosts(mut config: Json) -> Bench {
     Bench::bare(opts).await
 }
 
-fn hosts_dir(b: &Bench) -> PathBuf {
+pub fn hosts_dir(b: &Bench) -> PathBuf {
     b.rig.dir().join("hosts")
 }
 
 /// Writes the `hosts.toml` of a registry.
-fn configure(b: &Bench, directory: &str, text: &str) {
+pub fn configure(b: &Bench, directory: &str, text: &str) {
     let dir = hosts_dir(b).join(directory);
     std::fs::create_dir_all(&dir).expect("a directory");
     std::fs::write(dir.join("hosts.toml"), text).expect("hosts.toml");
 }
 
 /// A `hosts.toml` with these mirrors, each with `more` lines, in this order.
-fn toml(server: &str, mirrors: &[(&str, &str)]) -> String {
+pub fn toml(server: &str, mirrors: &[(&str, &str)]) -> String {
     let mut text = format!("server = \"{server}\"\n");
     for (url, more) in mirrors {
         text.push_str(&format!("\n[host.\"{url}\"]\n{more}\n"));
@@ -87,9 +88,9 @@ fn toml(server: &str, mirrors: &[(&str, &str)]) -> String {
     text
 }
 
-const BOTH: &str = "  capabilities = [\"pull\", \"resolve\"]";
+pub const BOTH: &str = "  capabilities = [\"pull\", \"resolve\"]";
 
-fn url(proxy: &RegistryProxy) -> String {
+pub fn url(proxy: &RegistryProxy) -> String {
     format!("http://{}", proxy.addr())
 }
 
@@ -145,6 +146,18 @@ async fn the_server_is_asked_when_no_mirror_has_it(b: &mut Bench) {
     // What nobody has is said once, and briefly.
     let error = refused(b, TaskSpec::new("server.test/mirrors/nowhere:1").sh("true")).await;
     tells(&error, &["server.test/mirrors/nowhere:1"], None);
+}
+
+async fn a_mirror_that_breaks_in_the_middle_of_content_is_left_for_the_server(b: &mut Bench) {
+    push(b, "mirrors/breaks").await;
+    let (breaks, server) = (proxy(b).await, proxy(b).await);
+    breaks.arm(Rule::always("/blobs/", Fate::Cut { after: 700 }));
+    configure(b, "breaks.test", &toml(&url(&server), &[(&url(&breaks), BOTH)]));
+    assert_eq!(which(b, "breaks.test/mirrors/breaks:1").await, "mirrors/breaks");
+    assert!(!breaks.blobs().is_empty(), "the mirror was not asked");
+    // containerd asks the mirror for the rest, again and again.
+    let by_us = !has_transfer() || b.rig.config()["image_pull_method"] == "client";
+    assert!(!by_us || !server.blobs().is_empty(), "the server was not asked");
 }
 
 async fn a_mirror_that_only_serves_content_is_not_asked_what_a_tag_is(b: &mut Bench) {

@@ -1,6 +1,7 @@
 //! `ctr` on the same containerd: what one has pulled the other can use, and both leave the same behind.
 
 use crate::bench::{Bench, group, patience};
+use crate::pulls::indexed;
 use crate::scene::{by_ourselves, has_transfer, proxy, pushed, usual, which};
 use crate::store::{Labels, Store, collect_garbage};
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ macro_rules! cases {
     ($(#[$attribute:meta])* $name:ident, $bench:expr, $(if $wanted:expr,)?) => {
         group!($(#[$attribute])* $name, $bench, $(if $wanted,)? {
             what_we_pull_looks_like_what_ctr_pulls,
+            what_another_namespace_has_is_pulled_all_the_same,
             what_we_pull_runs_under_ctr,
             what_ctr_pulls_runs_under_us_without_a_registry,
             a_collection_right_after_a_pull_removes_nothing,
@@ -53,24 +55,83 @@ async fn what_we_pull_looks_like_what_ctr_pulls(b: &mut Bench) {
         assert_eq!(which(b, &image).await, salt);
         let ours = Store::of(cd, b.rig.namespace()).await.since(&before);
         let other = format!("{}-{salt}", b.rig.namespace());
-        cd.ctr(&other, &["images", "pull", "--plain-http", &image])
-            .await
-            .expect("ctr images pull");
-        let theirs = Store::of(cd, &other).await;
-        // Before anything can fail: the namespace is not the rig's.
-        cd.ctr(&other, &["images", "rm", "--sync", &image])
-            .await
-            .expect("ctr images rm");
+        let theirs = theirs(b, &other, &image, || async {}).await;
+        assert_same(&ours, &theirs);
+    }
+    for format in [Format::Docker, Format::Oci] {
+        let name = format!("interop/index-{format:?}").to_lowercase();
+        indexed(b, &name, format, true).await;
+        let image = b.rig.registry.reference(&name, "1");
+        let before = Store::of(cd, b.rig.namespace()).await;
+        let task = b.start(TaskSpec::new(&image).sh("true")).await;
+        let ours = Store::of(cd, b.rig.namespace()).await.since(&before);
+        task.destroy(true).await.expect("DestroyTask");
+        let other = format!("{}-index", b.rig.namespace());
+        let theirs = theirs(b, &other, &image, || async {}).await;
+        // A task that runs has a snapshot of its own, and `ctr` also fetches the documents of images for other machines.
         assert_eq!(ours.images, theirs.images);
-        assert_eq!(lasting(&ours.blobs), lasting(&theirs.blobs));
-        let tree = |store: &Store| {
-            let snapshots = store.snapshots.iter();
-            snapshots
-                .map(|(name, (parent, _))| (name.clone(), parent.clone()))
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(tree(&ours), tree(&theirs));
-        assert_eq!(ours.ingests, theirs.ingests);
+        let (ours, theirs) = (lasting(&ours.blobs), lasting(&theirs.blobs));
+        for (digest, labels) in &ours {
+            assert_eq!(Some(labels), theirs.get(digest), "{digest}");
+        }
+        assert_eq!(ours.len(), 4, "{ours:?}");
+    }
+}
+
+fn assert_same(ours: &Store, theirs: &Store) {
+    assert_eq!(ours.images, theirs.images);
+    assert_eq!(lasting(&ours.blobs), lasting(&theirs.blobs));
+    let tree = |store: &Store| {
+        let snapshots = store.snapshots.iter();
+        snapshots
+            .map(|(name, (parent, _))| (name.clone(), parent.clone()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(tree(ours), tree(theirs));
+    assert_eq!(ours.ingests, theirs.ingests);
+}
+
+/// What `ctr` makes of an image in a namespace that is not the rig's, in which nothing is left after `meanwhile`.
+async fn theirs<F: Future<Output = ()>>(
+    b: &Bench,
+    namespace: &str,
+    image: &str,
+    meanwhile: impl FnOnce() -> F,
+) -> Store {
+    let cd = &b.rig.containerd;
+    cd.ctr(namespace, &["images", "pull", "--plain-http", image])
+        .await
+        .expect("ctr images pull");
+    let theirs = Store::of(cd, namespace).await;
+    meanwhile().await;
+    // Before anything can fail.
+    cd.ctr(namespace, &["images", "rm", "--sync", image])
+        .await
+        .expect("ctr images rm");
+    theirs
+}
+
+/// containerd shares content between namespaces: a write of what another one has is complete as soon as it is opened.
+async fn what_another_namespace_has_is_pulled_all_the_same(b: &mut Bench) {
+    let cd = &b.rig.containerd;
+    for format in [Format::Docker, Format::Oci] {
+        let salt = format!("shared-{format:?}").to_lowercase();
+        let (name, other) = (format!("interop/{salt}"), format!("{}-{salt}", b.rig.namespace()));
+        pushed(b, &name, &plan(&salt).format(format)).await;
+        let image = b.rig.registry.reference(&name, "1");
+        let before = Store::of(cd, b.rig.namespace()).await;
+        let theirs = theirs(b, &other, &image, || async {
+            assert_eq!(which(b, &image).await, salt);
+        })
+        .await;
+        assert_same(&Store::of(cd, b.rig.namespace()).await.since(&before), &theirs);
+        let name = format!("interop/shared-index-{format:?}").to_lowercase();
+        indexed(b, &name, format, true).await;
+        let image = b.rig.registry.reference(&name, "1");
+        self::theirs(b, &other, &image, || async {
+            b.run(TaskSpec::new(&image).sh("true")).await;
+        })
+        .await;
     }
 }
 

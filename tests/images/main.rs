@@ -15,6 +15,8 @@
 //! | `faults` | connections cut, blobs damaged, requests sent elsewhere |
 //! | `secrets` | where a password must not be |
 //! | `hosts` | `hosts.toml`, and a registry that wants patience |
+//! | `trust` | certificates as people make them, and what containerd and the driver make of them |
+//! | `refusals` | what a registry refuses containerd and does not refuse us; passwords that change |
 //! | `credentials` | the operator's credentials, and who may use what is here |
 //! | `policy`, `queue` | when the registry is asked, and who waits for whom |
 //! | `load`, `gc` | images from files, and images that are not needed any more |
@@ -43,7 +45,9 @@ mod load;
 mod policy;
 mod pulls;
 mod queue;
+mod refusals;
 mod registries;
 mod scene;
 mod secrets;
 mod store;
+mod trust;

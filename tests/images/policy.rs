@@ -15,6 +15,7 @@ macro_rules! cases {
             never_with_the_image_asks_nobody,
             always_notices_a_moved_tag_and_needs_the_registry,
             an_image_by_digest_that_is_here_asks_nobody,
+            an_image_by_digest_is_found_under_its_tag_while_the_registry_is_down,
             latest_means_the_newest_unless_a_task_says_otherwise,
             a_policy_that_contradicts_force_pull_is_refused_by_name,
             a_policy_that_there_is_not_is_refused_by_name,
@@ -103,6 +104,23 @@ async fn an_image_by_digest_that_is_here_asks_nobody(b: &mut Bench) {
         assert_eq!(b.run(with(&image, policy)).await, says("digest"), "{policy}");
     }
     assert!(proxy.seen().is_empty(), "{:?}", proxy.seen());
+}
+
+async fn an_image_by_digest_is_found_under_its_tag_while_the_registry_is_down(b: &mut Bench) {
+    let built = pushed(b, "policy/tagged", &Plan::new("policy-tagged").env("WHICH=tagged")).await;
+    let tagged = b.rig.registry.reference("policy/tagged", "1");
+    assert_eq!(which(b, &tagged).await, "tagged");
+    let (repository, _) = tagged.rsplit_once(':').expect("a tag");
+    let image = format!("{repository}@{}", built.manifest.digest);
+    let other = format!("{}/policy/elsewhere@{}", b.rig.registry.addr(), built.manifest.digest);
+    b.rig.registry.stop().await;
+    for policy in ["never", "always"] {
+        assert_eq!(b.run(with(&image, policy)).await, says("tagged"), "{policy}");
+    }
+    // Another repository may be another's.
+    let error = refused(b, with(&other, "never")).await;
+    b.rig.registry.start_again().await.expect("registry");
+    tells(&error, &[&other, "image_pull_policy"], None);
 }
 
 async fn latest_means_the_newest_unless_a_task_says_otherwise(b: &mut Bench) {

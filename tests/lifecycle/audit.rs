@@ -13,6 +13,7 @@ group!(audit, bench(), {
     an_orphan_is_found_and_fixed_and_then_there_is_none,
     what_a_living_plugin_looks_after_is_not_touched,
     a_foreign_container_is_listed_on_demand_and_never_removed,
+    looking_removes_no_canary,
     without_containerd_nothing_can_be_said,
     a_wrong_command_line_is_refused,
 });
@@ -80,7 +81,7 @@ fn of<'a>(found: &'a Json, container: &'a str) -> Vec<(&'a str, &'a str)> {
         .collect()
 }
 
-const ESSENTIAL: [&str; 5] = ["container", "task", "snapshot", "shim", "mount"];
+const ESSENTIAL: [&str; 6] = ["container", "task", "snapshot", "shim", "mount", "cgroup"];
 
 async fn a_running_task_is_listed_with_its_owner_and_nothing_is_left_over(b: &mut Bench) {
     let task = b.start(b.sleeper()).await;
@@ -93,6 +94,16 @@ async fn a_running_task_is_listed_with_its_owner_and_nothing_is_left_over(b: &mu
     }
     let owner = task.alloc.dir().display().to_string();
     let all = found["things"].as_array().expect("things");
+    // The pipes that Nomad reads the task's output from.
+    let name = task.status().await.expect("InspectTask").name;
+    for stream in ["stdout", "stderr"] {
+        let path = task.alloc.fifo(&name, stream).display().to_string();
+        let pipe = all
+            .iter()
+            .find(|thing| thing["name"] == path.as_str())
+            .expect("the pipe");
+        assert_eq!((&pipe["kind"], &pipe["owner"]), (&json!("fifo"), &json!(owner)));
+    }
     let mine = all
         .iter()
         .find(|thing| thing["name"] == container.as_str())
@@ -195,11 +206,38 @@ async fn a_foreign_container_is_listed_on_demand_and_never_removed(b: &mut Bench
         .expect("ctr containers rm");
 }
 
+/// Of a process that has ended: a plugin would sweep it away.
+async fn looking_removes_no_canary(b: &mut Bench) {
+    let (namespace, image) = (b.rig.namespace().to_owned(), b.image.clone());
+    let id = format!("canary-{}", testhost::alloc::random_hex(4));
+    let task = format!("containerd-driver/task-id=canary/health/{}-1-1", i32::MAX);
+    let labels = ["--label", "containerd-driver/schema=1", "--label", &task];
+    let ctr = &b.rig.containerd;
+    let create: Vec<&str> = ["containers", "create"]
+        .into_iter()
+        .chain(labels)
+        .chain([&*image, &*id])
+        .collect();
+    ctr.ctr(&namespace, &create).await.expect("ctr containers create");
+    for _ in 0..4 {
+        json(b, &[]).await;
+        let listed = ctr.ctr(&namespace, &["containers", "ls", "-q"]).await.expect("ctr");
+        assert!(listed.lines().any(|line| line == id), "the audit has removed {id}");
+    }
+    ctr.ctr(&namespace, &["containers", "rm", &id])
+        .await
+        .expect("ctr containers rm");
+}
+
 async fn without_containerd_nothing_can_be_said(b: &mut Bench) {
     let nowhere = b.rig.dir().join("nowhere.sock").display().to_string();
     let output = run(&["--address", &nowhere, "--json"]).await;
     assert_eq!(output.status.code(), Some(2));
-    assert!(output.stdout.is_empty());
+    let answer: Json = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert!(
+        answer["error"].as_str().is_some_and(|text| text.contains("containerd")),
+        "{answer}"
+    );
     let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(complaint.contains("containerd"), "{complaint}");
 }

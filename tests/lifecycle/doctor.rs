@@ -21,7 +21,7 @@ group!(doctor, Bench::new(), {
 });
 
 /// What is always looked at, in this order.
-const ALWAYS: [&str; 17] = [
+const ALWAYS: [&str; 18] = [
     "root",
     "socket",
     "containerd",
@@ -36,6 +36,7 @@ const ALWAYS: [&str; 17] = [
     "cni",
     "open-files",
     "processes",
+    "shim-limits",
     "inotify",
     "space",
     "clock",

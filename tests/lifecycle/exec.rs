@@ -16,6 +16,7 @@ group!(exec, Bench::new(), {
     notty_input_arrives_and_ends,
     tty_merges_the_streams_with_line_ends_of_a_terminal,
     tty_has_the_last_size_that_came_before_the_start,
+    tty_has_its_size_from_the_start,
     tty_is_resized_while_it_runs,
     tty_echoes_what_is_typed,
     tty_session_ends_with_its_lead,
@@ -209,11 +210,23 @@ pub(crate) async fn tty_merges_the_streams_with_line_ends_of_a_terminal(b: &mut 
 
 pub(crate) async fn tty_has_the_last_size_that_came_before_the_start(b: &mut Bench) {
     let task = sleeper(b, "exec-size").await;
-    let session = sh(&task, "sleep 1; stty size", true).await;
-    session.resize(50, 40).await;
-    session.resize(100, 100).await;
-    let outcome = finish(session).await;
+    let later = sh(&task, "sleep 1; stty size", true).await;
+    later.resize(50, 40).await;
+    later.resize(100, 100).await;
+    let outcome = finish(later).await;
     assert_eq!((outcome.stdout_text().as_str(), outcome.code()), ("100 100\r\n", 0));
+    destroy(task).await;
+}
+
+/// Also of a program that asks for it first of all: runc gives the terminal its size; crun (1.8) leaves that to the shim, which is
+/// told after the start.
+pub(crate) async fn tty_has_its_size_from_the_start(b: &mut Bench) {
+    let task = sleeper(b, "exec-first-size").await;
+    for _ in 0..5 {
+        let first = task.exec_session_sized(&["stty", "size"], (31, 77)).await;
+        let first = first.expect("ExecTaskStreaming");
+        assert_eq!(finish(first).await.stdout_text(), "31 77\r\n");
+    }
     destroy(task).await;
 }
 

@@ -18,6 +18,7 @@ group!(memory, Bench::new(), {
     memory_that_was_lacking_while_nobody_looked_is_said,
     a_child_of_long_ago_is_not_why_a_task_was_killed,
     a_child_of_an_earlier_plugin_is_not_why_a_task_was_killed,
+    a_child_of_an_earlier_plugin_is_not_why_a_task_was_killed_that_nobody_saw,
 });
 
 /// Touches so much that no limit of these tests allows it.
@@ -204,4 +205,56 @@ async fn a_child_of_an_earlier_plugin_is_not_why_a_task_was_killed(b: &mut Bench
     }
     b.rig.relaunch().await.expect("RecoverTask");
     told_apart_long_after(killed, hungry).await;
+}
+
+/// How many processes of its cgroup the kernel has killed for want of memory.
+fn kernels_count(pid: u32) -> u64 {
+    let files = ["memory.oom_control", "memory.events"];
+    let dirs = procfs::cgroups(pid).into_iter();
+    let mut texts = dirs.flat_map(|dir| files.map(|file| std::fs::read_to_string(dir.join(file)).unwrap_or_default()));
+    let count = texts.find_map(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("oom_kill "))?;
+        line.trim().parse().ok()
+    });
+    count.expect("a counter of the kernel's")
+}
+
+/// The plugin that has seen the child die writes it down, once the task has lived on for long enough.
+async fn a_child_of_an_earlier_plugin_is_not_why_a_task_was_killed_that_nobody_saw(b: &mut Bench) {
+    let (killed, hungry) = two_that_outlive_a_child(b).await;
+    let mut pids = Vec::new();
+    for task in [&killed, &hungry] {
+        go(task);
+        task.wait_line(patience(), "child 137").await;
+        pids.push(container_of(task).await.1);
+    }
+    for task in [&killed, &hungry] {
+        let (container, pid) = container_of(task).await;
+        let noted = async {
+            let info = ["containers", "info", &container];
+            loop {
+                let info = b.rig.containerd.ctr(b.rig.namespace(), &info).await;
+                // A `sleep` that follows at once may lack what the child has not given back yet, which counts too.
+                let label = format!("\"containerd-driver/oom-kills\": \"{}\"", kernels_count(pid));
+                if info.expect("ctr containers info").contains(&label) {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        };
+        within(patience(), "the label of killed processes", noted).await;
+    }
+    b.rig.plugin().sigkill().await;
+    kill(pids[0]);
+    std::fs::write(hungry.alloc.shared_dir().join("more"), "").expect("the sign to want more");
+    for task in [&killed, &hungry] {
+        task.logs_end(patience()).await;
+    }
+    b.rig.relaunch().await.expect("RecoverTask");
+    let (code, oom, err) = outcome(&killed).await;
+    assert_eq!((code, oom, err.as_str()), (137, false, ""));
+    let (code, oom, err) = outcome(&hungry).await;
+    assert_eq!((code, oom), (137, true), "{err:?}");
+    killed.destroy(false).await.expect("DestroyTask");
+    hungry.destroy(false).await.expect("DestroyTask");
 }

@@ -3,6 +3,7 @@
 //! That nothing was removed is not waited for by the clock: each case has an orphan beside it, and looks when that is gone.
 
 use crate::bench::{Bench, assert_running, container_of, group, kind, patience, secs};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use std::path::Path;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ group!(reaper, bench(json!({})), {
     what_an_agent_had_before_its_directory_was_wiped_goes_and_what_it_has_stays,
     a_snapshot_without_a_container_goes,
     a_start_that_was_killed_half_way_goes,
+    an_orphan_whose_shim_hangs_goes,
 });
 
 group!(reaper_dry_run, bench(json!({ "dry_run": true })), {
@@ -109,6 +111,25 @@ async fn a_container_of_a_dead_allocation_is_removed_with_all_it_has_and_not_bef
             .any(|line| line.contains("orphan removed") && line.contains(&container)),
         "the removal is not told: {lines:#?}"
     );
+    forget(task).await;
+}
+
+async fn an_orphan_whose_shim_hangs_goes(b: &mut Bench) {
+    let (task, container) = start(b, "hung").await;
+    let (_, pid) = container_of(&task).await;
+    let shim = b.rig.containerd.shim_of(&container).expect("the task's shim");
+    let shim = Pid::from_raw(i32::try_from(shim).expect("a process id")).expect("a process id");
+    kill_process(shim, Signal::STOP).expect("SIGSTOP");
+    b.rig.relaunch_only().await.expect("relaunch");
+    std::fs::remove_dir_all(task.alloc.dir()).expect("the allocation's directory");
+    let gone = async {
+        while has_container(b, &container).await {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    // containerd waits for the shim for some seconds before it says so.
+    within(grace() * 3 + secs(60) + patience(), "the end of an orphan", gone).await;
+    assert!(!testhost::procfs::alive(pid));
     forget(task).await;
 }
 

@@ -1,19 +1,30 @@
 //! The plugin dies without goodbye; a new one takes over.
 
-use crate::bench::{Bench, assert_counted, assert_running, group, patience, secs, slowness};
+use crate::bench::{Bench, assert_counted, assert_running, container_of, group, patience, secs, slowness};
+use containerd_client::events::TaskExit;
+use containerd_client::services::v1::PublishRequest;
+use containerd_client::services::v1::events_client::EventsClient;
 use futures_util::future::join_all;
+use prost::Message as _;
 use prost_types::Timestamp;
 use std::time::Duration;
 use testhost::rig::RunningTask;
+use testhost::wire::driver::fingerprint_response::HealthState;
 use testhost::wire::driver::{RecoverTaskRequest, TaskConfig, TaskHandle, TaskState};
 use testhost::within::within;
 
 group!(recovery, Bench::new(), {
     ten_tasks_survive_sigkill_with_every_line_and_every_code,
     a_recovered_task_is_as_good_as_a_new_one,
+    an_exit_that_is_told_of_an_earlier_attempt_is_not_the_tasks,
     what_cannot_be_recovered_is_an_error_and_harms_nothing,
+    a_task_whose_id_is_not_nomads_keeps_its_name_and_allocation,
+    a_task_of_another_namespace_of_containerd_does_not_run_twice,
     an_earlier_life_that_nobody_recovered_ends_before_the_next_one_begins,
 });
+
+/// How long a wait is given in which no exit may come: longer than the driver holds one back.
+const MOMENT: Duration = Duration::from_secs(1);
 
 /// Prints numbered lines until its host says `end`, then their number, and exits with a code of its own.
 fn script(code: usize) -> String {
@@ -30,6 +41,62 @@ fn end(task: &RunningTask) {
 /// Every line once and in order, with none missing at the end.
 fn assert_complete(task: &RunningTask) {
     assert_counted(&task.lines(), task.id());
+}
+
+/// What containerd publishes of a process with this number.
+async fn publish_exit(b: &Bench, container: &str, pid: u32, code: u32) {
+    let exit = TaskExit {
+        container_id: container.to_owned(),
+        id: container.to_owned(),
+        pid,
+        exit_status: code,
+        exited_at: None,
+    };
+    let request = PublishRequest {
+        topic: "/tasks/exit".to_owned(),
+        event: Some(prost_types::Any {
+            type_url: "containerd.events.TaskExit".to_owned(),
+            value: exit.encode_to_vec(),
+        }),
+    };
+    let channel = b.rig.containerd.in_namespace(b.rig.namespace()).expect("a channel");
+    EventsClient::new(channel).publish(request).await.expect("published");
+}
+
+/// containerd tells of a killed process, 1.6 without its number, whenever it takes down what is left of a shim: also of one that an
+/// interrupted start of the same container had.
+async fn an_exit_that_is_told_of_an_earlier_attempt_is_not_the_tasks(b: &mut Bench) {
+    let task = b
+        .start(b.sh("trap 'exit 7' TERM; echo ready; while :; do sleep 0.1; done"))
+        .await;
+    task.wait_line(patience(), "ready").await;
+    let (container, _) = container_of(&task).await;
+    let others = [(0, 137), (1, 137), (1, 3)];
+    for (pid, code) in others {
+        publish_exit(b, &container, pid, code).await;
+    }
+    let told = tokio::time::timeout(MOMENT, task.wait()).await;
+    assert!(told.is_err(), "{told:?}");
+    assert_running(&task).await;
+    b.rig.relaunch_only().await.expect("relaunch");
+    b.rig
+        .wait_health(HealthState::Healthy, secs(35))
+        .await
+        .expect("healthy");
+    for (pid, code) in others {
+        publish_exit(b, &container, pid, code).await;
+    }
+    let request = RecoverTaskRequest {
+        task_id: String::new(),
+        handle: Some(task.persisted_handle()),
+    };
+    b.rig.driver().recover_task(request).await.expect("RecoverTask");
+    let told = tokio::time::timeout(MOMENT, task.wait()).await;
+    assert!(told.is_err(), "{told:?}");
+    assert_running(&task).await;
+    task.stop(secs(5), "").await.expect("StopTask");
+    assert_eq!(task.exit(patience()).await.exit_code, 7);
+    task.destroy(false).await.expect("DestroyTask");
 }
 
 async fn started_at(task: &RunningTask) -> Option<Timestamp> {
@@ -116,6 +183,56 @@ async fn a_recovered_task_is_as_good_as_a_new_one(b: &mut Bench) {
     b.rig.relaunch().await.expect("relaunch");
     assert_eq!(task.exit(patience()).await.exit_code, 77);
     task.destroy(false).await.expect("DestroyTask");
+}
+
+async fn a_task_whose_id_is_not_nomads_keeps_its_name_and_allocation(b: &mut Bench) {
+    let task = b.start(b.sleeper().name("plain").id(testhost::alloc::uuid())).await;
+    let about = |status: testhost::wire::driver::TaskStatus| (status.id, status.name);
+    let before = about(task.status().await.expect("InspectTask"));
+    assert_eq!(before.1, "plain");
+    b.rig.relaunch().await.expect("RecoverTask");
+    assert_eq!(about(task.status().await.expect("InspectTask")), before);
+    let events = b.rig.events();
+    task.stop(Duration::ZERO, "").await.expect("StopTask");
+    let mine = |event: &testhost::wire::driver::DriverTaskEvent| {
+        event.task_id == task.id() && event.message.contains("exited")
+    };
+    let told = events
+        .wait_for(secs(10), |all| all.iter().find(|event| mine(event)).cloned())
+        .await;
+    let told = told.expect("an event of its exit");
+    assert_eq!(
+        (told.alloc_id.as_str(), told.task_name.as_str()),
+        (task.alloc.id(), "plain")
+    );
+    task.destroy(false).await.expect("DestroyTask");
+}
+
+/// The operator has changed `containerd_namespace`: the host starts the task anew, so that the old one has to go.
+async fn a_task_of_another_namespace_of_containerd_does_not_run_twice(b: &mut Bench) {
+    let task = b.start(b.sleeper()).await;
+    let (container, _) = container_of(&task).await;
+    b.rig.relaunch_only().await.expect("relaunch");
+    let mut config = b.rig.config().clone();
+    config["containerd_namespace"] = "elsewhere".into();
+    b.rig.plugin().configure(&config).await.expect("SetConfig");
+    let request = RecoverTaskRequest {
+        task_id: String::new(),
+        handle: Some(task.persisted_handle()),
+    };
+    let refused = within(patience(), "RecoverTask", b.rig.driver().recover_task(request)).await;
+    let words = refused.expect_err("a task of another namespace").message().to_owned();
+    assert!(
+        words.contains("containerd_namespace") && words.contains("elsewhere"),
+        "{words}"
+    );
+    let left = b.rig.scope().take().await.expect("census");
+    assert!(
+        !left.containers.contains(&container) && !left.tasks.contains(&container),
+        "{container} is left"
+    );
+    task.destroy(true).await.expect("DestroyTask of what is gone");
+    b.rig.plugin().configure(b.rig.config()).await.expect("SetConfig");
 }
 
 async fn what_cannot_be_recovered_is_an_error_and_harms_nothing(b: &mut Bench) {

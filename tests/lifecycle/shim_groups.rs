@@ -3,12 +3,15 @@
 //! With `CD_SHIM_MEMORY` set to a number of tasks, `shim_memory` prints what the shims of so many hold.
 
 use crate::bench::{Bench, assert_running, container_of, group, kind, patience, secs, settle};
-use containerd_client::services::v1::sandbox::StoreDeleteRequest;
 use containerd_client::services::v1::sandbox::store_client::StoreClient;
+use containerd_client::services::v1::sandbox::{StoreCreateRequest, StoreDeleteRequest};
+use containerd_client::types::Sandbox;
+use containerd_client::types::sandbox::Runtime;
 use futures_util::future::join_all;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 use testhost::containerd::ContainerdKind;
 use testhost::procfs;
@@ -28,7 +31,9 @@ group!(shim_groups, bench(json!({ "shim_group": "node", "shim_group_max": MOST, 
     tasks_outlive_a_containerd_that_stops_and_starts,
     an_exit_is_told_by_the_shared_shim_while_containerd_is_away,
     starts_and_removals_at_once_do_not_meet_in_a_shim_that_ends,
+    a_start_that_is_refused_beside_others_is_refused_for_good,
     the_audit_tells_whose_a_shared_shim_is,
+    the_audit_removes_a_sandbox_record_that_nobody_needs,
     containerd_hands_a_container_to_its_shim,
 });
 
@@ -371,10 +376,38 @@ async fn starts_and_removals_at_once_do_not_meet_in_a_shim_that_ends(b: &mut Ben
     no_shims(b).await;
 }
 
-async fn the_audit_tells_whose_a_shared_shim_is(b: &mut Bench) {
-    let tasks = several(b, 2).await;
-    destroy(&tasks[0], true).await;
-    let joins = b.start(ticks(b, "joins", 33)).await;
+/// Its shim may have ended before it is taken back, with the last of the others.
+async fn a_start_that_is_refused_beside_others_is_refused_for_good(b: &mut Bench) {
+    let bench = &*b;
+    let good = |n: usize| async move {
+        for _ in 0..4 {
+            let task = bench.start(bench.sleeper().name(format!("good-{n}"))).await;
+            destroy(&task, true).await;
+        }
+    };
+    let bad = |n: usize| async move {
+        for _ in 0..8 {
+            let spec = bench
+                .sleeper()
+                .name(format!("bad-{n}"))
+                .option("work_dir", json!("/bin/sh"));
+            let status = match bench.rig.start(spec).await {
+                Err(status) => status,
+                Ok(_) => panic!("it runs in a file"),
+            };
+            let text = format!("{status:#}");
+            assert!(
+                text.contains("option work_dir") && !text.contains("interrupted"),
+                "{text}"
+            );
+        }
+    };
+    tokio::join!(join_all((0..2).map(good)), join_all((0..4).map(bad)));
+    no_shims(b).await;
+}
+
+/// Exit code and answer of `audit --json`.
+async fn audit(b: &Bench, more: &[&str]) -> (i32, serde_json::Value) {
     let socket = b.rig.containerd.socket().display().to_string();
     let mut command = Command::new(std::env::var_os("CD_DRIVER_BIN").expect("CD_DRIVER_BIN"));
     command
@@ -386,9 +419,29 @@ async fn the_audit_tells_whose_a_shared_shim_is(b: &mut Bench) {
             "--namespace",
             b.rig.namespace(),
         ])
+        .args(more)
         .kill_on_drop(true);
     let output = within(patience(), "the audit", command.output()).await.expect("spawn");
-    let found: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let found = serde_json::from_slice(&output.stdout).expect("JSON");
+    (output.status.code().expect("an exit code"), found)
+}
+
+/// Sandbox records in an audit, with what is thought of each.
+fn sandboxes(found: &serde_json::Value) -> BTreeMap<String, String> {
+    let all = found["things"].as_array().expect("things");
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    all.iter()
+        .filter(|thing| thing["kind"] == "sandbox")
+        .map(|thing| (text(&thing["name"]), text(&thing["standing"])))
+        .collect()
+}
+
+async fn the_audit_tells_whose_a_shared_shim_is(b: &mut Bench) {
+    let tasks = several(b, 2).await;
+    destroy(&tasks[0], true).await;
+    let joins = b.start(ticks(b, "joins", 33)).await;
+    let (code, found) = audit(b, &[]).await;
+    assert_eq!(code, 0, "{found:#}");
     let all = found["things"].as_array().expect("things");
     let mut shims = all.iter().filter(|thing| thing["kind"] == "shim");
     let shim = shims.next().expect("a shim");
@@ -403,9 +456,65 @@ async fn the_audit_tells_whose_a_shared_shim_is(b: &mut Bench) {
         let owner = task.alloc.dir().display().to_string();
         assert!(shim["owner"].as_str().is_some_and(|of| of.contains(&owner)), "{shim:#}");
     }
+    let known: BTreeMap<_, _> = records(b)
+        .await
+        .into_iter()
+        .map(|id| (id, "in_use".to_owned()))
+        .collect();
+    assert_eq!(sandboxes(&found), known);
     stop_and_destroy(&tasks[1], 11).await;
     stop_and_destroy(&joins, 33).await;
     no_shims(b).await;
+}
+
+/// One whose plugin has ended for good goes, one of somebody else stays.
+async fn the_audit_removes_a_sandbox_record_that_nobody_needs(b: &mut Bench) {
+    if kind() != ContainerdKind::V24 {
+        assert!(records(b).await.is_empty());
+        return;
+    }
+    let channel = b.rig.containerd.in_namespace(b.rig.namespace()).expect("a channel");
+    let mut store = StoreClient::new(channel);
+    // A process of this boot that has ended, as far as its time of start tells.
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("boot id");
+    let namespace = std::fs::metadata("/proc/self/ns/pid")
+        .expect("a process namespace")
+        .ino();
+    let dead = format!("{}/{namespace}:{}:1", boot.trim(), std::process::id());
+    let (ours, theirs) = ("containerd-driver-0123456789abcdef", "pod-of-others");
+    for id in [ours, theirs] {
+        let sandbox = Sandbox {
+            sandbox_id: id.to_owned(),
+            runtime: Some(Runtime {
+                name: "io.containerd.runc.v2".to_owned(),
+                options: None,
+            }),
+            labels: [("containerd-driver/plugin".to_owned(), dead.clone())].into(),
+            ..Sandbox::default()
+        };
+        let request = StoreCreateRequest { sandbox: Some(sandbox) };
+        store.create(request).await.expect("create the record");
+    }
+    let orphans = async {
+        loop {
+            let (code, found) = audit(b, &["--all", "--grace", "1s"]).await;
+            if code == 1 {
+                return sandboxes(&found);
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    let found = within(patience(), "a record older than a second", orphans).await;
+    let standing = |id: &str| found.get(id).map(String::as_str);
+    assert_eq!((standing(ours), standing(theirs)), (Some("orphan"), Some("foreign")));
+    let (code, found) = audit(b, &["--fix", "--grace", "1s"]).await;
+    assert_eq!((code, &found["failures"]), (0, &json!(0)), "{found:#}");
+    assert_eq!(records(b).await, BTreeSet::from([theirs.to_owned()]));
+    let sandbox_id = theirs.to_owned();
+    store
+        .delete(StoreDeleteRequest { sandbox_id })
+        .await
+        .expect("delete the record");
 }
 
 /// The sandbox records there are.

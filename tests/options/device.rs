@@ -11,9 +11,11 @@ group!(devices_runc, cdi(), if wants("runc"), {
     a_device_of_nomads_plugin_needs_no_consent_of_the_job,
     cdi_names_bring_devices_mounts_and_variables,
     devices_that_cannot_be_are_refused,
+    a_device_in_the_place_of_something_else_is_refused,
 });
 group!(devices_crun, crun(), if wants("crun"), {
     host_devices_are_given_in_both_forms,
+    a_device_in_the_place_of_something_else_is_refused,
 });
 
 /// A bench with a CDI file.
@@ -107,6 +109,14 @@ async fn cdi_names_bring_devices_mounts_and_variables(b: &mut Bench) {
     says(&b.refused(own).await, &["devices[0]", "/opt/thing", "tmpfs"]);
     let missing = b.refused(json!({ "devices": ["example.com/thing=7"] })).await;
     says(&missing, &["devices", "example.com/thing=7"]);
+}
+
+/// Runtimes leave what the image has there as it is, without a word.
+async fn a_device_in_the_place_of_something_else_is_refused(b: &mut Bench) {
+    let taken = b
+        .refused(json!({ "devices": ["/dev/null", "/dev/kmsg:/etc/passwd"] }))
+        .await;
+    says(&taken, &["devices[1]", "/etc/passwd"]);
 }
 
 async fn devices_that_cannot_be_are_refused(b: &mut Bench) {

@@ -4,6 +4,7 @@ use crate::bench::{Bench, container_of, group, namespace};
 use crate::look::{bench, consent, crun, end, says, wants, with};
 use serde_json::{Value as Json, json};
 use std::path::Path;
+use testhost::task::TaskSpec;
 
 group!(isolation_runc, bench(consent()), if wants("runc"), {
     capabilities_are_the_default_set_and_what_was_added_and_dropped,
@@ -14,15 +15,20 @@ group!(isolation_runc, bench(consent()), if wants("runc"), {
     a_privileged_task_has_it_all,
     namespaces_are_private_or_the_hosts_as_asked,
     kernel_parameters_are_those_of_the_container,
+    who_is_not_root_can_use_a_low_port_of_the_containers_own,
     a_user_namespace_has_ids_of_its_own_where_snapshots_can_be_mapped,
+    a_user_namespace_leaves_the_hosts_null_device_alone,
     contradictions_are_refused,
 });
 group!(isolation_crun, crun(), if wants("crun"), {
+    who_is_not_root_can_use_a_low_port_of_the_containers_own,
     capabilities_are_the_default_set_and_what_was_added_and_dropped,
     programs_gain_no_privileges_unless_they_may,
     the_default_profile_filters_system_calls,
     kernel_paths_are_hidden_and_read_only,
     namespaces_are_private_or_the_hosts_as_asked,
+    a_user_namespace_leaves_the_hosts_null_device_alone,
+    a_command_leaves_the_hosts_null_device_alone,
 });
 
 const CHOWN: u64 = 1 << 0;
@@ -275,7 +281,9 @@ fn maps_ids(dir: &Path) -> bool {
 
 async fn a_user_namespace_has_ids_of_its_own_where_snapshots_can_be_mapped(b: &mut Bench) {
     let options = json!({ "userns": "private" });
-    let script = "echo map=$(tr -s ' ' </proc/self/uid_map); echo id=$(id -u); echo owner=$(stat -c %u /bin/busybox); touch /mine && echo root=ok; touch /local/f && echo local=ok";
+    let script = "echo map=$(tr -s ' ' </proc/self/uid_map); echo id=$(id -u); echo owner=$(stat -c %u /bin/busybox); touch /mine && echo root=ok; touch /local/f && echo local=ok; \
+                  (echo out >/dev/stdout) 2>/dev/null && echo stdout=ok; (: >/dev/stderr) 2>/dev/null && echo stderr=ok; \
+                  echo '# more' >>/etc/hosts && echo hosts=ok";
     if crate::bench::kind() == testhost::containerd::ContainerdKind::Debian16 {
         says(&b.refused(options).await, &["userns", "private", "containerd 2"]);
         return;
@@ -291,7 +299,16 @@ async fn a_user_namespace_has_ids_of_its_own_where_snapshots_can_be_mapped(b: &m
         ("owner", "0"),
         ("root", "ok"),
         ("local", "ok"),
+        ("stdout", "ok"),
+        ("stderr", "ok"),
+        ("hosts", "ok"),
     ]);
+    b.look(
+        json!({ "userns": "auto:size=1000" }),
+        "echo map=$(tr -s ' ' </proc/self/uid_map)",
+    )
+    .await
+    .are([("map", "0 100000 65536")]);
     // What of the host goes with it: the name, the cgroup tree, and devices at their own paths.
     let shared = json!({ "userns": "private", "uts_mode": "host", "cgroupns": "host", "devices": ["/dev/kmsg"] });
     let script = "echo dev=$(stat -c %t:%T /dev/kmsg); echo name=$(hostname)";
@@ -310,6 +327,47 @@ async fn a_user_namespace_has_ids_of_its_own_where_snapshots_can_be_mapped(b: &m
             &["userns", with],
         );
     }
+}
+
+/// The namespace cannot make one, so the container has the host's; crun before 1.24 gives the process's input to its user.
+async fn a_user_namespace_leaves_the_hosts_null_device_alone(b: &mut Bench) {
+    use std::os::unix::fs::MetadataExt as _;
+    if crate::bench::kind() == testhost::containerd::ContainerdKind::Debian16 || !maps_ids(b.rig.dir()) {
+        return;
+    }
+    let owner = || {
+        let found = std::fs::metadata("/dev/null").expect("/dev/null");
+        (found.uid(), found.gid(), found.mode())
+    };
+    let before = owner();
+    let script = "read x; echo end=$?; echo in=$(stat -Lc %F /proc/self/fd/0 | tr ' ' _)";
+    let spec = b.with_options(json!({ "userns": "private" }), script).user("1234");
+    b.seen(spec).await.are([("end", "1")]);
+    assert_eq!(owner(), before);
+    let terminal = json!({ "userns": "private", "tty": true });
+    if b.rig.config()["containerd_runtime"] == "crun" {
+        says(&b.refused(terminal).await, &["option tty", "/dev/null"]);
+    } else {
+        let spec = b.with_options(terminal, "echo is=here").user("1234");
+        b.seen(spec).await.are([("is", "here")]);
+    }
+    assert_eq!(owner(), before);
+}
+
+/// Its input is not the shim's own, which is the host's device.
+async fn a_command_leaves_the_hosts_null_device_alone(b: &mut Bench) {
+    use std::os::unix::fs::MetadataExt as _;
+    let owner = || {
+        let found = std::fs::metadata("/dev/null").expect("/dev/null");
+        (found.uid(), found.gid(), found.mode())
+    };
+    let before = owner();
+    let task = b.start(b.sleeper().user("1234")).await;
+    let argv = ["sh", "-c", "read x; echo end=$?; id -u"];
+    let answer = task.exec(&argv, crate::bench::secs(10)).await.expect("ExecTask");
+    assert_eq!(String::from_utf8_lossy(&answer.stdout), "end=1\n1234\n");
+    assert_eq!(owner(), before);
+    end(task).await;
 }
 
 async fn contradictions_are_refused(b: &mut Bench) {
@@ -335,4 +393,18 @@ async fn contradictions_are_refused(b: &mut Bench) {
     ] {
         says(&b.refused(options).await, &words);
     }
+}
+
+/// As with Docker.
+async fn who_is_not_root_can_use_a_low_port_of_the_containers_own(b: &mut Bench) {
+    let script = "cd /proc/sys/net/ipv4; echo ping=$(cat ping_group_range)
+        (echo hello | nc -l -p 80 >/tmp/in) & for i in $(seq 50); do echo x | nc 127.0.0.1 80 >/tmp/out 2>/dev/null && break; sleep 0.1; done
+        echo out=$(cat /tmp/out)";
+    let run = |options: Json| with(TaskSpec::new(&b.image).sh(script).user("1000"), options);
+    let seen = b.seen(run(json!({}))).await;
+    seen.are([("out", "hello"), ("ping", "0 2147483647")]);
+    let own =
+        json!({ "sysctl": [{ "net.ipv4.ping_group_range": "5 6", "net/ipv4/ip_unprivileged_port_start": "1024" }] });
+    let seen = b.seen(run(own)).await;
+    seen.are([("out", ""), ("ping", "5 6")]);
 }

@@ -106,6 +106,10 @@ async fn swap_is_as_asked_where_the_kernel_counts_it(b: &mut Bench) {
         "swap without limit is {found}"
     );
     end(task).await;
+    // Nothing bounds it anyway.
+    let unbound = b.sleeper().memory_mb(64).memory_max_mb(-1);
+    let (task, _) = running(b, unbound, json!({ "memory_swap": "-1" })).await;
+    end(task).await;
     let options = json!({ "memory_swappiness": 10 });
     if unified() {
         says(&b.refused(options).await, &["memory_swappiness", "10"]);
@@ -220,7 +224,10 @@ async fn the_operators_limit_of_processes_is_default_and_ceiling(b: &mut Bench) 
     let (task, pid) = running(b, b.sleeper(), json!({ "pids_limit": 10 })).await;
     is(pid, "pids.max", "pids.max", &["10"]);
     end(task).await;
-    for above in [51, 0, -1] {
+    let (task, pid) = running(b, b.sleeper(), json!({ "pids_limit": 0 })).await;
+    is(pid, "pids.max", "pids.max", &["50"]);
+    end(task).await;
+    for above in [51, -1] {
         says(
             &b.refused(json!({ "pids_limit": above })).await,
             &["pids_limit", &above.to_string(), "50"],

@@ -14,6 +14,8 @@ group!(mounts_runc, bench(consent()), if wants("runc"), {
     sources_inside_the_task_directory_are_mounted,
     file_systems_in_memory_have_their_options,
     a_read_only_root_has_writable_volumes_of_the_image,
+    a_volume_of_the_image_keeps_owner_and_mode,
+    a_volume_of_the_image_is_there_without_a_layer_that_has_it,
     what_an_image_has_in_run_is_there,
     nomads_volumes_have_their_propagation,
     a_mount_may_take_the_place_of_the_runtimes_own,
@@ -32,6 +34,7 @@ group!(mounts_crun, crun(), if wants("crun"), {
     host_paths_are_mounted_in_every_form,
     file_systems_in_memory_have_their_options,
     a_read_only_root_has_writable_volumes_of_the_image,
+    a_volume_of_the_image_keeps_owner_and_mode,
     what_an_image_has_in_run_is_there,
     a_file_system_in_memory_has_its_mode_over_the_images_directory,
     a_mount_of_the_wrong_kind_is_told_by_its_option,
@@ -124,6 +127,43 @@ async fn a_read_only_root_has_writable_volumes_of_the_image(b: &mut Bench) {
     b.seen(spec)
         .await
         .are([("root", "1"), ("run", "0"), ("volume", "0"), ("content", "/home/app")]);
+}
+
+/// Servers begin as root, and go on as a user whom the image has given the directory of their data.
+async fn a_volume_of_the_image_keeps_owner_and_mode(b: &mut Bench) {
+    let config = testhost::image::ImageConfig::default()
+        .dir("data/", 0o700, 1000)
+        .link("linked", "/data")
+        .volume("/linked");
+    let image = b.rig.image("options/owned-volume", &config).await.expect("image");
+    let script = "for d in /data /linked/; do echo $d=$(stat -c %a:%u:%g $d); done";
+    for read_only in [false, true] {
+        let spec = with(
+            TaskSpec::new(&image).sh(script),
+            json!({ "readonly_rootfs": read_only }),
+        );
+        b.seen(spec)
+            .await
+            .are([("/data", "700:1000:1000"), ("/linked/", "700:1000:1000")]);
+    }
+}
+
+/// An image need not have more of a VOLUME than its name; one that it has keeps what is there.
+async fn a_volume_of_the_image_is_there_without_a_layer_that_has_it(b: &mut Bench) {
+    let config = testhost::image::ImageConfig::default()
+        .link("inside", "/home")
+        .volume("/none/at/all")
+        .volume("/inside/new")
+        .volume("/home");
+    let image = b.rig.image("options/bare-volumes", &config).await.expect("image");
+    let script = "for d in /none/at/all /none /home/new; do echo $d=$(stat -c %a:%u:%g $d); done; touch /none/at/all/x; echo write=$?; echo content=$(ls -d /home/app)";
+    b.seen(TaskSpec::new(&image).sh(script)).await.are([
+        ("/none/at/all", "755:0:0"),
+        ("/none", "755:0:0"),
+        ("/home/new", "755:0:0"),
+        ("write", "0"),
+        ("content", "/home/app"),
+    ]);
 }
 
 /// As images of database servers have it for their sockets. With a read-only root it is a copy in memory, to which runc
@@ -258,6 +298,7 @@ async fn a_file_system_in_memory_has_its_mode_over_the_images_directory(b: &mut 
         (short(":mode=0711,size=1m"), "711"),
         (block(json!({})), "1777"),
         (block(json!({ "mode": 448 })), "700"),
+        (block(json!({ "mode": 0, "size": 0 })), "1777"),
     ] {
         b.look(options, script).await.are([("mode", mode), ("write", "0")]);
     }

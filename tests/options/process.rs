@@ -8,6 +8,7 @@ use testhost::image::ImageConfig;
 group!(process_runc, bench(consent()), if wants("runc"), {
     groups_and_limits_and_directory_are_as_asked,
     names_of_other_drivers_mean_the_same,
+    an_entrypoint_of_an_empty_word_is_none,
     an_init_reaps_orphans_as_process_one,
     a_terminal_is_one,
     standard_input_is_at_its_end_unless_kept_open,
@@ -67,6 +68,22 @@ async fn names_of_other_drivers_mean_the_same(b: &mut Bench) {
     b.look(json!({ "cwd": "/a", "work_dir": "/a" }), "echo cwd=$(pwd)")
         .await
         .are([("cwd", "/a")]);
+}
+
+async fn an_entrypoint_of_an_empty_word_is_none(b: &mut Bench) {
+    let named = ImageConfig::default().entrypoint(["echo", "of=image"]).cmd(["cmd"]);
+    let image = b.rig.image("options/entrypoint", &named).await.expect("an image");
+    let spec = |options| crate::look::with(testhost::task::TaskSpec::new(&image), options);
+    let cleared = json!({ "entrypoint": [""], "command": "echo", "args": ["of=job"] });
+    b.seen(spec(cleared)).await.are([("of", "job")]);
+    says(
+        &b.refused_spec(spec(json!({ "entrypoint": [""] }))).await,
+        &["option entrypoint: ", "nothing to run"],
+    );
+    let empty = ImageConfig::default().entrypoint([""]).cmd(["echo", "of=cmd"]);
+    let image = b.rig.image("options/no-entrypoint", &empty).await.expect("an image");
+    let spec = testhost::task::TaskSpec::new(&image);
+    b.seen(spec).await.are([("of", "cmd")]);
 }
 
 async fn an_init_reaps_orphans_as_process_one(b: &mut Bench) {

@@ -16,6 +16,7 @@ group!(refusals_runc, opened(), if wants("runc"), {
     an_option_is_called_as_the_job_wrote_it,
     what_a_user_namespace_cannot_have_is_named,
     a_task_brings_its_own_init,
+    a_gpu_is_what_the_device_plugin_gives,
 });
 group!(refusals_strict, bench(json!({})), if wants("runc"), {
     priorities_over_the_rest_of_the_node_need_consent,
@@ -42,6 +43,26 @@ async fn what_only_a_runtime_can_tell_names_the_option(b: &mut Bench) {
         (
             json!({ "ulimit": [{ "nofile": "3" }] }),
             ["option ulimit.nofile: \"3\"", "too many open files"],
+        ),
+        (
+            json!({ "work_dir": "/etc/passwd" }),
+            ["option work_dir: \"/etc/passwd\"", "not a directory"],
+        ),
+        (
+            json!({ "work_dir": "/etc/passwd/x" }),
+            ["option work_dir: \"/etc/passwd/x\"", "not a directory"],
+        ),
+        (
+            json!({ "devices": ["/dev/null:/etc/passwd/x"] }),
+            ["option devices[0]: \"/etc/passwd/x\"", "not a directory"],
+        ),
+        (
+            json!({ "devices": [{ "host_path": "/dev/null", "container_path": "/sys/x" }] }),
+            ["option devices[0].container_path: \"/sys/x\"", "outside /proc and /sys"],
+        ),
+        (
+            json!({ "work_dir": "/proc/self/fd/7" }),
+            ["option work_dir: \"/proc/self/fd/7\"", "outside /proc"],
         ),
     ] {
         says(&b.refused(options).await, &words);
@@ -88,6 +109,8 @@ async fn options_of_other_drivers_say_what_to_use_instead(b: &mut Bench) {
         ("ipv4_address", json!("10.0.0.9"), "CNI"),
         ("ipv6_address", json!("fd00::9"), "CNI"),
         ("mac_address", json!("02:42:ac:11:00:02"), "CNI"),
+        ("static_ips", json!([{ "a": "10.0.0.9" }]), "CNI"),
+        ("static_macs", json!([{ "a": "02:42:ac:11:00:02" }]), "CNI"),
         ("advertise_ipv6_address", json!(true), "service block"),
         ("cpuset_cpus", json!("0-3"), "cores"),
         ("isolation", json!("hyperv"), "runtime"),
@@ -99,7 +122,8 @@ async fn options_of_other_drivers_say_what_to_use_instead(b: &mut Bench) {
         assert!(!error.message().contains("hunter2"), "{error:?}");
     }
     // This is so anyway.
-    let none = json!({ "healthchecks": [{ "disable": true }], "advertise_ipv6_address": false, "socket": "default" });
+    let none = json!({ "healthchecks": [{ "disable": true }], "advertise_ipv6_address": false, "socket": "default",
+        "logging": [{ "driver": "nomad" }], "container_exists_attempts": 3 });
     assert_eq!(b.run(b.with_options(none, "true")).await.0, 0);
 }
 
@@ -126,7 +150,7 @@ async fn ports_are_those_of_the_group(b: &mut Bench) {
 async fn an_option_is_called_as_the_job_wrote_it(b: &mut Bench) {
     for (options, words) in [
         (json!({ "work_dir": "relative" }), ["option work_dir: ", "relative"]),
-        (json!({ "userns_mode": "auto" }), ["option userns_mode: ", "auto"]),
+        (json!({ "userns_mode": "keep-id" }), ["option userns_mode: ", "keep-id"]),
         (
             json!({ "mount": [{ "type": "bind", "source": "/no/such", "target": "/x", "readonly": true }] }),
             ["mount: ", "/no/such"],
@@ -183,6 +207,28 @@ async fn a_task_brings_its_own_init(b: &mut Bench) {
     says(&without, &["option init_path: ", "init = true"]);
     let missing = b.refused(json!({ "init": true, "init_path": "/no/such" })).await;
     says(&missing, &["option init_path: \"/no/such\"", "no such program"]);
+}
+
+/// The runtime for GPUs is one that is not there: whether it was chosen is seen.
+async fn a_gpu_is_what_the_device_plugin_gives(b: &mut Bench) {
+    let base = b.rig.config().clone();
+    let mut config = base.clone();
+    config["nvidia_runtime"] = json!("gone");
+    b.rig.plugin().configure(&config).await.expect("SetConfig");
+    let of_job = b.sh("true").env("NVIDIA_VISIBLE_DEVICES", "all");
+    assert_eq!(b.run(of_job.clone()).await.0, 0);
+    let mut of_plugin = of_job;
+    of_plugin.tweak = Some(|task| {
+        task.device_env
+            .insert("NVIDIA_VISIBLE_DEVICES".to_owned(), "GPU-1".to_owned());
+    });
+    says(&b.refused_spec(of_plugin.clone()).await, &["/opt/no/such-runtime"]);
+    let other = with(of_plugin, json!({ "runtime": "runc" }));
+    says(
+        &b.refused_spec(other).await,
+        &["option runtime: \"runc\"", "nvidia_runtime"],
+    );
+    b.rig.plugin().configure(&base).await.expect("SetConfig");
 }
 
 async fn priorities_over_the_rest_of_the_node_need_consent(b: &mut Bench) {
@@ -249,6 +295,17 @@ fn settings() -> Vec<(&'static str, Json, [&'static str; 2])> {
             ["option containerd_namespace", "my jobs"],
         ),
         ("pids_limit", json!(-1), ["option pids_limit: -1", "0 for no limit"]),
+        (
+            "disable_log_collection",
+            json!(true),
+            ["option disable_log_collection: ", "log_collection = "],
+        ),
+        ("oom_score_adj", json!(-5), ["option oom_score_adj: ", "allow_caps"]),
+        (
+            "logging",
+            json!([{ "type": "journald" }]),
+            ["option logging: ", "logs block"],
+        ),
         ("init_path", json!("tini"), ["option init_path: ", "absolute path"]),
         (
             "runtimes",

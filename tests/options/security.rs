@@ -15,6 +15,7 @@ group!(security, bench(json!({})), if wants("runc"), {
     cve_2026_6959_links_in_place_of_the_log_pipes_are_not_followed,
     a_link_in_place_of_a_task_directory_is_not_followed,
     links_in_the_image_lead_no_mount_over_what_is_the_runtimes,
+    what_the_image_has_as_the_null_device_is_given_to_nobody,
     cve_2026_6959_no_layout_of_links_and_mounts_makes_the_log_directory_writable,
     links_that_images_usually_have_are_in_nobodys_way,
     a_neighbour_that_swaps_a_source_gains_nothing,
@@ -158,6 +159,31 @@ async fn links_in_the_image_lead_no_mount_over_what_is_the_runtimes(b: &mut Benc
         let error = b.refused_spec(spec).await;
         says(&error, &[target, "links in the image"]);
     }
+}
+
+/// The class of CVE-2025-31133: the runtime gives a process what is at `/dev/null` as its input, and `/proc/sys` is still
+/// writable then.
+async fn what_the_image_has_as_the_null_device_is_given_to_nobody(b: &mut Bench) {
+    let links = [("dev/null", "/proc/sys/kernel/domainname"), ("z", "/dev")];
+    let image = image(b, "null", &links).await;
+    let before = std::fs::read_to_string("/proc/sys/kernel/domainname").expect("a parameter");
+    let words = "tmpcopyup,dev,exec,suid";
+    for (options, named) in [
+        (json!({ "tmpfs": [format!("/dev:{words}")] }), "option tmpfs: \"/dev\""),
+        (json!({ "tmpfs": ["/dev:dev"] }), "option tmpfs: \"/dev\""),
+        (
+            json!({ "mounts": [{ "type": "tmpfs", "target": "/dev", "options": words.split(',').collect::<Vec<_>>() }] }),
+            "option mounts[0]: \"/dev\"",
+        ),
+        (json!({ "tmpfs": [format!("/z:{words}")] }), "/z"),
+    ] {
+        let spec = crate::look::with(TaskSpec::new(&image).sh("echo pwned >&0"), options);
+        says(&b.refused_spec(spec).await, &[named]);
+    }
+    let spec = TaskSpec::new(&image).sh("echo null=$(stat -c %t:%T /dev/null); echo pwned >&0; echo up=1");
+    b.seen(spec).await.are([("null", "1:3"), ("up", "1")]);
+    let after = std::fs::read_to_string("/proc/sys/kernel/domainname").expect("a parameter");
+    assert_eq!(after, before);
 }
 
 /// The log directory is read-only in the container because root opens what is in it.

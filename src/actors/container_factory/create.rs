@@ -9,18 +9,20 @@ use super::claim::claim;
 use super::earlier;
 use super::fault::{runtime_fault, task_fault};
 use super::grouping;
-use super::on_host::{self, Held, Logs, end_unused_logs, host_side, place, stdin};
+use super::held::{Held, Logs, end_unused_logs};
+use super::on_host::{self, host_side, place, stdin};
 use super::own_logs::{OwnLogs, unused_logs};
 use super::remap::remap;
 use super::remove::{at, remove};
 use super::stray;
+use super::undo::{is_away, owed, undo};
 use crate::actors::absence::Absence;
 use crate::actors::shared::{Links, Shared, unix_nanos};
 use crate::actors::supervision::book::ask_until;
-use crate::containerd::{ContainerRecord, Gateway, NewContainer, NewTask, RuntimeOptions};
+use crate::containerd::{ContainerRecord, Gateway, NewContainer, NewTask};
 use crate::host::survey;
 use crate::messages::Cx;
-use crate::messages::container::{ContainerError, CreateContainer, Created};
+use crate::messages::container::{ContainerError, CreateContainer, Created, PREPARING};
 use crate::messages::logs::CheckLogPaths;
 use crate::messages::runtime::{FaultKind, TaskView};
 use crate::spec::SpecError;
@@ -115,34 +117,6 @@ pub(super) async fn create(
     outcome
 }
 
-fn is_away(error: &ContainerError) -> bool {
-    matches!(error, ContainerError::Containerd { source, .. } if source.kind == FaultKind::Unreachable)
-}
-
-/// Removes what a failed start made. The answer is the reason of the failure, as the user is to see it.
-async fn undo(shared: &Shared, id: &ContainerId, why: ContainerError) -> ContainerError {
-    // Without containerd nothing can be undone now: whoever asked for the start owes the removal.
-    if is_away(&why) {
-        return why;
-    }
-    let undone = remove(shared, id, None)
-        .instrument(tracing::info_span!(names::CONTAINER_STEP, { names::STEP } = "undo"))
-        .await;
-    match undone {
-        Ok(()) => why,
-        Err(e) => {
-            tracing::warn!(container.id = %id, error = %e, "could not undo a failed start");
-            owed(&why, &e)
-        }
-    }
-}
-
-/// A start that failed and left something behind. By itself the reason may be final, and then nobody would come back to
-/// what is left; this one is worth a retry, so the removal is owed by whoever asked.
-fn owed(why: &dyn std::fmt::Display, left: &ContainerError) -> ContainerError {
-    ContainerError::Interrupted(format!("{why}; what it has made is not removed yet: {left}"))
-}
-
 async fn check_logs(links: &Arc<Links>, req: &CreateContainer) -> Result<Logs, ContainerError> {
     let check = CheckLogPaths {
         alloc_dir: req.task.alloc_dir.clone(),
@@ -182,24 +156,39 @@ struct Beginning<'a> {
 }
 
 impl Beginning<'_> {
-    /// Attempts until one has started the process, with what is in the way removed in between.
+    /// As [`Self::run_with`], with the pipes that are to be held meanwhile.
     async fn run(&self, links: &Arc<Links>) -> Result<Created, ContainerError> {
         let Self {
             shared,
-            gateway,
             id,
             req,
             plan,
             logs,
             ..
         } = *self;
-        let (begun, mut rest, mut purges) = (Instant::now(), REST.0, 0);
         let pipes = match &plan.logs {
             LogWay::Paths => logs,
             // Those of our own are read by whoever starts the task.
             LogWay::Files(_) | LogWay::Nowhere => &(None, None),
         };
-        let mut held = tokio::task::block_in_place(|| Held::none_of(&req.task.alloc_dir, pipes, plan.terminal));
+        let mut held = tokio::task::block_in_place(|| {
+            Held::none_of(&shared.keeper, id, &req.task.alloc_dir, pipes, plan.terminal)
+        });
+        let outcome = self.run_with(links, &mut held).await;
+        held.over().await;
+        outcome
+    }
+
+    /// Attempts until one has started the process, with what is in the way removed in between. `held`: the log pipes.
+    async fn run_with(&self, links: &Arc<Links>, held: &mut Held<'_>) -> Result<Created, ContainerError> {
+        let Self {
+            shared,
+            gateway,
+            id,
+            req,
+            ..
+        } = *self;
+        let (begun, mut rest, mut purges) = (Instant::now(), REST.0, 0);
         let mut absence = Absence::default();
         let earlier = loop {
             match earlier::find(shared, gateway, &req.task, id).await {
@@ -217,7 +206,7 @@ impl Beginning<'_> {
             }
         }
         while purges < ATTEMPTS {
-            match self.attempt(purges > 0, &mut held).await {
+            match self.attempt(purges > 0, held).await {
                 Ok(Attempt::Started(created)) => return Ok(created),
                 Ok(Attempt::InTheWay) => {
                     if let Err(e) = held.take().await {
@@ -288,11 +277,7 @@ impl Beginning<'_> {
             snapshotter: snapshotter.to_owned(),
             snapshot_key: id.as_str().to_owned(),
             runtime: plan.runtime.kind.clone(),
-            runtime_options: plan.runtime.takes_options().then(|| RuntimeOptions {
-                binary_name: plan.runtime.binary.clone(),
-                systemd_cgroup: plan.runtime.systemd_cgroup,
-                ..RuntimeOptions::default()
-            }),
+            runtime_options: on_host::runtime_options(plan),
             spec_json: grouping::annotated(on_host::spec_of(shared, id, plan)?, group.as_ref())?,
             labels,
             sandbox: sandbox.clone(),
@@ -381,7 +366,7 @@ impl Beginning<'_> {
                 .await
                 .map_err(at("reading snapshot"))?,
             Err(fault) if fault.kind == FaultKind::AlreadyExists => return Ok(Attempt::InTheWay),
-            Err(fault) => return Err(at("preparing snapshot")(fault)),
+            Err(fault) => return Err(at(PREPARING)(fault)),
         };
         step!(StartSnapshot);
         let stdin = tokio::task::block_in_place(|| stdin(shared, id, plan))?;

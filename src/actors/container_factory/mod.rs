@@ -12,6 +12,7 @@ mod create;
 mod earlier;
 mod fault;
 mod grouping;
+mod held;
 pub mod node;
 mod on_host;
 mod own_logs;
@@ -20,6 +21,7 @@ mod refusal;
 mod remap;
 mod remove;
 mod stray;
+mod undo;
 mod workshop;
 
 pub use workshop::Workshop;
@@ -206,8 +208,7 @@ impl ContainerFactory {
                 let (shared, workshop) = (Arc::clone(&self.shared), Arc::clone(&self.workshop));
                 let work = async move {
                     let turn = workshop.remove(&req.container).instrument(admission()).await;
-                    let work =
-                        async move { remove::remove(&shared, &req.container, req.go_namespace.as_deref()).await };
+                    let work = async move { remove::asked(&shared, &req.container, req.go_namespace.as_deref()).await };
                     whole(turn, Box::pin(work)).await
                 };
                 let work = self.shared.io.spawn(work.instrument(span));

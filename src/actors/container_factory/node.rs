@@ -9,7 +9,7 @@ use crate::spec::node::{
 use crate::spec::seccomp::wanted_profile;
 use crate::spec::settings::Settings;
 use crate::spec::task::TaskSpec;
-use crate::spec::{cdi, init};
+use crate::spec::{cdi, init, sysctl};
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 
@@ -34,6 +34,11 @@ pub(super) fn facts(shared: &Shared, settings: &Settings, task: &TaskSpec, conta
         resolv_upstream: host::node::resolv_upstream(host::node::RESOLVED_UPSTREAM),
         hosts: host::node::read("/etc/hosts").ok(),
         hostname: host::node::hostname(),
+        sysctls: sysctl::USUAL
+            .into_iter()
+            .map(|(key, _)| key)
+            .filter(|key| Path::new(&sysctl::path(key)).exists())
+            .collect(),
         host_gateway: wanted_gateway(task)
             .then(|| host::route::host_gateway(group_network(task)))
             .flatten(),

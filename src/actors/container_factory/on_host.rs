@@ -1,127 +1,22 @@
-//! The host's side of a creation: mount sources, generated files, the pipe of standard input, the log pipes.
+//! The host's side of a creation: mount sources, generated files, the pipe of standard input.
 //!
 //! All of it lies in the container's directory or is held by a descriptor, so it goes with the container's removal or
 //! with this process.
 
 use crate::actors::shared::Shared;
+use crate::containerd::RuntimeOptions;
 use crate::host::mounted::{self, Compared, Looked, Mounted};
 use crate::host::pins::{self, Pinned};
-use crate::host::{HostError, cgroup, exec, fifo, paths, selinux, shims};
+use crate::host::{HostError, cgroup, fifo, paths, selinux, shims};
 use crate::messages::container::ContainerError;
+use crate::spec::error::SpecError;
 use crate::spec::identity::ContainerId;
-use crate::spec::oci::{Beneath, ContainerPlan, Expected};
+use crate::spec::node::DeviceKind;
+use crate::spec::oci::{AskedDevice, Beneath, ContainerPlan, Expected};
 use crate::telemetry::steps::step;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-/// The log paths of a task that its shim opens: standard output and standard error.
-pub(super) type Logs = (Option<PathBuf>, Option<PathBuf>);
-
-/// How long the reader of a log pipe may take to open it again, and the rest between two looks: nothing tells of it.
-const READER_PATIENCE: Duration = Duration::from_secs(2);
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
-
-/// Writing ends of the log pipes, held from before a shim is told to open them until the start is over, and while what an
-/// earlier start has left is taken down.
-///
-/// Nomad's collector reads each pipe until its end and never again, and asks for a start again without starting its
-/// collectors again (`task_runner.go`, `runDriver` after `ErrPluginShutdown`). So the end of a leftover's shim, or of one
-/// that a containerd that goes away takes along, must not be the end of the pipe, or the next shim would write to nobody, or
-/// wait for a reader for ever.
-#[derive(Debug)]
-pub(super) struct Held<'a> {
-    alloc_dir: &'a Path,
-    /// Of a terminal, only the pipe that it writes to.
-    pipes: Vec<(&'a Path, Option<OwnedFd>)>,
-}
-
-impl<'a> Held<'a> {
-    /// Of these log paths, those that are pipes; none is held yet. A file has no end that its reader could take for the last.
-    pub(super) fn none_of(alloc_dir: &'a Path, logs: &'a Logs, terminal: bool) -> Self {
-        let paths = [logs.0.as_deref(), logs.1.as_deref().filter(|_| !terminal)];
-        let is_pipe = |path: &&Path| path.symlink_metadata().is_ok_and(|found| found.file_type().is_fifo());
-        Self {
-            alloc_dir,
-            pipes: paths
-                .into_iter()
-                .flatten()
-                .filter(is_pipe)
-                .map(|path| (path, None))
-                .collect(),
-        }
-    }
-
-    /// Takes hold of what is read and not held yet. A pipe whose reader is still to come is left alone: whoever opens it waits
-    /// for that.
-    pub(super) fn take_read(&mut self) -> Result<(), ContainerError> {
-        for (path, end) in self.pipes.iter_mut().filter(|(_, end)| end.is_none()) {
-            *end = fifo::hold(self.alloc_dir, path).map_err(log_pipe(path))?;
-        }
-        Ok(())
-    }
-
-    /// Takes hold of all, unless that was done.
-    ///
-    /// # Errors
-    /// If a pipe has no reader: its collector saw the end of the earlier start. Nomad has other collectors with the next try,
-    /// by its restart policy, or, since it takes an error after the plugin's death for final, by its reschedule policy.
-    pub(super) async fn take(&mut self) -> Result<(), ContainerError> {
-        let begun = tokio::time::Instant::now();
-        loop {
-            tokio::task::block_in_place(|| self.take_read())?;
-            let Some((path, _)) = self.pipes.iter().find(|(_, end)| end.is_none()) else {
-                return Ok(());
-            };
-            if begun.elapsed() >= READER_PATIENCE {
-                return Err(ContainerError::Interrupted(format!(
-                    "nobody reads the log pipe {} any more, since an earlier start of this task has ended",
-                    path.display()
-                )));
-            }
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
-    }
-
-    /// To be called before a shim is told to open the pipes: a collector may have been about to leave when they were taken.
-    ///
-    /// # Errors
-    /// As [`Held::take`].
-    pub(super) fn still_read(&self) -> Result<(), ContainerError> {
-        if self
-            .pipes
-            .iter()
-            .filter_map(|(_, end)| end.as_ref())
-            .all(exec::has_reader)
-        {
-            return Ok(());
-        }
-        Err(ContainerError::Interrupted(
-            "nobody reads the log pipes any more, since an earlier start of this task has ended".to_owned(),
-        ))
-    }
-}
-
-fn log_pipe(path: &Path) -> impl FnOnce(HostError) -> ContainerError {
-    move |e| ContainerError::Host {
-        what: "log pipe",
-        path: path.display().to_string(),
-        reason: e.reason,
-    }
-}
-
-/// Lets the readers of log pipes to which nobody writes see their end: the shim leaves these pipes alone, and their readers
-/// would wait for ever.
-pub(super) fn end_unused_logs(id: &ContainerId, alloc_dir: &Path, unused: &[PathBuf]) {
-    let is_pipe = |path: &&PathBuf| path.symlink_metadata().is_ok_and(|found| found.file_type().is_fifo());
-    for path in unused.iter().filter(is_pipe) {
-        if let Err(e) = fifo::end(alloc_dir, path) {
-            tracing::warn!(container.id = %id, error = %e, "could not end a log pipe that stays unused");
-        }
-    }
-}
 
 /// Between creation and start: what was checked is what is mounted, and the process is among the cores that Nomad gives.
 pub(super) fn place(
@@ -204,6 +99,10 @@ pub(super) fn host_side(plan: &ContainerPlan) -> Result<Vec<OwnedFd>, ContainerE
             step!(blocking StartRunDir);
         }
         paths::write_generated_file(&file.path_on_host, file.content.as_bytes(), file.mode).map_err(fault)?;
+        if let Some(ids) = plan.userns {
+            // As without one, its root user may write it.
+            paths::give(&file.path_on_host, ids.on_host(0)).map_err(fault)?;
+        }
     }
     let all = plan.beneath.iter().zip(checked);
     all.map(|(mount, checked)| checked.map_or_else(|| check(mount), Ok))
@@ -289,6 +188,17 @@ fn mounted(plan: &ContainerPlan, pid: u32, checked: &[OwnedFd]) -> Result<(), Co
                 .map_err(|e| fault(expected, format!("it cannot have mode {bits:o}: {}", e.reason)))?;
         }
     }
+    null(plan, &all)?;
+    for device in &plan.devices {
+        is_device(device, &all)?;
+    }
+    for directory in &plan.directories {
+        all.make_dir(directory).map_err(|e| ContainerError::Host {
+            what: "image VOLUME",
+            path: directory.display().to_string(),
+            reason: e.reason,
+        })?;
+    }
     let planned: Vec<u64> = found.keys().copied().collect();
     for (id, expected) in found.iter().filter(|(_, expected)| expected.all_read_only) {
         if let Some(below) = all.writable_below(*id, &planned) {
@@ -301,6 +211,40 @@ fn mounted(plan: &ContainerPlan, pid: u32, checked: &[OwnedFd]) -> Result<(), Co
         }
     }
     Ok(())
+}
+
+/// The runtime has made the null device itself, unless something is mounted there or above, which has had its consent.
+fn null(plan: &ContainerPlan, all: &Mounted) -> Result<(), ContainerError> {
+    let place = Path::new(mounted::NULL);
+    if plan.expected.iter().any(|expected| place.starts_with(&expected.target)) {
+        return Ok(());
+    }
+    let reason = match all.null_is_null() {
+        Ok(true) => return Ok(()),
+        Ok(false) => "something else than the null device is there, by the image or a mount".to_owned(),
+        Err(e) => e.reason,
+    };
+    Err(ContainerError::Host {
+        what: "device",
+        path: place.display().to_string(),
+        reason: format!("{reason}; the task was not started"),
+    })
+}
+
+/// Runtimes leave what is in a device's place as it is.
+fn is_device(device: &AskedDevice, all: &Mounted) -> Result<(), ContainerError> {
+    let found = all.device_at(Path::new(&device.path));
+    let reason = match found {
+        Ok(Some(found)) if found == (device.kind == DeviceKind::Block, device.number.0, device.number.1) => {
+            return Ok(());
+        }
+        Ok(_) => {
+            "something else is there, by the image, a mount or the runtime; a path is expected where there is nothing"
+                .to_owned()
+        }
+        Err(e) => e.reason,
+    };
+    Err(SpecError::option(&device.by, &device.path, format!("{reason}; the task was not started")).into())
 }
 
 /// A mount that is not as it must be.
@@ -383,6 +327,18 @@ pub(super) fn spec_of(shared: &Shared, id: &ContainerId, plan: &ContainerPlan) -
     Ok(plan.spec_with_sources(held)?)
 }
 
+/// The options of runc's shim for a plan; `None` where it needs none.
+pub(super) fn runtime_options(plan: &ContainerPlan) -> Option<RuntimeOptions> {
+    let is_runcs = plan.runtime.shares_shims();
+    let owner = plan.owner.filter(|_| is_runcs);
+    (plan.runtime.takes_options() || owner.is_some()).then(|| RuntimeOptions {
+        binary_name: plan.runtime.binary.clone(),
+        systemd_cgroup: plan.runtime.systemd_cgroup,
+        io_owner: owner.unwrap_or_default(),
+        ..RuntimeOptions::default()
+    })
+}
+
 /// A pipe that nobody writes to, if standard input is to stay open: the shim waits for a writer for as long as the task
 /// runs. It lies with the container's other files and goes with them.
 pub(super) fn stdin(
@@ -391,8 +347,12 @@ pub(super) fn stdin(
     plan: &ContainerPlan,
 ) -> Result<Option<PathBuf>, ContainerError> {
     // A terminal is its own input.
-    if !plan.stdin || plan.terminal {
+    if plan.terminal {
         return Ok(None);
+    }
+    if !plan.stdin {
+        // The shim then has the process read from a pipe that is at its end: no device for the runtime to give away.
+        return Ok(plan.runtime.gives_null_away().then(|| mounted::NULL.into()));
     }
     let dir = shared.run_dir.join(id.as_str());
     let path = dir.join("stdin");

@@ -1,7 +1,7 @@
 //! Output that this driver collects: the shim writes into pipes that lie with the container's other files, and the pump
 //! threads read them.
 
-use super::on_host::Logs;
+use super::held::Logs;
 use crate::actors::shared::own_logs;
 use crate::actors::shared::{Links, Shared};
 use crate::actors::supervision::book::ask_until;

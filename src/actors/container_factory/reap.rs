@@ -4,13 +4,23 @@
 //! behind this: so what is not claimed here cannot be in the hands of anybody in this process.
 
 use super::remove::{at, remove};
+use crate::actors::shared::force::end_shim;
 use crate::actors::shared::{Links, Shared};
-use crate::host::leftovers;
+use crate::containerd::Gateway;
+use crate::host::{leftovers, members};
 use crate::messages::container::{ContainerError, ReapContainer, Reaped};
+use crate::messages::runtime::FaultKind;
+use crate::spec::identity::ContainerId;
 use crate::spec::labels::KEY_PIPES;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinError;
+
+/// How long killed processes may take to be gone.
+const KILL_WITHIN: Duration = Duration::from_secs(10);
 
 /// See the module.
-pub(super) async fn reap(shared: &Shared, links: &Links, req: &ReapContainer) -> Result<Reaped, ContainerError> {
+pub(super) async fn reap(shared: &Arc<Shared>, links: &Links, req: &ReapContainer) -> Result<Reaped, ContainerError> {
     let id = &req.container;
     if links.tasks.containers().contains(id) {
         return Ok(Reaped::Claimed);
@@ -47,6 +57,35 @@ pub(super) async fn reap(shared: &Shared, links: &Links, req: &ReapContainer) ->
             path: e.path.display().to_string(),
             reason: e.reason,
         })?;
-    remove(shared, id, namespace.as_deref()).await?;
+    tokio::task::block_in_place(|| shared.keeper.let_go(id.as_str()));
+    match remove(shared, id, namespace.as_deref()).await {
+        Err(ContainerError::Containerd { step, source }) if source.kind == FaultKind::Deadline => {
+            tracing::warn!(container.id = %id, step, error = %source, "cannot remove an orphan, ending by force what keeps it");
+            force(shared, &configured.gateway, id).await?;
+            remove(shared, id, namespace.as_deref()).await?;
+        }
+        removed => removed?,
+    }
     Ok(Reaped::Removed)
+}
+
+/// Ends a container's processes, and its shim, which does not answer, unless others need it.
+async fn force(shared: &Arc<Shared>, gateway: &Gateway, id: &ContainerId) -> Result<(), ContainerError> {
+    // containerd itself answers, or it is not the shim's fault.
+    gateway.container(id.as_str()).await.map_err(at("reading container"))?;
+    let (names, version) = (id.own_cgroup_names(), shared.node.cgroups);
+    let kill = move || members::kill_all(&names, None, version, KILL_WITHIN);
+    let interrupted = |e: JoinError| ContainerError::Interrupted(e.to_string());
+    let killed = shared.io.spawn_blocking(kill).await.map_err(interrupted)?;
+    // Whom the kernel cannot end now keeps its shim, and so is not lost sight of.
+    if !killed.left.is_empty() {
+        return Err(ContainerError::Interrupted(format!(
+            "processes {:?} of {id} are still there {KILL_WITHIN:?} after SIGKILL",
+            killed.left
+        )));
+    }
+    let processes = killed.signalled;
+    let shim = end_shim(shared, gateway, id).await.map_err(interrupted)?;
+    tracing::warn!(container.id = %id, processes, shim, "killed what kept an orphan from being removed");
+    Ok(())
 }

@@ -3,12 +3,19 @@
 
 use crate::messages::container::ContainerError;
 use crate::messages::runtime::{ContainerdFault, FaultKind};
+use crate::spec::SpecError;
 use crate::spec::oci::{ContainerPlan, Expected};
+use crate::spec::sysctl;
+use serde_json::Value;
+use std::path::Path;
 
 /// A mount that the runtime cannot make: it names the target, but not what asked for it. `settled` as in
 /// [`super::fault::task_fault`].
 pub(super) fn mount_fault(plan: &ContainerPlan, fault: &ContainerdFault, settled: bool) -> Option<ContainerError> {
     let text = fault.text.as_str();
+    if let Some(error) = covered(plan, text) {
+        return Some(error);
+    }
     if fault.kind != FaultKind::Failed || is_about_program(text) || !text.contains("mount") {
         return None;
     }
@@ -18,6 +25,13 @@ pub(super) fn mount_fault(plan: &ContainerPlan, fault: &ContainerdFault, settled
     let kinds = lower.contains("not a directory") || lower.contains("is a directory");
     if !settled && !kinds {
         return None;
+    }
+    if settled
+        && lower.contains("no such device")
+        && let Some(kind) = kind_at(&mounts_of(plan), &expected.target)
+    {
+        let allowed = format!("bind, volume, tmpfs or a file system that this kernel has is expected: {text}");
+        return Some(SpecError::option(format!("{}.type", expected.by), kind, allowed).into());
     }
     let reason = if kinds {
         format!("a file cannot be mounted over a directory, nor a directory or a file system over a file: {text}")
@@ -29,6 +43,37 @@ pub(super) fn mount_fault(plan: &ContainerPlan, fault: &ContainerdFault, settled
         path: expected.target.display().to_string(),
         reason,
     })
+}
+
+/// A parameter that every container gets is not there any more: links in the image have led a file system in memory, which a
+/// runtime makes wherever they lead, over those of the kernel.
+fn covered(plan: &ContainerPlan, text: &str) -> Option<ContainerError> {
+    let is_gone = |key: &str| text.contains(&format!("{}: no such file", sysctl::path(key)));
+    if !sysctl::USUAL.iter().any(|(key, _)| is_gone(key)) {
+        return None;
+    }
+    let mounts = mounts_of(plan);
+    let in_memory = |expected: &&Expected| kind_at(&mounts, &expected.target) == Some("tmpfs");
+    let mut targets = plan.expected.iter().filter(in_memory).peekable();
+    let what = targets.peek()?.by;
+    let paths: Vec<String> = targets.map(|expected| expected.target.display().to_string()).collect();
+    Some(ContainerError::Host {
+        what,
+        path: paths.join(", "),
+        reason: "links in the image lead it over /proc/sys, which is the runtime's".to_owned(),
+    })
+}
+
+/// The mounts of the container's description.
+fn mounts_of(plan: &ContainerPlan) -> Vec<Value> {
+    let spec: Value = serde_json::from_slice(&plan.spec_json).unwrap_or_default();
+    spec["mounts"].as_array().cloned().unwrap_or_default()
+}
+
+/// The file system at a target.
+fn kind_at<'a>(mounts: &'a [Value], target: &Path) -> Option<&'a str> {
+    let is_there = |mount: &&Value| mount["destination"].as_str().map(Path::new) == Some(target);
+    mounts.iter().rev().find(is_there)?["type"].as_str()
 }
 
 /// Whether a runtime's text is about a target, and not about a source of the same name: runc has it in double quotes, crun

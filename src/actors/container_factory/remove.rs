@@ -3,6 +3,7 @@
 //! The container record goes last, also after the files: while it is there, an interrupted removal can be found and
 //! finished.
 
+use super::create::marks;
 use super::{grouping, on_host, stray};
 use crate::actors::shared::Shared;
 use crate::containerd::{Gateway, Stdio};
@@ -11,7 +12,7 @@ use crate::host::{cgroup, node};
 use crate::messages::container::ContainerError;
 use crate::messages::runtime::{ContainerdFault, FaultKind, TaskView};
 use crate::spec::identity::ContainerId;
-use crate::spec::labels::KEY_PIPES;
+use crate::spec::labels::{self, KEY_PIPES};
 use crate::telemetry::steps::step;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,6 +22,12 @@ const KILL_PATIENCE: Duration = Duration::from_secs(15);
 
 pub(super) fn at(step: &'static str) -> impl Fn(ContainerdFault) -> ContainerError {
     move |source| ContainerError::Containerd { step, source }
+}
+
+/// As [`remove`], for whoever will not start it again: its log pipes are let go too.
+pub(super) async fn asked(shared: &Shared, id: &ContainerId, go_namespace: Option<&str>) -> Result<(), ContainerError> {
+    tokio::task::block_in_place(|| shared.keeper.let_go(id.as_str()));
+    remove(shared, id, go_namespace).await
 }
 
 /// See the module.
@@ -45,7 +52,8 @@ pub(super) async fn remove(
         .as_ref()
         .map(|r| serde_json::from_slice(&r.spec_json).unwrap_or_default());
     let survivors = spec.as_ref().is_some_and(|spec| !has_own_pids(spec));
-    remove_task(shared, gateway, id, survivors).await?;
+    let ours = record.as_ref().is_some_and(|record| marks(record).is_some());
+    remove_task(shared, gateway, id, survivors, ours).await?;
     step!(RemoveTask);
     let snapshotter = record
         .as_ref()
@@ -103,12 +111,13 @@ fn has_own_pids(spec: &serde_json::Value) -> bool {
     namespaces.is_some_and(|all| all.iter().any(|n| n["type"] == "pid" && n.get("path").is_none()))
 }
 
-/// Kills what runs and deletes the task, so that its shim ends.
+/// Kills what runs and deletes the task, so that its shim ends. `ours`: it has a record, and that bears our labels.
 async fn remove_task(
     shared: &Shared,
     gateway: &Gateway,
     id: &ContainerId,
     survivors: bool,
+    ours: bool,
 ) -> Result<(), ContainerError> {
     match gateway.task(id.as_str()).await.map_err(at("reading task"))? {
         None => {
@@ -124,6 +133,15 @@ async fn remove_task(
         },
         Some(TaskView::Stopped(_)) => {}
         Some(TaskView::Running { .. } | TaskView::Created { .. }) => {
+            if ours {
+                let labels = [labels::condemned()].into();
+                match gateway.update_container_labels(id.as_str(), &labels).await {
+                    Err(fault) if fault.kind != FaultKind::NotFound => {
+                        return Err(at("marking the container for removal")(fault));
+                    }
+                    _ => {}
+                }
+            }
             // Waiting begins before the kill: the exit cannot be missed.
             let exited = gateway.wait_task(id.as_str());
             tokio::pin!(exited);
@@ -151,13 +169,19 @@ async fn remove_task(
     }
     step!(RemoveKilled);
     let turn = shared.groups.turn_to_delete(id.as_str()).await;
-    match gateway.delete_task(id.as_str()).await {
-        Err(fault) if fault.kind == FaultKind::NotFound => {
-            drop(turn);
-            stray::end(shared, gateway, id).await
-        }
-        other => other.map(|_| ()).map_err(at("deleting task")),
+    let deleted = gateway.delete_task(id.as_str()).await;
+    let is_gone = match &deleted {
+        Err(fault) if fault.kind == FaultKind::NotFound => true,
+        // A shared shim that ends with the last of its containers may do so before it has answered; containerd has let go of the
+        // task then, and says so when it is asked.
+        Err(fault) if fault.kind == FaultKind::Failed => matches!(gateway.task(id.as_str()).await, Ok(None)),
+        _ => false,
+    };
+    if is_gone {
+        drop(turn);
+        return stray::end(shared, gateway, id).await;
     }
+    deleted.map(|_| ()).map_err(at("deleting task"))
 }
 
 /// Removes the pipes that containerd's Go client made for a container of the Go driver.

@@ -14,7 +14,7 @@ use crate::containerd::Gateway;
 use crate::host::members;
 use crate::host::shims::{self, Held};
 use crate::messages::container::ContainerError;
-use crate::spec::identity::ContainerId;
+use crate::spec::identity::{self, ContainerId};
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -60,19 +60,20 @@ pub(super) async fn end(shared: &Shared, gateway: &Gateway, id: &ContainerId) ->
         asked = timeout(ANSWER_WITHIN, gateway.end_at_shim(&shim, id.as_str(), alone)) => asked,
         never = be_read(shared, &held) => match never {},
     };
-    let (container, version) = (id.as_str().to_owned(), shared.node.cgroups);
+    let (names, version) = (cgroup_names(shared, id), shared.node.cgroups);
     // One that others need stays; it has to say that it has let go of this container.
     let answered = matches!(asked, Ok(Ok(())));
     let gone = move || {
         let has_left = alone && held.iter().all(|shim| shim.ends_within(GONE_WITHIN));
         // What it may have made while it was looked at has nobody else any more, and keeps the shim that made it.
-        let left = members::kill_all(&[container], None, version, GONE_WITHIN).left;
+        let left = members::kill_all(&names, None, version, GONE_WITHIN).left;
         let ends =
             |shim: &Held| shim.ends_within(Duration::ZERO) || (shim.kill_childless() && shim.ends_within(GONE_WITHIN));
         let all = if alone {
             has_left || held.iter().all(ends)
         } else {
-            answered
+            // One that the others have left meanwhile has ended by itself, and answers nobody.
+            answered || held.iter().all(|shim| shim.ends_within(Duration::ZERO))
         };
         (all && left.is_empty()).then(|| {
             let removed: Result<Vec<()>, _> = held.iter().map(Held::remove_bundle).collect();
@@ -95,6 +96,16 @@ pub(super) async fn end(shared: &Shared, gateway: &Gateway, id: &ContainerId) ->
         })),
         Err(panic) => Err(ContainerError::Interrupted(panic.to_string())),
     }
+}
+
+/// Names by which the cgroup of a container is known. The host's scope is one only if the task has no other container: all of
+/// them have that.
+fn cgroup_names(shared: &Shared, id: &ContainerId) -> Vec<String> {
+    let of_host = shared
+        .lives
+        .alone(id.as_str())
+        .map(|(alloc, task)| identity::scope(&alloc, &task));
+    id.own_cgroup_names().into_iter().chain(of_host).collect()
 }
 
 /// Sees to it that a shim does not wait for a reader of its pipes, which it opens one after the other. Does not end by itself.

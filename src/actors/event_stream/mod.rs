@@ -28,6 +28,9 @@ use std::sync::Arc;
 use std::time::Instant;
 use tracing::Instrument as _;
 
+/// The code of a process that was killed; containerd tells it also of a shim that it has taken down.
+const KILLED: i32 = 137;
+
 /// Places in the mailbox: as many recoveries may ask at once.
 pub const MAILBOX: usize = 1024;
 
@@ -100,15 +103,23 @@ impl EventStream {
         }
         let roster: HashMap<_, _> = tasks.into_iter().collect();
         tracing::debug!(tasks = roster.len(), "event stream is live");
+        if self.was_unhealthy {
+            self.links.probe_now.offer(ProbeNow, Cx::current());
+        }
         let ours = self.links.tasks.containers();
         for container in ours {
             match roster.get(&container) {
                 Some(TaskView::Stopped(exit)) => self.deliver(TaskExited {
                     container,
                     exit: Some(exit.clone()),
+                    pid: None,
                 }),
                 Some(TaskView::Running { .. } | TaskView::Created { .. }) => {}
-                None => self.deliver(TaskExited { container, exit: None }),
+                None => self.deliver(TaskExited {
+                    container,
+                    exit: None,
+                    pid: None,
+                }),
             }
         }
         self.roster = Some(roster);
@@ -200,13 +211,21 @@ impl StreamHandler<Item> for EventStream {
     fn handle(&mut self, item: Item, ctx: &mut Self::Context) {
         match item {
             Item::Listing { generation, tasks } => self.on_listing(generation, tasks, ctx),
-            Item::Exited { container, exit } => {
+            Item::Exited { container, exit, pid } => {
                 if let Some(roster) = self.roster.as_mut() {
-                    roster.insert(container.clone(), TaskView::Stopped(exit.clone()));
+                    match roster.get(&container) {
+                        Some(TaskView::Running { pid: known }) if *known == pid && exit.code != KILLED => {
+                            roster.insert(container.clone(), TaskView::Stopped(exit.clone()));
+                        }
+                        // It may be of another process: of a start that was interrupted, or what is said of any shim that
+                        // was taken down. Whoever wants to know asks containerd.
+                        _ => drop(roster.remove(&container)),
+                    }
                 }
                 self.deliver(TaskExited {
                     container,
                     exit: Some(exit),
+                    pid: Some(pid),
                 });
             }
             Item::Deleted { container } => {
@@ -215,11 +234,12 @@ impl StreamHandler<Item> for EventStream {
                 }
                 // Its supervisor knows whether it is its own doing.
                 let span = handling!(Cx::default(), names::ACTOR_MESSAGE, "event_stream", TaskExited::NAME, { names::CONTAINER_ID } = %container);
-                span.in_scope(|| {
-                    self.links
-                        .tasks
-                        .exited(TaskExited { container, exit: None }, Cx::current())
-                });
+                let gone = TaskExited {
+                    container,
+                    exit: None,
+                    pid: None,
+                };
+                span.in_scope(|| self.links.tasks.exited(gone, Cx::current()));
             }
             Item::Oom { container } => {
                 let span = handling!(Cx::default(), names::ACTOR_MESSAGE, "event_stream", TaskOom::NAME, { names::CONTAINER_ID } = %container);

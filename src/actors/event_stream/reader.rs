@@ -43,6 +43,8 @@ pub enum Item {
         container: ContainerId,
         /// How.
         exit: ExitRecord,
+        /// Which process; 0 of containerd 1.6 for one whose shim it has taken down.
+        pid: u32,
     },
     /// Out of memory in a container.
     Oom {
@@ -182,8 +184,8 @@ async fn forward(event: RuntimeEvent, tx: &mpsc::Sender<Item>) -> Option<()> {
             container,
             exec_id,
             exit,
-            ..
-        } if exec_id.is_empty() => Item::Exited { container, exit },
+            pid,
+        } if exec_id.is_empty() => Item::Exited { container, exit, pid },
         RuntimeEvent::Oom { container } => Item::Oom { container },
         RuntimeEvent::Deleted { container } => Item::Deleted { container },
         RuntimeEvent::Exited { .. } | RuntimeEvent::Marker { .. } | RuntimeEvent::Other => return Some(()),

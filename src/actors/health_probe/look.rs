@@ -8,19 +8,23 @@ use crate::host::survey::{self, SearchPath};
 use crate::messages::runtime::ContainerdFault;
 use crate::spec::gates::Gates;
 use crate::spec::pull;
-use crate::spec::runtime;
+use crate::spec::runtime::{self, Runtime};
 use crate::spec::settings::Settings;
+use std::iter;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 /// Programs with runc's command line whose version is an attribute, if containerd finds them.
 const KNOWN: [&str; 3] = ["runc", "crun", "youki"];
 
-/// The programs that containerd finds. They are asked for their versions when containerd begins to serve, and after a
-/// change of the setting: an update of a program shows with the next start of containerd or of the plugin.
+/// The programs that containerd finds. They are asked for their versions when containerd begins to serve, after a
+/// change of the setting, and when one comes or goes that the default runtime needs: an update of a program shows with the
+/// next start of containerd or of the plugin.
 pub(super) struct Programs {
     runtime: String,
     versions: Vec<(String, String)>,
+    /// What the default runtime needs and containerd does not find.
+    lacks: Option<String>,
 }
 
 /// What there is to find. `known`: the programs, from the last look.
@@ -63,6 +67,7 @@ pub(super) async fn look(
         snapshotter: settings.snapshotter.clone(),
         runtime: settings.containerd_runtime.clone(),
         programs: programs.versions.clone(),
+        lacks: programs.lacks.clone(),
         transfer,
         cgroup: shared.node.cgroups,
         gates,
@@ -86,38 +91,59 @@ async fn programs(
     known: Option<Programs>,
 ) -> Programs {
     let runtime = settings.containerd_runtime.clone();
-    if let Some(known) = known.filter(|known| known.runtime == runtime) {
-        return known;
-    }
     let containerd = survey::listener(Path::new(socket)).await;
-    let own = runtime::default(settings)
-        .ok()
-        .and_then(|chosen| chosen.program().map(str::to_owned));
+    let own = runtime::default(settings).ok();
     let opt = abilities.dirs.get("io.containerd.internal.v1.opt").cloned();
     // Programs are run: not on a thread that others wait for.
-    let asked = shared
-        .io
-        .spawn_blocking(move || versions(containerd, opt.as_deref(), own));
-    let versions = asked.await.unwrap_or_else(|e| {
-        tracing::warn!(error = %e, "versions of runtimes are not known");
-        Vec::new()
+    let asked = shared.io.spawn_blocking(move || {
+        let search = SearchPath::of(containerd, opt.as_deref());
+        let lacks = own.as_ref().and_then(|own| lacking(own, &search));
+        match known {
+            Some(known) if known.runtime == runtime && known.lacks == lacks => known,
+            _ => Programs {
+                versions: versions(&search, own.as_ref().and_then(Runtime::program)),
+                runtime,
+                lacks,
+            },
+        }
     });
-    Programs { runtime, versions }
+    asked.await.unwrap_or_else(|e| {
+        tracing::warn!(error = %e, "versions of runtimes are not known");
+        Programs {
+            runtime: String::new(),
+            versions: Vec::new(),
+            lacks: None,
+        }
+    })
+}
+
+/// What the runtime needs and containerd does not find. Nothing if it is not known where containerd looks.
+fn lacking(runtime: &Runtime, search: &SearchPath) -> Option<String> {
+    let needed = iter::once(runtime.shim()).chain(runtime.program().map(str::to_owned));
+    let mut looked = needed.map(|program| survey::look_up(&program, search));
+    let missing = looked.find(|found| found.of_containerd && found.path.is_none())?;
+    Some(if missing.name.contains('/') {
+        format!("no program {}", missing.name)
+    } else {
+        format!(
+            "{} is in none of containerd's directories {}",
+            missing.name, missing.searched
+        )
+    })
 }
 
 /// Name and version of each program that is found and tells one.
-fn versions(containerd: Option<u32>, opt: Option<&str>, own: Option<String>) -> Vec<(String, String)> {
-    let search = SearchPath::of(containerd, opt);
+fn versions(search: &SearchPath, own: Option<&str>) -> Vec<(String, String)> {
     let mut found: Vec<(String, String)> = Vec::new();
     // The one that is used goes before another of the same name.
-    for program in own.into_iter().chain(KNOWN.map(str::to_owned)) {
-        let name = Path::new(&program)
+    for program in own.into_iter().chain(KNOWN) {
+        let name = Path::new(program)
             .file_name()
             .map(|name| name.to_string_lossy().into_owned());
         let Some(name) = name.filter(|name| found.iter().all(|(known, _)| known != name)) else {
             continue;
         };
-        let Some(path) = survey::look_up(&program, &search).path.map(PathBuf::from) else {
+        let Some(path) = survey::look_up(program, search).path.map(PathBuf::from) else {
             continue;
         };
         match survey::version_of(&path) {

@@ -15,6 +15,7 @@ pub mod verdict;
 
 use crate::actors::shared::{Configured, Links, Shared};
 use crate::messages::health::{Health, ProbeNow};
+use crate::messages::runtime::FaultKind;
 use crate::messages::{Cx, Fact as _, Tell};
 use crate::spec::settings::CanarySettings;
 use crate::telemetry::names;
@@ -36,12 +37,24 @@ pub const MAILBOX: usize = 8;
 /// enough to cost nothing: two unary calls on an open connection.
 const INTERVAL: Duration = Duration::from_secs(5);
 
+/// Rest before another look at a containerd that was there and refuses: one that is started anew is back by then.
+const SOON: Duration = Duration::from_secs(2);
+
+/// When to look again.
+enum Again {
+    AtOnce,
+    Soon,
+    Later,
+}
+
 /// See the module.
 pub struct HealthProbe {
     shared: Arc<Shared>,
     links: Arc<Links>,
     memory: Memory,
     next: Option<SpawnHandle>,
+    /// The next look decides whether a containerd that refuses is told: nothing calls for it before its time.
+    decides: bool,
     probing: bool,
     /// As last found, to judge anew when the canary has something to say.
     found: Option<Finding>,
@@ -67,6 +80,7 @@ impl HealthProbe {
             links,
             memory,
             next: None,
+            decides: false,
             probing: false,
             found: None,
             programs: None,
@@ -86,6 +100,7 @@ impl HealthProbe {
             return;
         };
         self.probing = true;
+        self.decides = false;
         if let Some(next) = self.next.take() {
             ctx.cancel_future(next);
         }
@@ -96,21 +111,29 @@ impl HealthProbe {
         ctx.spawn(probe.into_actor(self).map(|(finding, programs), actor, ctx| {
             actor.probing = false;
             actor.programs = programs;
-            let again_at_once = actor.publish(&finding);
+            let again = actor.publish(&finding);
             actor.keep_canary(&finding, ctx);
             actor.found = Some(finding);
-            if again_at_once {
-                actor.probe(&Cx::default(), ctx);
-            } else {
-                actor.next = Some(ctx.run_later(INTERVAL, |actor, ctx| actor.probe(&Cx::default(), ctx)));
-            }
+            actor.decides = matches!(again, Again::Soon);
+            let rest = match again {
+                Again::AtOnce => return actor.probe(&Cx::default(), ctx),
+                Again::Soon => SOON,
+                Again::Later => INTERVAL,
+            };
+            actor.next = Some(ctx.run_later(rest, |actor, ctx| actor.probe(&Cx::default(), ctx)));
         }));
     }
 
-    /// Publishes what was found; true if it calls for another look at once.
-    fn publish(&mut self, finding: &Finding) -> bool {
+    /// Publishes what was found; when it calls for another look.
+    fn publish(&mut self, finding: &Finding) -> Again {
         let Some(verdict) = self.memory.judge(finding, self.complaint()) else {
-            return true;
+            return match finding {
+                // The answer comes at once, and a restart takes a moment.
+                Finding::Fault { fault, .. } if fault.kind == FaultKind::Unreachable => Again::Soon,
+                // As does a program that is replaced.
+                Finding::Serving(_) => Again::Soon,
+                _ => Again::AtOnce,
+            };
         };
         self.shared.verdict.send_if_modified(|current| {
             if *current == verdict {
@@ -127,7 +150,7 @@ impl HealthProbe {
             *current = verdict;
             true
         });
-        false
+        Again::Later
     }
 
     /// What the canary says against a containerd that serves, as long as the operator wants to hear it.
@@ -154,7 +177,8 @@ impl HealthProbe {
         if wanted.is_none() {
             self.canary = Canary::default();
         }
-        if serves && !self.swept {
+        let reaps = self.shared.configured().is_ok_and(|c| c.settings.reaper().enabled);
+        if serves && reaps && !self.swept {
             self.swept = true;
             let (shared, links) = (Arc::clone(&self.shared), Arc::clone(&self.links));
             self.shared
@@ -259,6 +283,9 @@ impl Handler<Tell<ProbeNow>> for HealthProbe {
 
     fn handle(&mut self, tell: Tell<ProbeNow>, ctx: &mut Self::Context) {
         let span = handling!(tell.cx, names::ACTOR_MESSAGE, "health_probe", ProbeNow::NAME);
+        if self.decides {
+            return;
+        }
         self.probe(&span.in_scope(Cx::current), ctx);
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! | found | before the first success | after it |
 //! |---|---|---|
-//! | no socket, or nobody answers and no socket | undetected at once | unhealthy at once |
-//! | a socket where the connection is refused or breaks | unhealthy at once | unhealthy at once |
+//! | no socket, or nobody answers and no socket | undetected at once | unhealthy at the second time in a row |
+//! | a socket where the connection is refused or breaks | unhealthy at once | unhealthy at the second time in a row |
 //! | no answer within the deadline, an answer that is an error | unhealthy at the second time in a row | the same |
+//! | it serves, and does not find what the default runtime needs | unhealthy at once | unhealthy at the second time in a row |
 //! | it serves | healthy at once | healthy at once |
 
 use super::attributes;
@@ -50,6 +51,8 @@ pub struct Serving {
     pub runtime: String,
     /// Programs such as runc that containerd finds, and the versions they tell.
     pub programs: Vec<(String, String)>,
+    /// What the runtime in force needs and containerd does not find.
+    pub lacks: Option<String>,
     /// Whether it has the transfer service.
     pub transfer: bool,
     /// cgroup mode of the node.
@@ -97,7 +100,7 @@ impl Memory {
             Finding::BadSettings(text) => Some(self.say(Health::Unhealthy, text.clone())),
             Finding::NotRoot => Some(self.say(Health::Unhealthy, "Driver must run as root".to_owned())),
             Finding::Fault { fault, socket, present } => self.fault(fault, socket, *present),
-            Finding::Serving(serving) => Some(self.serving(serving, complaint)),
+            Finding::Serving(serving) => self.serving(serving, complaint),
         }
     }
 
@@ -117,8 +120,8 @@ impl Memory {
         };
         let (certain, description) = match fault.kind {
             FaultKind::Deadline => (false, format!("containerd does not answer at {socket}")),
-            FaultKind::Unreachable if present => (true, format!("containerd cannot be reached at {socket}")),
-            FaultKind::Unreachable => (true, format!("containerd is not running: no socket at {socket}")),
+            FaultKind::Unreachable if present => (!self.seen, format!("containerd cannot be reached at {socket}")),
+            FaultKind::Unreachable => (!self.seen, format!("containerd is not running: no socket at {socket}")),
             FaultKind::NotFound
             | FaultKind::AlreadyExists
             | FaultKind::FailedPrecondition
@@ -132,25 +135,42 @@ impl Memory {
         Some(self.say(gone, description))
     }
 
-    fn serving(&mut self, serving: &Serving, complaint: Option<String>) -> Verdict {
-        (self.seen, self.doubts) = (true, 0);
+    fn serving(&mut self, serving: &Serving, complaint: Option<String>) -> Option<Verdict> {
         let Serving {
             snapshotters,
             snapshotter,
+            runtime,
+            lacks,
             ..
         } = serving;
+        let known = std::mem::replace(&mut self.seen, true);
+        self.doubts = if lacks.is_some() {
+            self.doubts.saturating_add(1)
+        } else {
+            0
+        };
+        // A program that is just being replaced.
+        if known && (1..PATIENCE).contains(&self.doubts) {
+            return None;
+        }
         self.attributes = attributes::of(serving);
         if !snapshotters.contains(snapshotter) {
             let there = snapshotters.join(", ");
-            return self.say(
+            return Some(self.say(
                 Health::Unhealthy,
                 format!("option snapshotter: {snapshotter:?} is not among containerd's: {there}"),
-            );
+            ));
         }
-        match complaint {
+        if let Some(lacks) = lacks {
+            return Some(self.say(
+                Health::Unhealthy,
+                format!("option containerd_runtime: {runtime:?} cannot run: {lacks}"),
+            ));
+        }
+        Some(match complaint {
             Some(complaint) => self.say(Health::Unhealthy, complaint),
             None => self.say(Health::Healthy, "Healthy".to_owned()),
-        }
+        })
     }
 }
 
@@ -179,6 +199,7 @@ pub(super) mod tests {
             snapshotter: "overlayfs".into(),
             runtime: "io.containerd.runc.v2".into(),
             programs: vec![("runc".into(), "1.1.5".into())],
+            lacks: None,
             transfer: true,
             cgroup: CgroupVersion::V1,
             gates: Gates::of(&Settings::go_driver()).unwrap(),
@@ -201,13 +222,19 @@ pub(super) mod tests {
         m.judge(finding, None).map(|v| v.health)
     }
 
+    /// At the second look.
+    fn twice(m: &mut Memory, finding: &Finding, complaint: Option<String>) -> Verdict {
+        assert_eq!(m.judge(finding, complaint.clone()), None);
+        m.judge(finding, complaint).unwrap()
+    }
+
     #[test]
     fn never_seen_is_undetected_and_lost_is_unhealthy() {
         let mut m = fresh();
         let absent = fault(FaultKind::Unreachable, false);
         assert_eq!(health(&mut m, &absent), Some(Health::Undetected));
         assert_eq!(health(&mut m, &serves()), Some(Health::Healthy));
-        assert_eq!(health(&mut m, &absent), Some(Health::Unhealthy));
+        assert_eq!(twice(&mut m, &absent, None).health, Health::Unhealthy);
         assert_eq!(
             health(&mut fresh(), &fault(FaultKind::Unreachable, true)),
             Some(Health::Unhealthy)
@@ -216,7 +243,12 @@ pub(super) mod tests {
 
     #[test]
     fn one_hiccup_is_looked_at_again_two_are_unhealthy_and_success_heals_at_once() {
-        for kind in [FaultKind::Deadline, FaultKind::Failed, FaultKind::Exhausted] {
+        for kind in [
+            FaultKind::Deadline,
+            FaultKind::Failed,
+            FaultKind::Exhausted,
+            FaultKind::Unreachable,
+        ] {
             let mut m = fresh();
             for _ in 0..2 {
                 assert_eq!(health(&mut m, &serves()), Some(Health::Healthy));
@@ -228,25 +260,15 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_refused_connection_is_no_hiccup() {
-        let mut m = fresh();
-        assert_eq!(health(&mut m, &serves()), Some(Health::Healthy));
-        assert_eq!(
-            health(&mut m, &fault(FaultKind::Unreachable, true)),
-            Some(Health::Unhealthy)
-        );
-    }
-
-    #[test]
     fn attributes_stay_while_containerd_is_away_and_go_when_the_driver_is_switched_off() {
         let mut m = fresh();
         let healthy = m.judge(&serves(), None).unwrap();
-        let away = m.judge(&fault(FaultKind::Unreachable, false), None).unwrap();
+        let away = twice(&mut m, &fault(FaultKind::Unreachable, false), None);
         let lasting = |verdict: &Verdict| attributes::with_health(verdict.attributes.clone(), Health::Undetected);
         assert_eq!(lasting(&away), lasting(&healthy));
         assert!(!lasting(&away).is_empty());
         let mut resumed = Memory::resume(&away);
-        let still = resumed.judge(&fault(FaultKind::Unreachable, false), None).unwrap();
+        let still = twice(&mut resumed, &fault(FaultKind::Unreachable, false), None);
         assert_eq!(still.attributes, away.attributes);
         assert!(resumed.judge(&Finding::Disabled, None).unwrap().attributes.is_empty());
     }
@@ -262,7 +284,7 @@ pub(super) mod tests {
         let absent = fault(FaultKind::Unreachable, false);
         assert_eq!(told(m.judge(&absent, None).unwrap()), None, "not detected");
         assert_eq!(told(m.judge(&serves(), None).unwrap()), Some(Attribute::Bool(true)));
-        assert_eq!(told(m.judge(&absent, None).unwrap()), Some(Attribute::Bool(false)));
+        assert_eq!(told(twice(&mut m, &absent, None)), Some(Attribute::Bool(false)));
         let canary = m.judge(&serves(), Some("canary: x".into())).unwrap();
         assert_eq!(told(canary), Some(Attribute::Bool(false)));
         assert_eq!(told(m.judge(&serves(), None).unwrap()), Some(Attribute::Bool(true)));
@@ -283,8 +305,25 @@ pub(super) mod tests {
             (verdict.health, verdict.description.as_str()),
             (Health::Unhealthy, "canary: x")
         );
-        let away = m.judge(&fault(FaultKind::Unreachable, false), complaint()).unwrap();
+        let away = twice(&mut m, &fault(FaultKind::Unreachable, false), complaint());
         assert!(away.description.contains("not running"), "{away:?}");
+    }
+
+    #[test]
+    fn a_runtime_whose_program_is_missing_makes_the_node_unhealthy_until_it_comes_back() {
+        let found = Finding::Serving(Box::new(Serving {
+            lacks: Some("runc is in none of containerd's directories /usr/bin".into()),
+            ..serving()
+        }));
+        let first = fresh().judge(&found, None).unwrap();
+        assert_eq!(first.health, Health::Unhealthy);
+        for word in ["containerd_runtime", "io.containerd.runc.v2", "runc is in none of"] {
+            assert!(first.description.contains(word), "{first:?}");
+        }
+        let mut m = fresh();
+        assert_eq!(health(&mut m, &serves()), Some(Health::Healthy));
+        assert_eq!(twice(&mut m, &found, None).health, Health::Unhealthy);
+        assert_eq!(health(&mut m, &serves()), Some(Health::Healthy));
     }
 
     #[test]

@@ -4,7 +4,8 @@
 use crate::actors::shared::{Links, Shared};
 use crate::actors::supervision::book::ask_until;
 use crate::messages::Cx;
-use crate::messages::image::{CredentialScope, EnsureImage, PullPolicy};
+use crate::messages::image::{CredentialScope, EnsureImage, ImageError, PullPolicy};
+use crate::spec::reference::without_password;
 use crate::spec::settings::Settings;
 use crate::telemetry::names;
 use std::time::Duration;
@@ -51,7 +52,8 @@ async fn pull(links: &Links, settings: &Settings, image: &str) -> bool {
         load: None,
         observer: None,
     };
-    let span = tracing::info_span!(parent: None, names::IMAGE_PREFETCH, { names::IMAGE_REF } = image);
+    let told = without_password(image, image);
+    let span = tracing::info_span!(parent: None, names::IMAGE_PREFETCH, { names::IMAGE_REF } = told);
     let work = async {
         let within = settings.image_pull_timeout.saturating_add(SLACK);
         match ask_until(&*links.ensure_image, request, Cx::current(), Some(within)).await {
@@ -63,7 +65,8 @@ async fn pull(links: &Links, settings: &Settings, image: &str) -> bool {
                 );
                 true
             }
-            Ok(Err(error)) if error.is_transient() => {
+            // It may be pushed later, as a node is often there before its images.
+            Ok(Err(error)) if error.is_transient() || matches!(error, ImageError::NotFound { .. }) => {
                 tracing::info!(%error, "image of image_prefetch is tried again later");
                 false
             }

@@ -93,7 +93,7 @@ async fn take(shared: &Shared, gateway: &Gateway) -> Result<(Vec<Sight>, Vec<Ima
     let images = gateway.list_images().await?;
     let mut ours: Vec<(ImageRecord, Origin)> = Vec::new();
     for image in images {
-        if let Some(origin) = Origin::read(&image.labels) {
+        if let Some(origin) = Origin::of(&image.name, &image.labels) {
             ours.push((image, origin));
         }
     }
@@ -133,7 +133,7 @@ async fn remove(shared: &Shared, gateway: &Gateway, sight: &Sight) -> Result<Opt
     let Some(record) = gateway.image(&sight.name).await? else {
         return Ok(None);
     };
-    if Origin::read(&record.labels) != sight.origin {
+    if Origin::of(&record.name, &record.labels) != sight.origin {
         return Ok(None);
     }
     let filter = format!("image=={:?}", sight.name);

@@ -45,6 +45,14 @@ pub(super) fn mark(whose: Option<Whose>) -> Labels {
     Labels::from([(PRIVATE.to_owned(), value.to_owned())])
 }
 
+/// The mark that a record has, for another record of the same image.
+pub(super) fn mark_of(labels: &Labels) -> Labels {
+    let mark = labels.get_key_value(PRIVATE);
+    mark.map(|(key, value)| (key.clone(), value.clone()))
+        .into_iter()
+        .collect()
+}
+
 /// Whose credentials an image was pulled with, if it is private. Another version's word is the stricter one.
 fn marked(labels: &Labels) -> Option<Whose> {
     match labels.get(PRIVATE).map(String::as_str) {
@@ -57,8 +65,30 @@ fn marked(labels: &Labels) -> Option<Whose> {
 /// Somebody with these credentials, known to this process only.
 type Who = [u8; 32];
 
-/// Image name, digest of its target, somebody.
-type Shown = (String, String, Who);
+/// What was shown to somebody. A registry gives access by repository, so that it does not matter by which tag.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Shown {
+    registry: String,
+    repository: String,
+    /// Digest of the image.
+    target: String,
+    /// Whether those hosts alone were asked that may tell what a tag stands for. A mirror of content may give it to
+    /// everybody, and its word is none about a tag.
+    by_name: bool,
+    who: Who,
+}
+
+impl Shown {
+    fn new(reference: &Reference, target: &str, who: Who) -> Self {
+        Self {
+            registry: reference.registry().to_owned(),
+            repository: reference.repository().to_owned(),
+            target: target.to_owned(),
+            by_name: reference.digest().is_none(),
+            who,
+        }
+    }
+}
 
 /// Whose credentials were shown to be good for which image, and when. Cheap to clone; clones share it.
 #[derive(Clone)]
@@ -107,13 +137,17 @@ impl Admitted {
     }
 
     /// For how long it has been known that this may be used.
-    fn since(&self, image: &str, target: &str, who: Who) -> Option<Duration> {
+    fn since(&self, wanted: &Shown) -> Option<Duration> {
         let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = shown.get(&(image.to_owned(), target.to_owned(), who));
+        let by_name = Shown {
+            by_name: true,
+            ..wanted.clone()
+        };
+        let at = shown.get(wanted).max(shown.get(&by_name));
         at.map(Instant::elapsed)
     }
 
-    fn put(&self, image: &str, target: &str, who: Who, fresh: Duration) {
+    fn put(&self, new: Shown, fresh: Duration) {
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         if shown.len() >= REMEMBERED_MAX {
             shown.retain(|_, at| at.elapsed() < fresh);
@@ -121,12 +155,17 @@ impl Admitted {
         if shown.len() >= REMEMBERED_MAX {
             shown.clear();
         }
-        shown.insert((image.to_owned(), target.to_owned(), who), Instant::now());
+        shown.insert(new, Instant::now());
     }
 
-    fn forget(&self, image: &str, target: &str, who: Who) {
+    fn forget(&self, refused: &Shown) {
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        shown.remove(&(image.to_owned(), target.to_owned(), who));
+        for by_name in [true, false] {
+            shown.remove(&Shown {
+                by_name,
+                ..refused.clone()
+            });
+        }
     }
 }
 
@@ -142,7 +181,7 @@ pub(super) async fn shown(
     {
         let found = keyring.of(reference.registry()).await?;
         let who = admitted.who(&keyring.own_parts(), found.as_ref());
-        admitted.put(&reference.name(), target, who, config.keys.admitted_for);
+        admitted.put(Shown::new(reference, target, who), config.keys.admitted_for);
     }
     Ok(())
 }
@@ -172,7 +211,8 @@ pub(super) async fn check(
         found => found?,
     };
     let who = admitted.who(&keyring.own_parts(), found.as_ref());
-    let since = admitted.since(&image, target, who);
+    let wanted = Shown::new(reference, target, who);
+    let since = admitted.since(&wanted);
     if since.is_some_and(|since| since < config.keys.admitted_for) {
         return Ok(());
     }
@@ -181,7 +221,7 @@ pub(super) async fn check(
     let answer = tokio::time::timeout(ANSWER_WITHIN, asked).await;
     match answer.unwrap_or_else(|_elapsed| Err(silent(reference))) {
         Ok(()) => {
-            admitted.put(&image, target, who, config.keys.admitted_for);
+            admitted.put(wanted, config.keys.admitted_for);
             Ok(())
         }
         Err(error) => match outage(error) {
@@ -202,7 +242,7 @@ pub(super) async fn check(
                 ),
             }),
             Err(error) => {
-                admitted.forget(&image, target, who);
+                admitted.forget(&wanted);
                 Err(refused(image, error))
             }
         },
@@ -216,6 +256,11 @@ async fn ask(config: &PullConfig, keyring: &Keyring, reference: &Reference, targ
         reason,
     })?;
     let session = config.registries.session(&here, keyring, ANSWER_WITHIN).await?;
+    // A mirror of content may give it to everybody, and has never been asked what the name stands for.
+    let session = match reference.digest() {
+        Some(_) => session,
+        None => session.of_resolvers(),
+    };
     session.top().await.map(drop)
 }
 

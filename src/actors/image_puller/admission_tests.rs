@@ -288,14 +288,33 @@ fn somebody_is_known_by_all_that_they_give_and_to_one_process_only() {
 #[test]
 fn memory_has_a_bound() {
     let admitted = Admitted::default();
+    let reference = Reference::parse("r.x/i").unwrap();
+    let of = |n: usize| Shown::new(&reference, &n.to_string(), [0; 32]);
     for n in 0..REMEMBERED_MAX + 10 {
-        admitted.put("i", &n.to_string(), [0; 32], Duration::from_secs(60));
+        admitted.put(of(n), Duration::from_secs(60));
     }
     let held = admitted.shown.lock().unwrap().len();
     assert!((1..=REMEMBERED_MAX).contains(&held), "{held}");
-    assert!(
-        admitted
-            .since("i", &(REMEMBERED_MAX + 9).to_string(), [0; 32])
-            .is_some()
-    );
+    assert!(admitted.since(&of(REMEMBERED_MAX + 9)).is_some());
+}
+
+#[test]
+fn what_is_shown_of_a_repository_is_known_by_each_of_its_names() {
+    let admitted = Admitted::default();
+    let digest = format!("sha256:{}", "a".repeat(64));
+    let of = |name: &str| Shown::new(&Reference::parse(name).unwrap(), &digest, [0; 32]);
+    let by_digest = format!("r.x/a@{digest}");
+    admitted.put(of("r.x/a:1"), Duration::from_secs(60));
+    for same in ["r.x/a:1", "r.x/a:2", &by_digest] {
+        assert!(admitted.since(&of(same)).is_some(), "{same}");
+    }
+    for other in ["r.x/b:1", "s.x/a:1"] {
+        assert!(admitted.since(&of(other)).is_none(), "{other}");
+    }
+    admitted.forget(&of(&by_digest));
+    assert!(admitted.since(&of("r.x/a:1")).is_none());
+    // A mirror of content, which may have been asked for a digest, says nothing of tags.
+    admitted.put(of(&by_digest), Duration::from_secs(60));
+    assert!(admitted.since(&of(&by_digest)).is_some());
+    assert!(admitted.since(&of("r.x/a:1")).is_none());
 }

@@ -8,9 +8,13 @@ use crate::messages::image::ImageError;
 use futures_util::future::{join, try_join};
 use futures_util::stream::{FuturesOrdered, StreamExt as _};
 use std::ops::Range;
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
 
 /// One write to the content store. Larger is not faster, and there are several copies of each on its way there.
 const CHUNK_BYTES: usize = 256 << 10;
+/// Longest time that bytes wait for more to be written with them: what is not written goes with the plugin.
+const CHUNK_WITHIN: Duration = Duration::from_millis(300);
 /// What is said of a blob that ends before its end.
 const EARLY: &str = "the connection ended early";
 
@@ -75,7 +79,7 @@ impl Fetcher<'_> {
     ) -> Result<(), ImageError> {
         let mut left = target.size.saturating_sub(writer.offset());
         let mut chunk = Vec::with_capacity(CHUNK_BYTES);
-        let mut end = self.fill(&mut blob, &mut chunk, &mut left).await;
+        let mut end = self.fill(&mut blob, &mut chunk, &mut left, CHUNK_WITHIN).await;
         // What has come is kept, also before a broken connection is reported.
         while !chunk.is_empty() {
             let full = std::mem::replace(&mut chunk, Vec::with_capacity(CHUNK_BYTES));
@@ -83,7 +87,7 @@ impl Fetcher<'_> {
             match &end {
                 // While containerd writes one, the next comes.
                 None => {
-                    let (written, next) = join(write, self.fill(&mut blob, &mut chunk, &mut left)).await;
+                    let (written, next) = join(write, self.fill(&mut blob, &mut chunk, &mut left, CHUNK_WITHIN)).await;
                     written?;
                     end = next;
                 }
@@ -158,7 +162,8 @@ impl Fetcher<'_> {
         loop {
             let capacity = usize::try_from(left).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
             let mut chunk = Vec::with_capacity(capacity);
-            let end = self.fill(&mut blob, &mut chunk, &mut left).await;
+            // Written when all of the part is here.
+            let end = self.fill(&mut blob, &mut chunk, &mut left, Duration::MAX).await;
             if !chunk.is_empty() {
                 chunks.push(chunk);
             }
@@ -188,15 +193,26 @@ impl Fetcher<'_> {
         }
     }
 
-    /// Fills a chunk; `None` if there is more to come.
-    async fn fill(&self, blob: &mut Blob, chunk: &mut Vec<u8>, left: &mut u64) -> Option<End> {
+    /// Fills a chunk, for so long after its first byte; `None` if there is more to come.
+    async fn fill(&self, blob: &mut Blob, chunk: &mut Vec<u8>, left: &mut u64, within: Duration) -> Option<End> {
+        let came = |bytes| self.tally.came(bytes);
+        let mut until = None;
         while chunk.len() < CHUNK_BYTES {
             let room = CHUNK_BYTES - chunk.len();
-            match blob.next(room, &|bytes| self.tally.came(bytes)).await {
+            let next = match until {
+                // The first is waited for as long as the host is: nothing is kept back meanwhile.
+                None => blob.next(room, &came).await,
+                Some(until) => match timeout_at(until, blob.next(room, &came)).await {
+                    Ok(next) => next,
+                    Err(_elapsed) => return None,
+                },
+            };
+            match next {
                 Ok(Some(bytes)) if bytes.len() as u64 > *left => return Some(End::TooLong),
                 Ok(Some(bytes)) => {
                     *left -= bytes.len() as u64;
                     chunk.extend_from_slice(&bytes);
+                    until = until.or_else(|| Instant::now().checked_add(within));
                 }
                 // What is told of a connection after its last byte does not matter.
                 _ if *left == 0 => return Some(End::Whole),

@@ -121,7 +121,7 @@ impl Course {
         let (gateway, config, reference) = (&self.gateway, &self.config, &self.reference);
         let name = reference.name();
         if self.may_be_here
-            && let Some((record, known)) = facts::here(gateway, config, &name).await?
+            && let Some((record, known)) = facts::here(gateway, config, reference).await?
         {
             admission::check(config, &self.keyring, reference, &record).await?;
             return Ok(ready(name, known, false));
@@ -211,7 +211,7 @@ impl Course {
         // What a task had loaded becomes the registry's by a pull, which fetches nothing then.
         if let Some(record) = facts::record_of(gateway, &name).await?
             && record.target.digest == resolved.target.digest
-            && Origin::read(&record.labels) != Some(Origin::Loaded)
+            && Origin::of(&name, &record.labels) != Some(Origin::Loaded)
             && let Some(known) = facts::of_target(gateway, config, &name, &resolved.target, None).await?
         {
             return Ok((Some(known), false));

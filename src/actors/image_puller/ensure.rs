@@ -17,7 +17,7 @@ use crate::actors::shared::{Configured, Links};
 use crate::messages::Cx;
 use crate::messages::image::{CredentialScope, Credentials, EnsureImage, ImageError, ImageReady, LoadFrom, PullPolicy};
 use crate::spec::pull::{Budgets, PullMethod};
-use crate::spec::reference::Reference;
+use crate::spec::reference::{Reference, without_password};
 use crate::telemetry::propagate;
 use crate::telemetry::{Counter, Gauge, names};
 use std::hash::Hash;
@@ -188,9 +188,10 @@ impl Errand<'_> {
         let reference = match Reference::parse(&self.req.image) {
             Ok(reference) => reference,
             Err(reason) => {
+                let image = &self.req.image;
                 return Some(Err(ImageError::BadReference {
-                    reference: self.req.image.clone(),
-                    reason,
+                    reference: without_password(image, image),
+                    reason: without_password(&reason, image),
                 }));
             }
         };
@@ -300,10 +301,10 @@ impl Errand<'_> {
     /// What is on disk; unpacked, if it has to be.
     async fn look(&self, reference: &Reference) -> Answer<Option<Here>> {
         self.stage(Stage::Looking);
-        let (gateway, config, name) = (self.configured.gateway.clone(), self.config(), reference.name());
+        let (gateway, config, wanted) = (self.configured.gateway.clone(), self.config(), reference.clone());
         let key = self.key(reference);
         let mut seat = self.desk.looking.board(key, &self.desk.io, self.span, || {
-            let work = async move { facts::here(&gateway, &config, &name).await };
+            let work = async move { facts::here(&gateway, &config, &wanted).await };
             (Arc::new(()), work)
         });
         seat.done().await
@@ -409,14 +410,15 @@ impl Errand<'_> {
                 Some(_) => (Way::Load, &self.desk.loads),
             };
             let (waiting, config) = (budget.wait(&self.req.job), self.config());
-            let (tasks, last_word) = (Arc::clone(&self.desk.links.tasks), config.registries.last_word());
-            let pulling = Pulling::new(way, reference.name(), waiting.ticket(), last_word, tasks);
+            let (tasks, keyring) = (Arc::clone(&self.desk.links.tasks), self.keyring(reference));
+            let words = (config.registries.last_word(), keyring.asking());
+            let pulling = Pulling::new(way, reference.name(), waiting.ticket(), words, tasks);
             let pulling = Arc::new(pulling);
             let course = Course {
                 gateway: self.configured.gateway.clone(),
                 config,
                 reference: reference.clone(),
-                keyring: self.keyring(reference),
+                keyring,
                 resolved,
                 load: self.req.load.clone(),
                 transfer: self.req.load.is_none() && self.by_transfer(),

@@ -1,7 +1,8 @@
 //! What a container needs to know of an image that is on this node: read from the content store and from its files.
 
+use super::admission;
 use super::ensure::PullConfig;
-use super::lease::{LEASE_EXPIRES, Lease};
+use super::lease::{self, LEASE_EXPIRES, Lease};
 use super::plan::{self, Config, DOCUMENT_MAX_BYTES, Document, Manifest};
 use super::pull::{self, whole};
 use super::unpack::{UnpackError, Unpacker, unique};
@@ -10,11 +11,12 @@ use crate::host::{liveness, rootfs};
 use crate::messages::image::ImageError;
 use crate::messages::runtime::ContainerdFault;
 use crate::spec::identity::Digest;
-use crate::spec::image::ImageFacts;
+use crate::spec::image::{Directory, ImageFacts};
 use crate::spec::image_gc::Origin;
 use crate::spec::owner::{KEY_PLUGIN, LOOK_LEASE};
+use crate::spec::reference::Reference;
 use crate::telemetry::names;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tracing::Instrument as _;
@@ -66,20 +68,67 @@ pub(super) async fn record_of(gateway: &Gateway, name: &str) -> Result<Option<Im
 }
 
 /// The image of this name, unpacked (again, if it has to be). `None`: it is not here, or not all of it, or a task has
-/// brought it along.
+/// brought it along. One that is wanted by digest and is here by a tag of its repository gets a record of this name too.
 ///
 /// # Errors
 /// Those of [`of_target`].
-pub(super) async fn here(gateway: &Gateway, config: &PullConfig, name: &str) -> Result<Option<Here>, ImageError> {
+pub(super) async fn here(
+    gateway: &Gateway,
+    config: &PullConfig,
+    reference: &Reference,
+) -> Result<Option<Here>, ImageError> {
+    let name = &reference.name();
     let Some(record) = record_of(gateway, name).await? else {
-        return Ok(None);
+        let Some(record) = by_a_tag(gateway, reference).await? else {
+            return Ok(None);
+        };
+        let known = of_target(gateway, config, name, &record.target, None).await?;
+        let Some(known) = known else { return Ok(None) };
+        gateway
+            .put_image(&record)
+            .await
+            .map_err(|source| ImageError::Containerd {
+                image: name.clone(),
+                source,
+            })?;
+        return Ok(Some((record, known)));
     };
-    if Origin::read(&record.labels) == Some(Origin::Loaded) {
+    if Origin::of(name, &record.labels) == Some(Origin::Loaded) {
         // Named by a task's archive: that is no word of the registry's, and counts for nobody else.
         return Ok(None);
     }
     let known = of_target(gateway, config, name, &record.target, None).await?;
     Ok(known.map(|known| (record, known)))
+}
+
+/// The record to be of an image that is wanted by digest, if another name of the same repository has it: a registry would give
+/// the same. Who may use that one may use this.
+async fn by_a_tag(gateway: &Gateway, reference: &Reference) -> Result<Option<ImageRecord>, ImageError> {
+    let Some(digest) = reference.digest() else {
+        return Ok(None);
+    };
+    let name = reference.name();
+    let records = gateway.images_of_digest(digest.as_str()).await;
+    let records = records.map_err(|source| ImageError::Containerd {
+        image: name.clone(),
+        source,
+    })?;
+    let of_repository = |record: &ImageRecord| {
+        Reference::parse(&record.name)
+            .is_ok_and(|r| (r.registry(), r.repository()) == (reference.registry(), reference.repository()))
+    };
+    // Whoever has brought one along in an archive may have called it anything.
+    let is_loaded = |record: &ImageRecord| Origin::of(&record.name, &record.labels) == Some(Origin::Loaded);
+    let fitting = records
+        .into_iter()
+        .filter(|record| of_repository(record) && !is_loaded(record));
+    // One that is for everybody first.
+    let found = fitting.min_by_key(|record| !admission::mark_of(&record.labels).is_empty());
+    Ok(found.map(|found| {
+        let mut labels = admission::mark_of(&found.labels);
+        labels.extend(Origin::Pulled.labels(&name));
+        ImageRecord { name, labels, ..found }
+    }))
 }
 
 /// Facts of an image by its target in the content store, unpacked (again, if it has to be), under the caller's lease, if there
@@ -124,8 +173,9 @@ pub(super) async fn of_target(
     if let Some(chain) = &facts.chain_id {
         let (gateway, snapshotter, chain) = (gateway.clone(), snapshotter.to_owned(), chain.clone());
         let (lease, image) = (lease.map(str::to_owned), name.to_owned());
+        let volumes = facts.volumes.clone();
         let look = async move {
-            match files(&gateway, &snapshotter, &chain, lease.as_deref()).await {
+            match files(&gateway, &snapshotter, &chain, volumes, lease.as_deref()).await {
                 Ok(Ok(files)) => Ok(files),
                 // A runtime reads them too, and would wait for ever in the place of what was refused here.
                 Ok(Err(error)) => Err(ImageError::Unusable {
@@ -135,8 +185,7 @@ pub(super) async fn of_target(
                 Err(source) => Err(ImageError::Containerd { image, source }),
             }
         };
-        let (passwd, group) = whole(name, look).await?;
-        (facts.passwd, facts.group) = (passwd, group);
+        (facts.passwd, facts.group, facts.directories) = whole(name, look).await?;
     }
     let known = (digest, Arc::new(facts));
     config.facts.put(&target.digest, known.clone());
@@ -171,9 +220,7 @@ async fn read(
             return Ok(None);
         };
         match plan::document(&json).map_err(unusable)?.0 {
-            Document::Index(entries) => {
-                digest = plan::choose(&entries, architecture).map_err(unusable)?.1.digest.clone()
-            }
+            Document::Index(entries) => digest = plan::choose(&entries, architecture).map_err(unusable)?.digest.clone(),
             Document::Manifest(manifest) => {
                 let Some(json) = gateway
                     .read_blob(&manifest.config.digest, DOCUMENT_MAX_BYTES)
@@ -241,18 +288,19 @@ async fn unpack_again(
     })
 }
 
-/// `/etc/passwd` and `/etc/group`, empty where there is none.
-type Files = (String, String);
+/// `/etc/passwd` and `/etc/group`, empty where there is none, and the VOLUMEs that are directories.
+type Files = (String, String, BTreeMap<String, Directory>);
 
 async fn files(
     gateway: &Gateway,
     snapshotter: &str,
     chain: &Digest,
+    volumes: Vec<String>,
     lease: Option<&str>,
 ) -> Result<std::io::Result<Files>, ContainerdFault> {
     let key = format!("{LOOK_LEASE}{}", unique());
     if let Some(lease) = lease {
-        return look(&gateway.with_lease(lease), snapshotter, &key, chain).await;
+        return look(&gateway.with_lease(lease), snapshotter, &key, chain, volumes).await;
     }
     // Held by a lease, so that even a look that is cut off by the end of the process leaves nothing for good: the reaper
     // removes it, or it expires.
@@ -265,8 +313,8 @@ async fn files(
             ]),
         )
         .await?;
-    let answer = look(&gateway.with_lease(&key), snapshotter, &key, chain).await;
-    gateway.delete_lease(&key).await?;
+    let answer = look(&gateway.with_lease(&key), snapshotter, &key, chain, volumes).await;
+    lease::remove(gateway, &key).await;
     answer
 }
 
@@ -275,32 +323,36 @@ async fn look(
     snapshotter: &str,
     key: &str,
     chain: &Digest,
+    volumes: Vec<String>,
 ) -> Result<std::io::Result<Files>, ContainerdFault> {
     let mounts = leased.view_snapshot(snapshotter, key, chain.as_str()).await?;
-    let read = tokio::task::spawn_blocking(move || read_files(&mounts)).await;
+    let read = tokio::task::spawn_blocking(move || read_files(&mounts, &volumes)).await;
     leased.remove_snapshot(snapshotter, key).await?;
     Ok(read.map_err(std::io::Error::other).and_then(|files| files))
 }
 
-fn read_files(mounts: &[Mount]) -> std::io::Result<Files> {
+fn read_files(mounts: &[Mount], volumes: &[String]) -> std::io::Result<Files> {
     let [mount] = mounts else {
         return Err(std::io::Error::other(format!(
             "the snapshot consists of {} mounts",
             mounts.len()
         )));
     };
-    let both = |layers: &[std::path::PathBuf]| {
+    let all = |layers: &[std::path::PathBuf]| {
         let text = |path| {
             rootfs::read(layers, path, FILE_MAX_BYTES)
                 .map(|bytes| String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned())
                 .map_err(|error| std::io::Error::other(format!("/{path}: {error}")))
         };
-        Ok((text("etc/passwd")?, text("etc/group")?))
+        // What cannot be read as one is none, and the mount there says so.
+        let is_directory = |path: &String| Some((path.clone(), rootfs::directory(layers, path).ok()??));
+        let directories = volumes.iter().filter_map(is_directory).collect();
+        Ok((text("etc/passwd")?, text("etc/group")?, directories))
     };
     match rootfs::directories(&mount.kind, &mount.source, &mount.options) {
-        Some(layers) => both(&layers),
+        Some(layers) => all(&layers),
         None => rootfs::with_mounted(&mount.kind, &mount.source, &mount.options, |root| {
-            both(&[root.to_owned()])
+            all(&[root.to_owned()])
         }),
     }
 }

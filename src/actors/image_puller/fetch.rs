@@ -71,29 +71,30 @@ impl Fetcher<'_> {
         target: &Descriptor,
         labels: Labels,
     ) -> Result<(), ImageError> {
-        if self.adopt(target, &labels).await? {
-            return Ok(());
-        }
         let reference = ingest_name(kind, target);
-        let Some(mut writer) = self.open(&reference, target).await? else {
-            return self.adopt(target, &labels).await.map(drop);
-        };
-        if writer.offset() > 0 {
-            drop(writer);
-            self.containerd(self.gateway.abort_ingest(&reference).await)?;
-            let Some(again) = self.open(&reference, target).await? else {
+        // What an earlier pull left here may be damaged: once more from the start.
+        let mut fresh_starts = 1;
+        while !self.adopt(target, &labels).await? {
+            let Some(mut writer) = self.open(&reference, target).await? else {
                 return self.adopt(target, &labels).await.map(drop);
             };
-            writer = again;
-        }
-        self.containerd(writer.write(bytes.to_vec()).await)?;
-        match writer.commit(&self.sourced(labels, None)).await {
-            Err(fault) if fault.kind == FaultKind::FailedPrecondition => {
-                self.containerd(self.gateway.abort_ingest(&reference).await)?;
-                Err(self.unusable(format!("{kind} {} is damaged: {}", target.digest, fault.text)))
+            // All of it is here if another namespace has the blob: containerd then opens a write that is complete.
+            let rest = usize::try_from(writer.offset()).ok().and_then(|at| bytes.get(at..));
+            if let Some(rest) = rest.filter(|rest| !rest.is_empty()) {
+                self.containerd(writer.write(rest.to_vec()).await)?;
             }
-            answer => self.containerd(answer),
+            match writer.commit(&self.sourced(labels.clone(), None)).await {
+                Err(fault) if fault.kind == FaultKind::FailedPrecondition => {
+                    self.containerd(self.gateway.abort_ingest(&reference).await)?;
+                    if fresh_starts == 0 {
+                        return Err(self.unusable(format!("{kind} {} is damaged: {}", target.digest, fault.text)));
+                    }
+                    fresh_starts -= 1;
+                }
+                answer => return self.containerd(answer),
+            }
         }
+        Ok(())
     }
 
     /// Fetches a blob unless it is here. Its labels are set in either case.
@@ -134,7 +135,18 @@ impl Fetcher<'_> {
                     }
                     answer => return self.containerd(answer),
                 },
+                // Whoever sends more than there should be would send it again.
+                Err(ImageError::Unusable { .. }) if host.is_some() && self.session.hosts() > 1 && fresh_starts > 0 => {
+                    fresh_starts -= 1;
+                    widest = 1;
+                    drop(writer);
+                    self.containerd(self.gateway.abort_ingest(&reference).await)?;
+                }
                 Err(ImageError::Registry { .. }) if failures + 1 < TRIES => {
+                    // The others are asked for the rest first, where there are others.
+                    if let Some(host) = host {
+                        self.session.distrust(host);
+                    }
                     failures = if writer.offset() > start { 0 } else { failures + 1 };
                     widest = (widest / 2).max(1);
                     drop(writer);

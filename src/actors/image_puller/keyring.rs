@@ -4,11 +4,12 @@
 //! its user name and password. "None there" goes on to the next; what fails is an error of the pull, unless the task says
 //! `auth_soft_fail`.
 //!
-//! A task's credentials for the registry itself are also for the host that `hosts.toml` names as its `server`: the operator
-//! has said who the registry is. They are for none of its mirrors.
+//! Credentials for the registry itself, the task's and the plugin's, are also for the host that `hosts.toml` names as its
+//! `server`, after those for that host by its own name: the operator has said who the registry is. They are for none of its
+//! mirrors.
 
 use super::admission::Admitted;
-use super::programs::Programs;
+use super::programs::{Asking, Programs};
 use crate::host::credentials as kept;
 use crate::messages::image::{Credentials, EnsureImage, ImageError};
 use crate::spec::auth::{self, PluginAuth};
@@ -17,6 +18,7 @@ use crate::spec::reference::Reference;
 use crate::spec::registry_auth::{DockerConfig, Source, host_of};
 use crate::spec::settings::Settings;
 use crate::spec::words::Secrets;
+use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -85,8 +87,9 @@ impl Keys {
                 keys: self.clone(),
                 used: AtomicU8::new(0),
                 secrets: Mutex::new(secrets),
+                asking: Asking::default(),
             }),
-            stands_for_server: None,
+            served: None,
         }
     }
 }
@@ -118,6 +121,7 @@ struct Inner {
     used: AtomicU8,
     /// What must not come back in other people's words.
     secrets: Mutex<Secrets>,
+    asking: Asking,
 }
 
 impl fmt::Debug for Inner {
@@ -145,9 +149,18 @@ pub(super) enum Whose {
 #[derive(Debug, Clone)]
 pub(super) struct Keyring {
     inner: Arc<Inner>,
-    /// The host that the operator names as the registry that the task's own credentials are for.
-    stands_for_server: Option<Arc<str>>,
+    served: Option<Arc<Served>>,
 }
+
+/// The place of a registry, as the operator's files say.
+#[derive(Debug)]
+struct Served {
+    registry: String,
+    host: String,
+}
+
+/// What was given out, by host.
+pub(super) type Given = Mutex<HashMap<String, Credentials>>;
 
 /// What was looked for where, and why it cannot be had.
 struct Trouble {
@@ -169,23 +182,35 @@ impl Keyring {
                 keys: Keys::default(),
                 used: AtomicU8::new(0),
                 secrets: Mutex::default(),
+                asking: Asking::default(),
             }),
-            stands_for_server: None,
+            served: None,
         }
     }
 
     /// The same where the registry is at `host`, as the operator's files say.
     pub(super) fn served_by(&self, registry: &str, host: &str) -> Self {
-        let (inner, is_own) = (Arc::clone(&self.inner), host_of(registry) == self.inner.server);
+        let (registry, host) = (host_of(registry), host_of(host));
         Self {
-            inner,
-            stands_for_server: is_own.then(|| Arc::from(host_of(host))),
+            inner: Arc::clone(&self.inner),
+            served: Some(Arc::new(Served { registry, host })),
         }
+    }
+
+    /// The registry that a host is, where it has another name.
+    fn registry_at(&self, host: &str) -> Option<&str> {
+        let served = self.served.as_deref().filter(|served| served.host == host)?;
+        Some(served.registry.as_str()).filter(|registry| *registry != host)
     }
 
     /// Something that a host is shown, besides credentials that were asked for here.
     pub(super) fn knows(&self, secret: &str) {
         self.secrets().add(secret);
+    }
+
+    /// Which programs are asked at the moment.
+    pub(super) fn asking(&self) -> Asking {
+        self.inner.asking.clone()
     }
 
     /// Other people's words without what they were shown.
@@ -209,10 +234,25 @@ impl Keyring {
 
     /// The same after those that there were have been refused: programs are asked anew.
     pub(super) async fn again(&self, host: &str) -> Result<Option<Credentials>, ImageError> {
-        for asked in [&host_of(host), &self.inner.server] {
+        let asked = host_of(host);
+        for asked in [asked.as_str(), &self.inner.server]
+            .into_iter()
+            .chain(self.registry_at(&asked))
+        {
             self.inner.keys.programs.forget(asked);
         }
         self.of(host).await
+    }
+
+    /// Whether there are other credentials now than those that were given out, programs being asked anew.
+    pub(super) async fn has_others(&self, given: &Given) -> Result<bool, ImageError> {
+        let given = given.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut is_other = false;
+        for (host, old) in given {
+            // All of them: what is remembered of one that has been refused would be shown again.
+            is_other |= self.again(&host).await?.is_some_and(|new| new != old);
+        }
+        Ok(is_other)
     }
 
     /// Whose credentials there are for a host, without giving them out: that they cannot be had is a failure of the pull
@@ -224,12 +264,16 @@ impl Keyring {
 
     /// The credentials for a host, and whose they are: [`NODE`] or [`TASK`].
     async fn find(&self, host: &str) -> Result<Option<(Credentials, u8)>, ImageError> {
-        let is_own = host == self.inner.server || self.stands_for_server.as_deref() == Some(host);
+        let registry = self.registry_at(host);
+        let is_own = host == self.inner.server || registry == Some(&self.inner.server);
         if is_own && let Some(own) = self.soft(host, self.own().await)? {
             learn(&mut self.secrets(), &own);
             return Ok(Some((own, TASK)));
         }
-        let found = self.of_plugin(host).await?;
+        let mut found = self.of_plugin(host).await?;
+        if let (None, Some(registry)) = (&found, registry) {
+            found = self.of_plugin(registry).await?;
+        }
         if let Some(found) = &found {
             learn(&mut self.secrets(), found);
         }
@@ -292,7 +336,9 @@ impl Keyring {
     }
 
     async fn program(&self, option: &'static str, helper: &str, host: &str) -> Result<Option<Credentials>, Trouble> {
+        let asked = self.inner.asking.begins(kept::program(helper));
         let answer = self.inner.keys.programs.ask(helper, host).await;
+        drop(asked);
         answer.map_err(|(reason, transient)| Trouble {
             option,
             reason: format!("{}: {reason}", kept::program(helper)),
@@ -351,10 +397,13 @@ impl Keyring {
                     inner.server
                 )
             }
-            (_, Some(plugin)) if plugin.has_password() && !plugin.is_for(&host, inner.keys.profile) => format!(
-                "user name and password of the plugin's auth are not for {host}: auth.server_address and auth.hosts of the \
+            // One that the task has, and that nobody wanted to see, is not to be looked for elsewhere.
+            (Own::Nothing, Some(plugin)) if plugin.has_password() && !plugin.is_for(&host, inner.keys.profile) => {
+                format!(
+                    "user name and password of the plugin's auth are not for {host}: auth.server_address and auth.hosts of the \
                  plugin say what they are for"
-            ),
+                )
+            }
             _ => return error,
         };
         match error {

@@ -230,3 +230,48 @@ async fn a_tasks_credentials_are_for_the_server_of_its_registry_and_for_no_mirro
     let ring = keyring(plugin(&[]), &own).served_by("x.test", "127.0.0.1:5000");
     assert_eq!(user(&ring, "127.0.0.1:5000").await, None);
 }
+
+#[tokio::test]
+async fn the_plugins_credentials_are_for_the_server_of_its_registry_and_for_no_mirror() {
+    let none = request("a/b", None, CredentialScope::default());
+    let at = |plugin| keyring(plugin, &none).served_by("docker.io", "127.0.0.1:5000");
+    let ring = at(plugin(&["docker.io"]));
+    assert_eq!(user(&ring, "127.0.0.1:5000").await.as_deref(), Some("node"));
+    assert_eq!(user(&ring, "mirror.test").await, None);
+    assert_eq!(user(&at(plugin(&["elsewhere"])), "127.0.0.1:5000").await, None);
+    let dir = tempfile::tempdir().unwrap();
+    let file = |auths: &str| {
+        let path = dir.path().join("config.json");
+        std::fs::write(&path, format!(r#"{{"auths":{{{auths}}}}}"#)).unwrap();
+        PluginAuth {
+            config: Some(path.display().to_string()),
+            ..PluginAuth::default()
+        }
+    };
+    let hub = r#""https://index.docker.io/v1/":{"username":"hub","password":"p"}"#;
+    assert_eq!(user(&at(file(hub)), "127.0.0.1:5000").await.as_deref(), Some("hub"));
+    // Its own comes before.
+    let both = format!(r#"{hub},"127.0.0.1:5000":{{"username":"own","password":"p"}}"#);
+    assert_eq!(user(&at(file(&both)), "127.0.0.1:5000").await.as_deref(), Some("own"));
+}
+
+#[tokio::test]
+async fn credentials_that_have_changed_are_others() {
+    let none = request("r.x/a", None, CredentialScope::default());
+    let ring = keyring(plugin(&["r.x"]), &none);
+    let given = |username: &str| Given::new(HashMap::from([("r.x".to_owned(), login(username))]));
+    assert_eq!(ring.has_others(&given("node")).await, Ok(false));
+    assert_eq!(ring.has_others(&given("before")).await, Ok(true));
+    assert_eq!(ring.has_others(&Given::default()).await, Ok(false));
+}
+
+#[tokio::test]
+async fn the_plugins_password_is_not_told_of_where_the_task_has_its_own() {
+    let own = request("r.x/a", Some(login("task")), CredentialScope::default());
+    let denied = ImageError::Denied {
+        image: "r.x/a".to_owned(),
+        reason: "no".to_owned(),
+    };
+    let told = keyring(plugin(&["other"]), &own).explained(denied.clone(), "r.x");
+    assert_eq!(told, denied);
+}

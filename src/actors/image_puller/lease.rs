@@ -2,19 +2,23 @@
 
 use super::unpack::unique;
 use crate::containerd::{Gateway, Labels, expires_after};
-use crate::host::liveness::is_running;
+use crate::host::liveness;
 use crate::messages::image::ImageError;
 use crate::messages::runtime::{ContainerdFault, FaultKind};
+use crate::spec::owner::{KEY_PLUGIN, KEY_PULLED, PULL_LEASE, ProcessId};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tracing::Instrument as _;
 
-/// How long what an interrupted pull has fetched is kept for the next one, at least.
+/// How long a pull's lease is kept by containerd, counted from the pull's begin. The reaper takes that of a process that has
+/// ended when it is older than the grace period.
 pub(super) const LEASE_EXPIRES: Duration = Duration::from_secs(60 * 60);
-/// Label of the leases of pulls: the image's name.
-const IMAGE_LABEL: &str = "containerd-driver/pull";
-/// Label of the leases of pulls: process id of the driver that pulls.
-const OWNER_LABEL: &str = "containerd-driver/pid";
+/// First and longest rest before another attempt to remove a lease, and how many there are: some ten minutes.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+const REMOVALS: usize = 64;
+/// Label of the leases of pulls by earlier versions: process id of the driver that pulls.
+const PID_LABEL: &str = "containerd-driver/pid";
 
 /// Leases of pulls that this process is carrying out.
 pub(super) type Living = Arc<Mutex<HashSet<String>>>;
@@ -33,11 +37,11 @@ impl Lease {
         image: &str,
         expires: Duration,
     ) -> Result<Self, ContainerdFault> {
-        let id = format!("containerd-driver-pull-{}", unique());
+        let id = format!("{PULL_LEASE}{}", unique());
         let labels = Labels::from([
             expires_after(expires),
-            (IMAGE_LABEL.to_owned(), image.to_owned()),
-            (OWNER_LABEL.to_owned(), std::process::id().to_string()),
+            (KEY_PULLED.to_owned(), image.to_owned()),
+            (KEY_PLUGIN.to_owned(), liveness::this_process().text()),
         ]);
         let abandoned = Self::abandoned(gateway, living, image).await?;
         living.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
@@ -81,7 +85,7 @@ impl Lease {
     async fn abandoned(gateway: &Gateway, living: &Living, image: &str) -> Result<Vec<String>, ContainerdFault> {
         let mut leases = gateway.list_leases().await?;
         leases.retain(|lease| {
-            lease.labels.get(IMAGE_LABEL).map(String::as_str) == Some(image)
+            lease.labels.get(KEY_PULLED).map(String::as_str) == Some(image)
                 && !is_living(living, &lease.id, &lease.labels)
         });
         Ok(leases.into_iter().map(|lease| lease.id).collect())
@@ -90,10 +94,14 @@ impl Lease {
 
 /// Whether the pull of a lease still runs, here or in another process (the command line beside the plugin).
 fn is_living(living: &Living, id: &str, labels: &Labels) -> bool {
-    match labels.get(OWNER_LABEL).and_then(|pid| pid.parse::<u32>().ok()) {
-        Some(pid) if pid == std::process::id() => living.lock().unwrap_or_else(PoisonError::into_inner).contains(id),
-        Some(pid) => is_running(pid),
-        None => false,
+    let me = liveness::this_process();
+    match labels.get(KEY_PLUGIN).and_then(|text| ProcessId::parse(text)) {
+        Some(process) if process == me => living.lock().unwrap_or_else(PoisonError::into_inner).contains(id),
+        Some(process) => process.is_out_of_sight(&me) || liveness::lives(&process),
+        None => labels
+            .get(PID_LABEL)
+            .and_then(|pid| pid.parse().ok())
+            .is_some_and(liveness::is_running),
     }
 }
 
@@ -106,8 +114,28 @@ impl Drop for Lease {
     }
 }
 
-async fn remove(gateway: &Gateway, id: &str) {
-    if let Err(fault) = gateway.delete_lease(id).await {
-        tracing::debug!(error = %fault, "lease of a pull left to expire");
+/// Removes a lease. Of a containerd that is away it is removed when it is back, which nobody waits for.
+pub(super) async fn remove(gateway: &Gateway, id: &str) {
+    let Err(fault) = gateway.delete_lease(id).await else {
+        return;
+    };
+    if !fault.is_transient() {
+        tracing::debug!(lease = id, error = %fault, "a lease is left to expire");
+        return;
     }
+    let (gateway, id) = (gateway.clone(), id.to_owned());
+    let later = async move {
+        let mut rest = AGAIN.0;
+        for _ in 0..REMOVALS {
+            tokio::time::sleep(rest).await;
+            rest = (rest * 2).min(AGAIN.1);
+            match gateway.delete_lease(&id).await {
+                Err(fault) if fault.is_transient() => {}
+                Err(fault) => return tracing::debug!(lease = id, error = %fault, "a lease is left to expire"),
+                Ok(_) => return,
+            }
+        }
+        tracing::debug!(lease = id, "a lease is left to expire");
+    };
+    drop(tokio::spawn(later.in_current_span()));
 }

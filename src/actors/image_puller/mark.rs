@@ -11,16 +11,16 @@ use crate::spec::image_gc::Origin;
 /// blank label takes an old one away.
 pub(super) async fn pulled(gateway: &Gateway, name: &str, whose: Option<Whose>) -> Result<Labels, ContainerdFault> {
     let record = gateway.image(name).await?;
-    let mut labels = after_pull(record.map(|record| record.labels));
+    let mut labels = after_pull(name, record.map(|record| record.labels));
     labels.extend(admission::mark(whose));
     Ok(labels)
 }
 
-fn after_pull(before: Option<Labels>) -> Labels {
-    let is_foreign = before.as_ref().is_some_and(|labels| Origin::read(labels).is_none());
+fn after_pull(name: &str, before: Option<Labels>) -> Labels {
+    let is_foreign = before.as_ref().is_some_and(|labels| Origin::of(name, labels).is_none());
     let mut labels = before.unwrap_or_default();
     if !is_foreign {
-        labels.extend([Origin::Pulled.label()]);
+        labels.extend(Origin::Pulled.labels(name));
     }
     labels
 }
@@ -28,17 +28,21 @@ fn after_pull(before: Option<Labels>) -> Labels {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::image_gc::KEY_IDLE;
+    use crate::spec::image_gc::{KEY_IDLE, KEY_IMAGE};
 
     #[test]
     fn what_is_pulled_is_ours_unless_the_record_was_somebody_elses() {
-        let ours = Labels::from([Origin::Pulled.label()]);
+        let after_pull = |before| after_pull("r/a:1", before);
+        let ours = Labels::from(Origin::Pulled.labels("r/a:1"));
         assert_eq!(after_pull(None), ours);
+        let copied = Labels::from(Origin::Pulled.labels("r/b:1"));
+        assert_eq!(after_pull(Some(copied.clone())), copied);
         let foreign = Labels::from([("io.cri-containerd.image".to_owned(), "managed".to_owned())]);
         assert_eq!(after_pull(Some(foreign.clone())), foreign);
         assert_eq!(after_pull(Some(Labels::new())), Labels::new());
         // What a task had loaded is what the registry says from now on.
-        let loaded = Labels::from([Origin::Loaded.label(), (KEY_IDLE.to_owned(), "1".to_owned())]);
-        assert_eq!(after_pull(Some(loaded))[&Origin::Pulled.label().0], "pulled");
+        let mut loaded = Labels::from(Origin::Loaded.labels("r/a:1"));
+        loaded.insert(KEY_IDLE.to_owned(), "1".to_owned());
+        assert_eq!(after_pull(Some(loaded))[KEY_IMAGE], "pulled");
     }
 }

@@ -42,6 +42,7 @@ use crate::messages::image::{EnsureImage, ImageError, ImageReady};
 use crate::messages::runtime::FaultKind;
 use crate::messages::{Ask, Owed, Request as _};
 use crate::spec::pull::{self as spec_pull, PullMethod};
+use crate::spec::reference::without_password;
 use crate::telemetry::names;
 use crate::telemetry::propagate::handling;
 use actix::{Actor, Context, Handler, Supervised};
@@ -106,7 +107,7 @@ async fn serve(shared: &Shared, desk: &Desk, req: EnsureImage, mut owed: Owed<Re
     match answer {
         Some(answer) => owed.send(answer),
         // The reply drops: the asker asks again.
-        None => tracing::error!(image.ref = req.image, "work for an image panicked"),
+        None => tracing::error!(image.ref = without_password(&req.image, &req.image), "work for an image panicked"),
     }
 }
 
@@ -209,7 +210,7 @@ impl Handler<Ask<EnsureImage>> for ImagePuller {
 
     fn handle(&mut self, ask: Ask<EnsureImage>, _ctx: &mut Self::Context) {
         let Ask { req, cx, reply, .. } = ask;
-        let span = handling!(cx, names::IMAGE_ENSURE, "image_puller", EnsureImage::NAME, { names::IMAGE_REF } = %req.image, { names::JOINED } = field::Empty);
+        let span = handling!(cx, names::IMAGE_ENSURE, "image_puller", EnsureImage::NAME, { names::IMAGE_REF } = %without_password(&req.image, &req.image), { names::JOINED } = field::Empty);
         self.sweep();
         let (shared, desk, owed) = (Arc::clone(&self.shared), self.desk.clone(), Owed::new(reply, span));
         let work = async move { serve(&shared, &desk, req, owed).await };

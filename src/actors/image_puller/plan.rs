@@ -54,6 +54,8 @@ struct Platform {
     os: String,
     #[serde(default)]
     variant: String,
+    #[serde(default, rename = "os.features")]
+    features: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -160,8 +162,8 @@ fn entry(raw: RawDescriptor) -> Result<Entry, String> {
     })
 }
 
-/// The entry for this machine and its place in the index.
-pub(super) fn choose<'a>(entries: &'a [Entry], architecture: &str) -> Result<(usize, &'a Descriptor), String> {
+/// The entry for this machine.
+pub(super) fn choose<'a>(entries: &'a [Entry], architecture: &str) -> Result<&'a Descriptor, String> {
     let best = entries
         .iter()
         .enumerate()
@@ -169,8 +171,11 @@ pub(super) fn choose<'a>(entries: &'a [Entry], architecture: &str) -> Result<(us
         .filter_map(|(i, entry)| rank(entry, architecture).map(|rank| (rank, i, &entry.target)))
         // Of equals the first, as containerd does.
         .max_by_key(|(rank, i, _)| (*rank, std::cmp::Reverse(*i)));
-    best.map(|(_, i, target)| (i, target)).ok_or_else(|| {
+    best.map(|(_, _, target)| target).ok_or_else(|| {
         let offered: Vec<String> = entries.iter().filter(|e| !e.attestation).map(offer).collect();
+        if offered.is_empty() {
+            return "its index names no image for any machine".to_owned();
+        }
         format!(
             "it is not for this machine (linux/{architecture}) but for {}",
             offered.join(", ")
@@ -178,13 +183,26 @@ pub(super) fn choose<'a>(entries: &'a [Entry], architecture: &str) -> Result<(us
     })
 }
 
+/// The usual name of an architecture that some call by the kernel's (containerd's `platforms.Normalize`).
+fn usual(architecture: &str) -> &str {
+    match architecture {
+        "x86_64" | "x86-64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
 /// How well an entry fits; `None`: not at all.
 fn rank(entry: &Entry, architecture: &str) -> Option<u8> {
     let Some(platform) = &entry.platform else {
         return Some(0);
     };
-    if platform.os != "linux" || platform.architecture != architecture {
+    if platform.os != "linux" || usual(&platform.architecture) != architecture {
         return None;
+    }
+    if !platform.features.is_empty() {
+        // What it asks of the machine is not known here, such as layers of another form: where there is nothing else.
+        return Some(0);
     }
     match (architecture, platform.variant.as_str()) {
         ("arm", "v7") => Some(4),
@@ -209,7 +227,7 @@ fn offer(entry: &Entry) -> String {
 pub(super) fn config(json: &[u8], architecture: &str, layers: usize) -> Result<Config, String> {
     let raw: RawConfig = serde_json::from_slice(json).map_err(|e| format!("its config cannot be read: {e}"))?;
     let fits = |value: &str, want: &str| value.is_empty() || value == want;
-    if !fits(&raw.platform.os, "linux") || !fits(&raw.platform.architecture, architecture) {
+    if !fits(&raw.platform.os, "linux") || !fits(usual(&raw.platform.architecture), architecture) {
         let (os, arch) = (raw.platform.os, raw.platform.architecture);
         return Err(format!("it is for {os}/{arch}, this machine is linux/{architecture}"));
     }
@@ -234,6 +252,7 @@ pub(super) fn config(json: &[u8], architecture: &str, layers: usize) -> Result<C
         working_dir: run.working_dir.unwrap_or_default(),
         stop_signal: run.stop_signal.filter(|s| !s.is_empty()),
         volumes: run.volumes.unwrap_or_default().into_keys().collect(),
+        directories: BTreeMap::new(),
         passwd: String::new(),
         group: String::new(),
     };
@@ -241,19 +260,23 @@ pub(super) fn config(json: &[u8], architecture: &str, layers: usize) -> Result<C
 }
 
 /// This machine's architecture as images name it.
-pub(super) fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "x86" => "386",
-        "powerpc64" => "ppc64le",
-        other => other,
-    }
-}
+pub(super) use crate::spec::platform::architecture;
 
-/// What an index holds on to: the one manifest that we use.
-pub(super) fn index_labels(place: usize, manifest: &str) -> Labels {
-    Labels::from([(format!("containerd.io/gc.ref.content.m.{place}"), manifest.to_owned())])
+/// What an index holds on to: all its images, numbered by their kinds as containerd does (`images.ChildGCLabels`). Those that are
+/// not here hold nothing.
+pub(super) fn index_labels(entries: &[Entry]) -> Labels {
+    let is_manifest = |entry: &&Entry| matches!(entry.target.media_type.as_str(), OCI_MANIFEST | DOCKER_MANIFEST);
+    let (manifests, others): (Vec<&Entry>, Vec<&Entry>) = entries.iter().partition(is_manifest);
+    [("m.", manifests), ("", others)]
+        .into_iter()
+        .flat_map(|(kind, entries)| entries.into_iter().enumerate().map(move |(i, entry)| (kind, i, entry)))
+        .map(|(kind, i, entry)| {
+            (
+                format!("containerd.io/gc.ref.content.{kind}{i}"),
+                entry.target.digest.clone(),
+            )
+        })
+        .collect()
 }
 
 /// What a manifest holds on to.

@@ -29,15 +29,55 @@ fn the_manifest_of_this_machine_is_chosen() {
         ("linux", "amd64", ""),
         ("linux", "arm64", "v8"),
     ]);
-    assert_eq!(choose(&entries, "amd64").map(|(i, _)| i), Ok(2));
-    assert_eq!(choose(&entries, "arm64").map(|(i, _)| i), Ok(3));
+    assert_eq!(choose(&entries, "amd64"), Ok(&entries[2].target));
+    assert_eq!(choose(&entries, "arm64"), Ok(&entries[3].target));
     let error = choose(&entries, "riscv64").unwrap_err();
     assert!(
         error.contains("linux/riscv64") && error.contains("windows/amd64"),
         "{error}"
     );
     let arm = index(&[("linux", "arm", "v6"), ("linux", "arm", "v7"), ("linux", "arm", "v5")]);
-    assert_eq!(choose(&arm, "arm").map(|(i, _)| i), Ok(1));
+    assert_eq!(choose(&arm, "arm"), Ok(&arm[1].target));
+}
+
+#[test]
+fn an_image_that_asks_for_features_comes_after_one_that_does_not() {
+    let of = |name: &str, features: &[&str]| {
+        serde_json::json!({"mediaType": OCI_MANIFEST, "digest": digest(name), "size": 1,
+            "platform": {"os": "linux", "architecture": "amd64", "os.features": features}})
+    };
+    let chosen = |entries: Vec<serde_json::Value>| {
+        let json = serde_json::json!({"schemaVersion": 2, "manifests": entries}).to_string();
+        let Ok((Document::Index(entries), _)) = document(json.as_bytes()) else {
+            panic!()
+        };
+        choose(&entries, "amd64").map(|target| target.digest.clone())
+    };
+    assert_eq!(
+        chosen(vec![of("erofs", &["erofs"]), of("plain", &[])]),
+        Ok(digest("plain"))
+    );
+    assert_eq!(chosen(vec![of("erofs", &["erofs"])]), Ok(digest("erofs")));
+    assert!(chosen(Vec::new()).unwrap_err().contains("no image for any machine"));
+}
+
+#[test]
+fn an_index_holds_all_its_images_by_the_names_that_containerd_gives() {
+    let kinds = [OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, "", OCI_MANIFEST];
+    let entries = kinds
+        .iter()
+        .enumerate()
+        .map(|(i, kind)| serde_json::json!({"mediaType": kind, "digest": digest(&i.to_string()), "size": 1}));
+    let json = serde_json::json!({"schemaVersion": 2, "manifests": entries.collect::<Vec<_>>()}).to_string();
+    let Ok((Document::Index(entries), _)) = document(json.as_bytes()) else {
+        panic!()
+    };
+    let label = |name: &str, which: &str| (format!("containerd.io/gc.ref.content.{name}"), digest(which));
+    let wanted = [("m.0", "0"), ("m.1", "2"), ("m.2", "4"), ("0", "1"), ("1", "3")];
+    assert_eq!(
+        index_labels(&entries),
+        wanted.map(|(name, which)| label(name, which)).into()
+    );
 }
 
 #[test]

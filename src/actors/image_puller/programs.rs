@@ -5,7 +5,7 @@ use crate::messages::image::Credentials;
 use crate::spec::registry_auth::{helper_answer, helper_questions, says_not_found};
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::OnceCell;
 
@@ -47,6 +47,37 @@ impl Programs {
         let key = (helper.to_owned(), host.to_owned());
         let (_, answer) = known.entry(key).or_insert_with(|| (Instant::now(), Answer::default()));
         Arc::clone(answer)
+    }
+}
+
+/// The programs that a pull waits for, for the words of one that takes too long. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Asking(Arc<Mutex<Vec<String>>>);
+
+/// One that is waited for, until it is dropped.
+pub(super) struct Awaited<'a>(&'a Asking, String);
+
+impl Asking {
+    pub(super) fn begins(&self, program: String) -> Awaited<'_> {
+        self.names().push(program.clone());
+        Awaited(self, program)
+    }
+
+    /// The name of one.
+    pub(super) fn now(&self) -> Option<String> {
+        self.names().first().cloned()
+    }
+
+    fn names(&self) -> MutexGuard<'_, Vec<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Awaited<'_> {
+    fn drop(&mut self) {
+        let mut names = self.0.names();
+        let at = names.iter().position(|name| *name == self.1);
+        at.map(|at| names.swap_remove(at));
     }
 }
 

@@ -6,6 +6,7 @@
 use super::budget::Ticket;
 use super::fetch::Tally;
 use super::flights::Note;
+use super::programs::Asking;
 use super::registry::LastWord;
 use crate::actors::shared::TaskTells;
 use crate::messages::Cx;
@@ -17,8 +18,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// Until the first line after the one at the start; it doubles with each, so that an hour has seven lines.
-const FIRST_LINE: Duration = Duration::from_secs(30);
+/// Until the first line after the one at the start.
+const FIRST_LINE: Duration = Duration::from_secs(5);
+
+/// Until the second; it doubles with each, so that an hour has eight lines.
+const SECOND_LINE: Duration = Duration::from_secs(30);
 
 /// A task that waits for a pull, and the trace that it waits in.
 #[derive(Debug, Clone)]
@@ -114,6 +118,8 @@ pub(super) struct Pulling {
     tasks: Arc<dyn TaskTells>,
     pub(super) tally: Tally,
     last_word: LastWord,
+    /// What the credentials of it wait for.
+    pub(super) asking: Asking,
     ticket: Ticket,
     begun: Instant,
     state: Mutex<State>,
@@ -129,7 +135,13 @@ impl Note for Pulling {
 }
 
 impl Pulling {
-    pub(super) fn new(way: Way, image: String, ticket: Ticket, last_word: LastWord, tasks: Arc<dyn TaskTells>) -> Self {
+    pub(super) fn new(
+        way: Way,
+        image: String,
+        ticket: Ticket,
+        (last_word, asking): (LastWord, Asking),
+        tasks: Arc<dyn TaskTells>,
+    ) -> Self {
         let begun = Instant::now();
         Self {
             way,
@@ -137,6 +149,7 @@ impl Pulling {
             tasks,
             tally: Tally::default(),
             last_word,
+            asking,
             ticket,
             begun,
             state: Mutex::new(State {
@@ -144,7 +157,7 @@ impl Pulling {
                 phase: Phase::Queued(0),
                 told: None,
                 next_line: begun,
-                pause: FIRST_LINE,
+                pause: SECOND_LINE,
             }),
             deserted: watch::Sender::new(false),
         }
@@ -217,6 +230,11 @@ impl Pulling {
         counts.layers == 0 || counts.fetched_bytes < counts.total_bytes
     }
 
+    /// Whether a program is asked for credentials, which has a deadline of its own: it is not the registry that is silent.
+    pub(super) fn is_asking(&self) -> bool {
+        self.asking.now().is_some()
+    }
+
     /// What changes whenever the pull gets on.
     pub(super) fn signs(&self) -> impl PartialEq + use<> {
         (self.counts(), self.tally.received_bytes.load(Ordering::Relaxed))
@@ -224,7 +242,10 @@ impl Pulling {
 
     /// How far it is, in words, and what is in its way, if the registry has said so.
     pub(super) fn how_far(&self) -> String {
-        let how_far = how_far(self.phase(), self.counts());
+        let how_far = match self.asking.now() {
+            Some(program) => format!("{program} had not answered the question for credentials"),
+            None => how_far(self.phase(), self.counts()),
+        };
         match self.last_word.get() {
             Some(words) => format!("{how_far}; the last error was: {words}"),
             None => how_far,
@@ -243,10 +264,11 @@ impl Pulling {
             return;
         }
         state.told = Some(phase);
-        state.next_line = now + state.pause;
-        if !is_news {
-            state.pause *= 2;
+        if is_news {
+            state.next_line = now + FIRST_LINE;
+        } else {
             state.next_line = now + state.pause;
+            state.pause *= 2;
         }
         let watchers = state.watchers.clone();
         drop(state);
@@ -257,10 +279,11 @@ impl Pulling {
     pub(super) fn pulled(&self) {
         let counts = self.counts();
         let text = format!(
-            "{} image {} in {:.1} s ({} bytes)",
+            "{} image {} in {:.1} s ({} layers, {} bytes)",
             self.way.words()[2],
             self.image,
             self.begun.elapsed().as_secs_f64(),
+            counts.layers,
             counts.total_bytes
         );
         let watchers = self.state().watchers.clone();
@@ -336,7 +359,7 @@ pub(super) mod tests {
         let heard = Arc::new(Heard::default());
         let tasks: Arc<dyn TaskTells> = heard.clone();
         let last_word = LastWord::default();
-        let pulling = Pulling::new(Way::Pull, "a".to_owned(), ticket, last_word, tasks);
+        let pulling = Pulling::new(Way::Pull, "a".to_owned(), ticket, (last_word, Asking::default()), tasks);
         (Arc::new(pulling), heard)
     }
 

@@ -1,7 +1,7 @@
 //! A pull by ourselves: documents, blobs and layers into containerd, all under a lease; the image record comes last.
 //!
-//! Works on every containerd. Dropping the future cancels it at any point: what was fetched stays under its lease until
-//! the lease expires, and the next pull of it goes on from there.
+//! Works on every containerd. Dropping the future cancels it at any point: what was fetched stays under its lease, and
+//! the next pull of it goes on from there. The lease goes when it expires or the reaper takes it.
 
 use super::ensure::PullConfig;
 use super::facts::{self, Known};
@@ -185,9 +185,9 @@ async fn documents(fetcher: &Fetcher<'_>, resolved: &Resolved) -> Result<Manifes
                 return Ok(manifest);
             }
             Document::Index(entries) => {
-                let (place, next) = plan::choose(&entries, plan::architecture()).map_err(|e| unusable(session, e))?;
+                let next = plan::choose(&entries, plan::architecture()).map_err(|e| unusable(session, e))?;
                 fetcher
-                    .store("index", &json, &target, plan::index_labels(place, &next.digest))
+                    .store("index", &json, &target, plan::index_labels(&entries))
                     .await?;
                 let here = fetcher.gateway.read_blob(&next.digest, plan::DOCUMENT_MAX_BYTES).await;
                 json = match fetcher.containerd(here)? {

@@ -8,7 +8,7 @@ use super::admission;
 use super::ensure::PullConfig;
 use super::facts::{self, Known};
 use super::fetch::Tally;
-use super::keyring::Keyring;
+use super::keyring::{Given, Keyring};
 use super::layer_spans::LayerSpans;
 use super::lease::Lease;
 use super::mark;
@@ -35,8 +35,8 @@ const BACKOFF: Duration = Duration::from_millis(500);
 pub(super) enum Outcome {
     /// The image is here; `None` if it was removed meanwhile.
     Here(Option<Known>),
-    /// The registry is in trouble, or sent other bytes than it should: it may give the image if it is asked with patience. What
-    /// has come is held by a lease for that.
+    /// The registry is in trouble or slow, sent other bytes than it should, or has said no to containerd: it may give the image
+    /// to us, who ask with patience. What has come is held by a lease for that.
     Passing(ImageError),
 }
 
@@ -85,11 +85,17 @@ pub(super) async fn pull(
     let tally = watch.tally();
     let (mut blobs, mut spans) = (HashMap::new(), LayerSpans::new(true));
     let unknown: Mutex<Option<ImageError>> = Mutex::new(None);
+    let shown = Given::default();
     let login = |host: String| {
-        let unknown = &unknown;
+        let (unknown, shown) = (&unknown, &shown);
         async move {
             match keyring.of(&host).await {
-                Ok(credentials) => credentials.map(login),
+                Ok(credentials) => {
+                    let credentials = credentials?;
+                    let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
+                    shown.insert(host, credentials.clone());
+                    Some(login(credentials))
+                }
                 // containerd can only be told that there are none; why there are none, is told if it fails for that.
                 Err(e) => {
                     unknown.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e);
@@ -100,7 +106,7 @@ pub(super) async fn pull(
         .boxed()
     };
     let work = async {
-        let mut failed = 0;
+        let (mut failed, mut is_renewed) = (0, false);
         loop {
             let pulled = leased.pull_image(&request, &login, |blob| {
                 spans.see(&blob);
@@ -125,6 +131,21 @@ pub(super) async fn pull(
                 Some(unknown) => return Err(unknown),
                 None => meaning(reference, fault, keyring),
             };
+            let may_be_wrong = match &error {
+                ImageError::Unusable { reason, .. } => reason.contains(OLD_FORM),
+                // One question of ours decides: containerd takes a mirror's word for the registry's, asks in ways that not
+                // every registry knows, and shows to the end what was good when it began.
+                ImageError::NotFound { .. } | ImageError::Denied { .. } => true,
+                _ => false,
+            };
+            if !is_last && may_be_wrong {
+                return Ok(Outcome::Passing(error));
+            }
+            if matches!(error, ImageError::Denied { .. }) && !is_renewed && keyring.has_others(&shown).await? {
+                tracing::debug!(image.ref = name, %error, "containerd is asked to pull again, with other credentials");
+                is_renewed = true;
+                continue;
+            }
             failed += 1;
             if !is_passing || is_last && failed >= TRIES {
                 return Err(error);
@@ -150,16 +171,30 @@ pub(super) async fn pull(
         }
         // Also unpacks, where containerd did not.
         let known = facts::of_target(&leased, config, &name, &record.target, Some(&lease.id)).await;
-        known.map(Outcome::Here)
+        match known {
+            // containerd has chosen, or read, something else than we would, and what we need is not here.
+            Ok(None) if !is_last => Ok(Outcome::Passing(ImageError::Unusable {
+                image: name.clone(),
+                reason: "containerd has pulled something else of it than this driver needs".to_owned(),
+            })),
+            known => known.map(Outcome::Here),
+        }
     };
-    let answer = watch.over(&name, work).await;
-    if matches!(answer, Err(ImageError::Unusable { .. }))
-        && let Err(fault) = put_back(gateway, &name, before).await
-    {
+    let answer = match watch.over(&name, work).await {
+        // containerd tells of a blob by the MiB: whether a registry is silent or slow, we see ourselves.
+        Err(error @ ImageError::Stalled { .. }) if !is_last => Ok(Outcome::Passing(error)),
+        answer => answer,
+    };
+    let is_of_no_use = match &answer {
+        Err(e) | Ok(Outcome::Passing(e)) => matches!(e, ImageError::Unusable { .. }),
+        Ok(Outcome::Here(_)) => false,
+    };
+    if is_of_no_use && let Err(fault) = put_back(gateway, &name, before).await {
         tracing::warn!(image.ref = name, error = %fault, "the record of an image that is of no use here is left");
     }
     let fetched_bytes = tally.fetched_bytes.load(Ordering::Relaxed);
     match &answer {
+        Ok(Outcome::Passing(ImageError::Stalled { .. })) => drop(lease),
         Ok(Outcome::Passing(_)) if fetched_bytes > 0 => drop(lease),
         answer => {
             let (gateway, ended) = (gateway.clone(), answer.as_ref().map(drop).map_err(Clone::clone));
@@ -173,6 +208,10 @@ pub(super) async fn pull(
     }
     answer
 }
+
+/// What containerd says of a manifest that it takes for one of an old form, by the type that the registry sends: a static server
+/// sends any.
+const OLD_FORM: &str = "schema 1 image manifests";
 
 /// Makes the record what it was: containerd makes one of an image for another machine, too, also in place of a good one.
 async fn put_back(gateway: &Gateway, name: &str, before: Option<&ImageRecord>) -> Result<(), ContainerdFault> {

@@ -74,7 +74,7 @@ impl Watch {
                 now = looks.tick() => {
                     self.pulling.tick();
                     let signs = self.pulling.signs();
-                    if signs != last.0 || !self.pulling.is_fetching() {
+                    if signs != last.0 || !self.pulling.is_fetching() || self.pulling.is_asking() {
                         last = (signs, now);
                     }
                     let silent = now.saturating_duration_since(last.1);
@@ -147,6 +147,22 @@ mod tests {
             took >= QUIET * 11 && took < QUIET * 11 + Duration::from_secs(3),
             "{took:?}"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_program_that_is_asked_for_credentials_is_no_silent_registry() {
+        let (pulling, watch, _) = watched(QUIET).await;
+        let asks = async {
+            let asked = pulling.asking.begins("docker-credential-slow".to_owned());
+            sleep(QUIET * 5).await;
+            let how_far = pulling.how_far();
+            assert!(how_far.starts_with("docker-credential-slow had not"), "{how_far}");
+            drop(asked);
+            std::future::pending().await
+        };
+        let ended: Result<(), _> = watch.over("a", asks).await;
+        let error = ended.unwrap_err();
+        assert!(error.to_string().ends_with("nothing of it had come"), "{error}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,27 +3,33 @@
 //! Containers are listed last and the supervisors after them: a record is the first to be made and the last to go, so what
 //! was seen before has its record, and a start that began meanwhile has its supervisor.
 
+use super::sharing::SandboxFacts;
 use super::verdict::{
     AllocSight, CgroupFacts, ContainerFacts, Held, HostFacts, ImageFacts, LeaseFacts, RunDirFacts, Scene, ShimFacts,
     SnapshotFacts,
 };
 use crate::actors::shared::{Configured, Links, Shared, unix_nanos};
-use crate::containerd::{ContainerRecord, ImageRecord, Labels, LeaseRecord, SnapshotKind, SnapshotRecord};
+use crate::containerd::{
+    ContainerRecord, Gateway, ImageRecord, Labels, LeaseRecord, SandboxRecord, SnapshotKind, SnapshotRecord, Stdio,
+};
 use crate::host::leftovers::{self, BundleMount, CgroupDir, RunDir};
+use crate::host::node::CgroupVersion;
 use crate::host::shims::{self, Shim};
 use crate::host::{HostError, liveness, node};
-use crate::messages::audit::AuditError;
+use crate::messages::audit::{AuditError, ThingKind};
 use crate::messages::runtime::{ContainerdFault, TaskView};
 use crate::spec::canary::is_canary;
 use crate::spec::identity::{ContainerId, TaskId, is_by_convention};
 use crate::spec::image_gc::{self, Origin};
 use crate::spec::labels::{KEY_ALLOC_ID, KEY_PIPES, KEY_TASK_ID, Marks};
-use crate::spec::owner::{Owner, ProcessId};
+use crate::spec::owner::{KEY_PULLED, Owner, ProcessId};
 use crate::spec::shim_group::{KEY_SHIM_GROUP, ShimGroup};
+use futures_util::{StreamExt as _, stream};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::block_in_place;
 
 /// What the host shows, read on a thread that may block.
 struct Host {
@@ -33,14 +39,29 @@ struct Host {
     cgroups: Vec<CgroupDir>,
 }
 
+/// Tasks that containerd is asked for at once.
+const ASKED_AT_ONCE: usize = 16;
+
+/// How much is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Depth {
+    /// What may be left over.
+    Remains,
+    /// Also what is there only as long as its task runs, and what the kernel removes with it.
+    All,
+}
+
 /// Looks at everything in the namespace of `configured`.
 pub(super) async fn take(
     shared: &Arc<Shared>,
     links: &Links,
     configured: &Configured,
     grace: Duration,
+    depth: Depth,
 ) -> Result<Scene, AuditError> {
     let gateway = &configured.gateway;
+    // One that hangs is known for it within moments; a listing would be waited for.
+    gateway.serving().await?;
     let mut host = {
         let (run_dir, cgroups) = (shared.run_dir.clone(), shared.node.cgroups);
         let read = shared.io.spawn_blocking(move || -> Result<Host, HostError> {
@@ -65,6 +86,11 @@ pub(super) async fn take(
         snapshots.extend(live.map(|s| (snapshotter.clone(), s)));
     }
     let images = gateway.list_images().await?;
+    let sandboxes = gateway.list_sandboxes().await?;
+    let pipes = match depth {
+        Depth::Remains => Vec::new(),
+        Depth::All => pipes(gateway, &tasks, &shared.run_dir).await,
+    };
     let records = gateway.glean_containers(&[], |record| Some(with_owner(record))).await?;
     let claimed: BTreeSet<String> = links
         .tasks
@@ -75,13 +101,18 @@ pub(super) async fn take(
     let shared = Arc::clone(shared);
     let (address, namespace) = (gateway.socket().to_owned(), gateway.namespace().to_owned());
     let work = move || {
-        host.mounts.extend(roots(&tasks, &host.mounts, &namespace));
+        if depth == Depth::All {
+            host.mounts.extend(roots(&tasks, &host.mounts, &namespace));
+            host.cgroups.extend(cgroups(&tasks, &host.cgroups, shared.node.cgroups));
+        }
         let seen = Seen {
             host,
             tasks: tasks.into_iter().map(|(id, _)| id.as_str().to_owned()).collect(),
             leases,
             snapshots,
             images,
+            sandboxes,
+            pipes,
             records,
             claimed,
             address,
@@ -95,6 +126,60 @@ pub(super) async fn take(
         .map_err(|e| AuditError::Host(e.to_string()))
 }
 
+/// The named pipes that the shims of our tasks write into: those of the host, which reads the other ends. Those in run
+/// directories are found there; those of a task whose shim does not answer are not listed.
+async fn pipes(gateway: &Gateway, tasks: &[(ContainerId, TaskView)], run_dir: &Path) -> Vec<HostFacts> {
+    let ours: Vec<ContainerId> = tasks.iter().map(|(id, _)| id.clone()).collect();
+    let ours = ours.into_iter().filter(|id| is_by_convention(id.as_str()));
+    let asked = ours.map(|id| {
+        let gateway = gateway.clone();
+        async move {
+            let stdio = gateway.task_stdio(id.as_str()).await.unwrap_or_else(|fault| {
+                tracing::warn!(container.id = %id, error = %fault, "the pipes of a task are not known");
+                None
+            });
+            (id, stdio)
+        }
+    });
+    let told: Vec<(ContainerId, Option<Stdio>)> = stream::iter(asked).buffered(ASKED_AT_ONCE).collect().await;
+    let mut pipes = Vec::new();
+    for (id, stdio) in told {
+        let paths = stdio
+            .into_iter()
+            .flat_map(|stdio| [stdio.stdin, stdio.stdout, stdio.stderr]);
+        let others = paths.flatten().filter(|path| !path.starts_with(run_dir));
+        let named: BTreeSet<PathBuf> = others
+            .filter(|path| block_in_place(|| leftovers::is_fifo(path)))
+            .collect();
+        pipes.extend(named.iter().map(|path| HostFacts {
+            kind: ThingKind::Fifo,
+            name: text(path),
+            container: id.as_str().to_owned(),
+        }));
+    }
+    pipes
+}
+
+/// The processes of tasks that are processes of this kernel.
+fn processes(tasks: &[(ContainerId, TaskView)]) -> impl Iterator<Item = (&ContainerId, u32)> {
+    tasks.iter().filter_map(|(id, view)| match view {
+        TaskView::Created { pid } | TaskView::Running { pid } => {
+            shims::starts_processes_here(*pid).then_some((id, *pid))
+        }
+        TaskView::Stopped(_) => None,
+    })
+}
+
+/// The cgroups of tasks that are not where those of ours usually are: in Nomad's scope, in a slice of systemd's, or where a task
+/// has said.
+fn cgroups(tasks: &[(ContainerId, TaskView)], known: &[CgroupDir], version: CgroupVersion) -> Vec<CgroupDir> {
+    let known: BTreeSet<&str> = known.iter().map(|cgroup| cgroup.container.as_str()).collect();
+    let others = processes(tasks).filter(|(id, _)| !known.contains(id.as_str()));
+    others
+        .filter_map(|(id, pid)| leftovers::cgroup_of(pid, id.as_str(), version))
+        .collect()
+}
+
 /// The roots of tasks that are mounted in the tasks' own mount namespaces alone ([`shims::unmount_root`]), as the host reaches
 /// them: what keeps their snapshots in use.
 fn roots(tasks: &[(ContainerId, TaskView)], on_host: &[BundleMount], namespace: &str) -> Vec<BundleMount> {
@@ -103,17 +188,13 @@ fn roots(tasks: &[(ContainerId, TaskView)], on_host: &[BundleMount], namespace: 
         .filter(|mount| mount.namespace == namespace)
         .map(|mount| mount.container.as_str())
         .collect();
-    let here = |(id, view): &(ContainerId, TaskView)| match view {
-        TaskView::Created { pid } | TaskView::Running { pid } if !known.contains(id.as_str()) => {
-            shims::starts_processes_here(*pid).then(|| BundleMount {
-                target: format!("/proc/{pid}/root").into(),
-                namespace: namespace.to_owned(),
-                container: id.as_str().to_owned(),
-            })
-        }
-        TaskView::Created { .. } | TaskView::Running { .. } | TaskView::Stopped(_) => None,
+    let unknown = processes(tasks).filter(|(id, _)| !known.contains(id.as_str()));
+    let root = |(id, pid): (&ContainerId, u32)| BundleMount {
+        target: format!("/proc/{pid}/root").into(),
+        namespace: namespace.to_owned(),
+        container: id.as_str().to_owned(),
     };
-    tasks.iter().filter_map(here).collect()
+    unknown.map(root).collect()
 }
 
 /// The snapshotters that there are; the configured one in any case, so that a fault of it is told.
@@ -129,6 +210,9 @@ struct Seen {
     leases: Vec<LeaseRecord>,
     snapshots: Vec<(String, SnapshotRecord)>,
     images: Vec<ImageRecord>,
+    sandboxes: Vec<SandboxRecord>,
+    /// Of the output of tasks.
+    pipes: Vec<HostFacts>,
     /// Without their specifications.
     records: Vec<(ContainerRecord, Owner)>,
     claimed: BTreeSet<String>,
@@ -149,15 +233,16 @@ impl Seen {
             .iter()
             .map(|(r, _)| (r.image.clone(), r.id.clone()))
             .collect();
-        let mut members: HashMap<String, Vec<String>> = HashMap::new();
+        let (mut members, mut kin) = (HashMap::<String, Vec<String>>::new(), HashMap::<String, usize>::new());
         for (record, _) in &self.records {
             let label = record.labels.get(KEY_SHIM_GROUP);
             if let Some(group) = label.and_then(|text| ShimGroup::parse(text)) {
+                *kin.entry(group.kin).or_default() += 1;
                 members.entry(group.leader).or_default().push(record.id.clone());
             }
         }
         let images = self.images.into_iter().map(|image| ImageFacts {
-            origin: Origin::read(&image.labels),
+            origin: Origin::of(&image.name, &image.labels),
             idle_since: image_gc::idle_since(&image.labels),
             user: users.get(&image.name).cloned(),
             name: image.name,
@@ -209,7 +294,7 @@ impl Seen {
             address.trim_end_matches('/') == self.address.trim_end_matches('/') && namespace == self.namespace
         };
         let mut elsewhere = BTreeSet::new();
-        let (mut run_dirs, mut shims, mut mounts) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut run_dirs, mut shims, mut on_host) = (Vec::new(), Vec::new(), self.pipes);
         for dir in self.host.run_dirs {
             let is_here = dir.owner.as_ref().is_some_and(|o| here(&o.address, &o.namespace));
             if dir.owner.is_some() && !is_here {
@@ -243,13 +328,26 @@ impl Seen {
             if mount.namespace != self.namespace || elsewhere.contains(&mount.container) {
                 continue;
             }
-            mounts.push(HostFacts {
+            on_host.push(HostFacts {
+                kind: ThingKind::Mount,
                 name: text(&mount.target),
                 container: mount.container,
             });
         }
+        let sandboxes = self.sandboxes.into_iter().map(|sandbox| {
+            let of = ShimGroup::kin_of_sandbox(&sandbox.id);
+            SandboxFacts {
+                held: of.map(|_| sight.held(Owner::read(&sandbox.labels), &agents)),
+                members: of.and_then(|of| kin.get(of).copied()).unwrap_or_default(),
+                created_at: sandbox.created_at,
+                id: sandbox.id,
+            }
+        });
+        let sandboxes = sandboxes.collect();
         let leases = self.leases.into_iter().map(|lease| LeaseFacts {
             expires_at: lease.expires_at(),
+            created_at: lease.created_at,
+            owner: lease_owner(&lease.labels),
             abandoned: Owner::read(&lease.labels)
                 .plugin
                 .is_some_and(|by| !by.is_out_of_sight(&shared.process) && !sight.lives(&by)),
@@ -277,12 +375,19 @@ impl Seen {
             leases: leases.collect(),
             run_dirs,
             shims,
-            mounts,
+            on_host,
             cgroups: cgroups.collect(),
             images,
+            sandboxes,
             elsewhere,
         }
     }
+}
+
+fn lease_owner(labels: &Labels) -> String {
+    let process = Owner::read(labels).plugin.map(|by| format!("process {}", by.pid));
+    let image = labels.get(KEY_PULLED).map(|image| format!("pull of {image}"));
+    image.into_iter().chain(process).collect::<Vec<_>>().join(", ")
 }
 
 fn text(path: &Path) -> String {

@@ -11,6 +11,7 @@
 //! removed before the process has run for the grace period: Nomad asks for every task it knows when an agent starts.
 
 mod inventory;
+mod sharing;
 mod sweep;
 mod verdict;
 
@@ -24,6 +25,7 @@ use actix::{
     Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, SpawnHandle, StreamHandler, Supervised,
     WrapFuture as _,
 };
+use inventory::Depth;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -93,7 +95,7 @@ impl Reaper {
         let span = tracing::info_span!(parent: None, names::REAPER_SWEEP, { names::ACTOR_NAME } = "reaper");
         let work = async move {
             let grace = configured.settings.reaper().grace;
-            match inventory::take(&shared, &links, &configured, grace).await {
+            match inventory::take(&shared, &links, &configured, grace, Depth::Remains).await {
                 Ok(scene) => sweep::claim(&shared, &configured, &scene).await,
                 Err(error) => looked_in_vain(&error),
             }
@@ -117,9 +119,9 @@ impl Reaper {
         let span = tracing::info_span!(parent: None, names::REAPER_SWEEP, { names::ACTOR_NAME } = "reaper");
         let (fix, grace) = (!settings.dry_run, settings.grace);
         let work = async move {
-            let scene = inventory::take(&shared, &links, &configured, grace).await?;
+            let scene = inventory::take(&shared, &links, &configured, grace, Depth::Remains).await?;
             sweep::claim(&shared, &configured, &scene).await;
-            let (scene, mut things) = seen_twice(&shared, &links, &configured, grace, scene).await?;
+            let (scene, mut things) = seen_twice(&shared, &links, &configured, (grace, Depth::Remains), scene).await?;
             if fix {
                 sweep::sweep(&shared, &links, &configured, &scene, &mut things).await;
             }
@@ -175,8 +177,8 @@ async fn audit(
     req: &Audit,
 ) -> Result<Report, AuditError> {
     let grace = req.grace.unwrap_or_else(|| configured.settings.reaper().grace);
-    let scene = inventory::take(shared, links, configured, grace).await?;
-    let (scene, mut things) = seen_twice(shared, links, configured, grace, scene).await?;
+    let scene = inventory::take(shared, links, configured, grace, Depth::All).await?;
+    let (scene, mut things) = seen_twice(shared, links, configured, (grace, Depth::All), scene).await?;
     if req.fix {
         sweep::sweep(shared, links, configured, &scene, &mut things).await;
     }
@@ -190,7 +192,7 @@ async fn seen_twice(
     shared: &Arc<Shared>,
     links: &Links,
     configured: &Configured,
-    grace: Duration,
+    (grace, depth): (Duration, Depth),
     scene: Scene,
 ) -> Result<(Scene, Vec<Thing>), AuditError> {
     let things = verdict::judge(&scene);
@@ -203,7 +205,7 @@ async fn seen_twice(
     if first.is_empty() {
         return Ok((scene, things));
     }
-    let scene = inventory::take(shared, links, configured, grace).await?;
+    let scene = inventory::take(shared, links, configured, grace, depth).await?;
     let mut things = verdict::judge(&scene);
     things.retain(|t| !is_alone(t) || first.contains(&(t.kind, t.name.clone())));
     Ok((scene, things))

@@ -2,6 +2,7 @@
 //! container at a time and looks once more whether somebody has asked for it meanwhile.
 
 use super::verdict::Scene;
+use crate::actors::shared::groups::Record;
 use crate::actors::shared::{Configured, Links, Shared};
 use crate::actors::supervision::book::ask_until;
 use crate::host::{cgroup, node};
@@ -11,6 +12,7 @@ use crate::messages::container::{ReapContainer, Reaped};
 use crate::messages::runtime::{FaultKind, ForgetTask};
 use crate::spec::identity::ContainerId;
 use crate::spec::owner::Owner;
+use crate::spec::shim_group::ShimGroup;
 use crate::telemetry::Counter;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -72,7 +74,12 @@ fn reapable(scene: &Scene, thing: &Thing) -> Option<(String, Option<i64>)> {
             let of = shim.members.last().unwrap_or(&shim.container);
             (of.clone(), made(of))
         }),
-        ThingKind::Task | ThingKind::Lease | ThingKind::Mount | ThingKind::Cgroup | ThingKind::Image => None,
+        ThingKind::Task
+        | ThingKind::Lease
+        | ThingKind::Mount
+        | ThingKind::Cgroup
+        | ThingKind::Image
+        | ThingKind::Sandbox => None,
     }
 }
 
@@ -121,6 +128,17 @@ async fn remove_alone(shared: &Shared, configured: &Configured, thing: &Thing) -
             Ok(_) => Outcome::Removed,
             Err(fault) => Outcome::Failed(fault.to_string()),
         },
+        ThingKind::Sandbox => {
+            let gone = configured.gateway.delete_sandbox(&thing.name).await;
+            if let Some(kin) = ShimGroup::kin_of_sandbox(&thing.name) {
+                // The next container that needs it makes it again.
+                shared.groups.note_record(kin, Record::Unknown);
+            }
+            match gone {
+                Ok(_) => Outcome::Removed,
+                Err(fault) => Outcome::Failed(fault.to_string()),
+            }
+        }
         ThingKind::Cgroup => {
             let (version, path) = (shared.node.cgroups, PathBuf::from(&thing.name));
             let work = move || cgroup::remove_empty(Path::new(node::CGROUP_ROOT), version, &path);

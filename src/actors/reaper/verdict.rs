@@ -5,16 +5,14 @@
 //! is there, or its agent is the one that this plugin serves and has not asked for it for the whole grace period. Everything
 //! else that belongs to a container has the standing of the container.
 
+use super::sharing::{SandboxFacts, sandbox, shared_shim};
 use crate::messages::audit::{Outcome, Standing, Thing, ThingKind};
 use crate::spec::go::format_duration;
 use crate::spec::image_gc::Origin;
-use crate::spec::owner::{LOOK_LEASE, Owner, ProcessId};
+use crate::spec::owner::{LOOK_LEASE, Owner, PULL_LEASE, ProcessId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
-
-/// How the leases of pulls are named.
-pub(super) const PULL_LEASE: &str = "containerd-driver-pull-";
 
 /// What is seen of an allocation's directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +66,9 @@ pub(super) struct SnapshotFacts {
 pub(super) struct LeaseFacts {
     pub(super) id: String,
     pub(super) expires_at: Option<i64>,
+    pub(super) created_at: i64,
+    /// What it is of and who made it, in words.
+    pub(super) owner: String,
     /// The process that made it is known, and has ended.
     pub(super) abandoned: bool,
 }
@@ -105,9 +106,10 @@ pub(super) struct ShimFacts {
     pub(super) started_at: i64,
 }
 
-/// A mount.
+/// A mount, or a pipe of a task's output.
 #[derive(Debug, Clone)]
 pub(super) struct HostFacts {
+    pub(super) kind: ThingKind,
     pub(super) container: String,
     pub(super) name: String,
 }
@@ -146,16 +148,17 @@ pub(super) struct Scene {
     pub(super) leases: Vec<LeaseFacts>,
     pub(super) run_dirs: Vec<RunDirFacts>,
     pub(super) shims: Vec<ShimFacts>,
-    pub(super) mounts: Vec<HostFacts>,
+    pub(super) on_host: Vec<HostFacts>,
     pub(super) cgroups: Vec<CgroupFacts>,
     pub(super) images: Vec<ImageFacts>,
+    pub(super) sandboxes: Vec<SandboxFacts>,
     /// Containers of other containerds and namespaces, as far as the host shows them.
     pub(super) elsewhere: BTreeSet<String>,
 }
 
-type Opinion = (Standing, String);
+pub(super) type Opinion = (Standing, String);
 
-fn opinion(standing: Standing, why: impl Into<String>) -> Opinion {
+pub(super) fn opinion(standing: Standing, why: impl Into<String>) -> Opinion {
     (standing, why.into())
 }
 
@@ -207,7 +210,9 @@ pub(super) fn judge(scene: &Scene) -> Vec<Thing> {
         });
     }
     for lease in &scene.leases {
-        put(ThingKind::Lease, &lease.id, None, &|| bare(self::lease(scene, lease)));
+        put(ThingKind::Lease, &lease.id, None, &|| {
+            (lease.owner.clone(), self::lease(scene, lease))
+        });
     }
     let gone = || bare(opinion(Standing::Leftover, "its container is gone"));
     for shim in &scene.shims {
@@ -232,8 +237,8 @@ pub(super) fn judge(scene: &Scene) -> Vec<Thing> {
             put(ThingKind::Fifo, fifo, of, &|| run_dir(scene, dir));
         }
     }
-    for mount in &scene.mounts {
-        put(ThingKind::Mount, &mount.name, Some(&mount.container), &gone);
+    for facts in &scene.on_host {
+        put(facts.kind, &facts.name, Some(&facts.container), &gone);
     }
     for cgroup in &scene.cgroups {
         put(ThingKind::Cgroup, &cgroup.path, Some(&cgroup.container), &|| {
@@ -243,16 +248,19 @@ pub(super) fn judge(scene: &Scene) -> Vec<Thing> {
     for facts in &scene.images {
         put(ThingKind::Image, &facts.name, None, &|| image(scene, facts));
     }
+    for facts in &scene.sandboxes {
+        put(ThingKind::Sandbox, &facts.id, None, &|| sandbox(scene, facts));
+    }
     things.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
     things
 }
 
-fn bare(opinion: Opinion) -> (String, Opinion) {
+pub(super) fn bare(opinion: Opinion) -> (String, Opinion) {
     (String::new(), opinion)
 }
 
 /// Whose it is, in words.
-fn owner_text(owner: &Owner) -> String {
+pub(super) fn owner_text(owner: &Owner) -> String {
     match (&owner.alloc_dir, &owner.plugin) {
         (Some(dir), _) => dir.display().to_string(),
         (None, Some(plugin)) => format!("process {}", plugin.pid),
@@ -260,18 +268,18 @@ fn owner_text(owner: &Owner) -> String {
     }
 }
 
-fn is_young(scene: &Scene, made_at: i64) -> bool {
+pub(super) fn is_young(scene: &Scene, made_at: i64) -> bool {
     let grace = i64::try_from(scene.grace.as_nanos()).unwrap_or(i64::MAX);
     scene.now.saturating_sub(made_at) < grace
 }
 
-fn young(scene: &Scene) -> Opinion {
+pub(super) fn young(scene: &Scene) -> Opinion {
     let why = format!("younger than the grace period of {}", format_duration(scene.grace));
     opinion(Standing::InUse, why)
 }
 
 /// What another process that runs says by running.
-fn of_another(scene: &Scene, held: &Held) -> Option<Opinion> {
+pub(super) fn of_another(scene: &Scene, held: &Held) -> Option<Opinion> {
     let other = held.owner.plugin.as_ref().filter(|p| held.lives && **p != scene.me)?;
     let why = format!("process {} looks after it", other.pid);
     Some(opinion(Standing::InUse, why))
@@ -387,7 +395,11 @@ fn lease(scene: &Scene, lease: &LeaseFacts) -> Opinion {
         return opinion(Standing::Foreign, "it was not made by this driver");
     }
     match lease.expires_at {
-        // What a pull has fetched is there for the next one; a look is made anew.
+        // What a pull has fetched is there for the next one, if that comes; a look is made anew.
+        Some(_) if lease.abandoned && !is_young(scene, lease.created_at) => opinion(
+            Standing::Orphan,
+            "of a process that has ended, and nobody has gone on with the pull",
+        ),
         Some(_) if of_look && lease.abandoned => {
             opinion(Standing::Orphan, "of a look into an image by a process that has ended")
         }
@@ -399,26 +411,6 @@ fn lease(scene: &Scene, lease: &LeaseFacts) -> Opinion {
         // Ours have an end from the beginning.
         None => opinion(Standing::Leftover, "it has the name of ours and no end"),
     }
-}
-
-/// One that several containers share is as much needed as the one that is needed most.
-fn shared_shim(of: &[&(&ContainerFacts, Opinion)]) -> (String, Opinion) {
-    let owners: BTreeSet<String> = of.iter().map(|(c, _)| owner_text(&c.held.owner)).collect();
-    let owners: Vec<String> = owners.into_iter().filter(|owner| !owner.is_empty()).collect();
-    let rank = |standing: Standing| match standing {
-        Standing::InUse => 0,
-        Standing::Foreign => 1,
-        Standing::Waiting => 2,
-        Standing::Leftover => 3,
-        Standing::Orphan => 4,
-    };
-    let standing = of.iter().map(|(_, (standing, _))| *standing).min_by_key(|s| rank(*s));
-    let names: Vec<&str> = of.iter().map(|(c, _)| c.id.as_str()).collect();
-    let why = match names.as_slice() {
-        [one] => format!("shared, now by container {one} alone"),
-        all => format!("shared by {} containers: {}", all.len(), all.join(", ")),
-    };
-    (owners.join(", "), opinion(standing.unwrap_or(Standing::InUse), why))
 }
 
 /// One without a container. containerd has none either: it lists no task that has no container.
@@ -495,3 +487,7 @@ mod tests;
 #[cfg(test)]
 #[path = "verdict_shim_tests.rs"]
 mod shim_tests;
+
+#[cfg(test)]
+#[path = "verdict_lease_tests.rs"]
+mod lease_tests;

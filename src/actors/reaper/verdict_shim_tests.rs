@@ -1,6 +1,6 @@
 //! Shims that several containers share: needed by whom, and told of whom.
 
-use super::tests::{old, scene};
+use super::tests::{held, old, scene};
 use super::*;
 
 #[test]
@@ -34,4 +34,40 @@ fn a_shared_shim_is_needed_as_long_as_anybody_needs_it_and_tells_by_whom() {
     let (standing, _, why) = shared(vec![old(AllocSight::Gone)], &["web"]);
     assert_eq!(standing, Standing::Orphan);
     assert_eq!(why, "shared, now by container web alone");
+}
+
+#[test]
+fn a_sandbox_record_is_needed_by_its_group_and_by_a_process_that_lives() {
+    let judged = |facts: SandboxFacts| {
+        let scene = Scene {
+            sandboxes: vec![facts],
+            ..scene()
+        };
+        let things = judge(&scene);
+        (things[0].kind, things[0].standing)
+    };
+    let is = |standing| (ThingKind::Sandbox, standing);
+    let of = |members, held: Option<Held>| SandboxFacts {
+        id: "containerd-driver-k".to_owned(),
+        held,
+        created_at: 0,
+        members,
+    };
+    let dead = || held(AllocSight::Gone);
+    let lives = Held { lives: true, ..dead() };
+    let mut mine = dead();
+    mine.owner.plugin = Some(scene().me);
+    assert_eq!(judged(of(0, None)), is(Standing::Foreign));
+    assert_eq!(judged(of(0, Some(dead()))), is(Standing::Orphan));
+    assert_eq!(judged(of(2, Some(dead()))), is(Standing::InUse));
+    assert_eq!(judged(of(0, Some(lives))), is(Standing::InUse));
+    assert_eq!(judged(of(0, Some(mine))), is(Standing::InUse));
+    let mut nobodys = dead();
+    nobodys.owner.plugin = None;
+    assert_eq!(judged(of(0, Some(nobodys))), is(Standing::Leftover));
+    let young = SandboxFacts {
+        created_at: scene().now,
+        ..of(0, Some(dead()))
+    };
+    assert_eq!(judged(young), is(Standing::InUse));
 }

@@ -4,7 +4,7 @@ use super::*;
 use proptest::prelude::*;
 
 const SECOND: i64 = 1_000_000_000;
-const NOW: i64 = 1_000_000 * SECOND;
+pub(super) const NOW: i64 = 1_000_000 * SECOND;
 const GRACE: Duration = Duration::from_secs(300);
 const AGENT: &str = "/var/nomad/alloc";
 
@@ -32,15 +32,16 @@ pub(super) fn scene() -> Scene {
         leases: Vec::new(),
         run_dirs: Vec::new(),
         shims: Vec::new(),
-        mounts: Vec::new(),
+        on_host: Vec::new(),
         cgroups: Vec::new(),
         images: Vec::new(),
+        sandboxes: Vec::new(),
         elsewhere: BTreeSet::new(),
     }
 }
 
 /// Made by a process that has ended, for an allocation of [`AGENT`].
-fn held(alloc: AllocSight) -> Held {
+pub(super) fn held(alloc: AllocSight) -> Held {
     Held {
         owner: Owner {
             plugin: Some(process(2)),
@@ -248,10 +249,6 @@ fn a_foreign_container_is_foreign_whatever_it_looks_like() {
 
 /// One of each kind, all of container `of`.
 fn belongings(of: &str, old: i64) -> Scene {
-    let fact = |name: &str| HostFacts {
-        container: of.to_owned(),
-        name: name.to_owned(),
-    };
     Scene {
         tasks: vec![of.to_owned()],
         snapshots: vec![SnapshotFacts {
@@ -276,7 +273,11 @@ fn belongings(of: &str, old: i64) -> Scene {
             ours: true,
             started_at: old,
         }],
-        mounts: vec![fact("/run/c/rootfs")],
+        on_host: vec![HostFacts {
+            kind: ThingKind::Mount,
+            container: of.to_owned(),
+            name: "/run/c/rootfs".to_owned(),
+        }],
         cgroups: vec![CgroupFacts {
             container: of.to_owned(),
             path: format!("/nomad/{of}"),
@@ -362,44 +363,6 @@ fn a_run_directory_of_another_containerd_is_not_of_the_container_of_the_same_nam
     scene.run_dirs[0].here = false;
     let dir = judge(&scene).into_iter().find(|t| t.kind == ThingKind::RunDirectory);
     assert_eq!(dir.map(|t| (t.standing, t.container)), Some((Standing::Foreign, None)));
-}
-
-#[test]
-fn leases_of_pulls_go_when_they_have_expired_and_others_never() {
-    let lease = |id: &str, expires_at| LeaseFacts {
-        id: id.to_owned(),
-        expires_at,
-        abandoned: id.ends_with('+'),
-    };
-    let scene = Scene {
-        leases: vec![
-            lease("containerd-driver-pull-1", Some(NOW)),
-            lease("containerd-driver-pull-2", Some(NOW + 1)),
-            lease("containerd-driver-pull-3", None),
-            lease("containerd-driver-pull-4+", Some(NOW + 1)),
-            lease("containerd-driver-facts-5", Some(NOW + 1)),
-            lease("containerd-driver-facts-6+", Some(NOW + 1)),
-            lease("ctr-7+", Some(0)),
-        ],
-        ..scene()
-    };
-    let found = judge(&scene).into_iter().map(|t| {
-        (
-            t.name.chars().filter(char::is_ascii_digit).collect::<String>(),
-            t.standing,
-        )
-    });
-    let wanted = [
-        ("1", Standing::Orphan),
-        ("2", Standing::InUse),
-        ("3", Standing::Leftover),
-        ("4", Standing::InUse),
-        ("5", Standing::InUse),
-        ("6", Standing::Orphan),
-        ("7", Standing::Foreign),
-    ];
-    let wanted: BTreeMap<String, Standing> = wanted.map(|(n, s)| (n.to_owned(), s)).into();
-    assert_eq!(found.collect::<BTreeMap<_, _>>(), wanted);
 }
 
 fn sights() -> impl Strategy<Value = AllocSight> {

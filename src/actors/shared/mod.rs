@@ -1,6 +1,7 @@
 //! What every actor is given at birth: settings, the gateway, the doors of its neighbours. No actor holds another's
 //! type; each door is a capability to say one kind of thing.
 
+pub mod force;
 pub mod groups;
 pub mod holds;
 pub mod looks;
@@ -201,6 +202,15 @@ impl Lives {
         others.cloned().collect()
     }
 
+    /// Allocation and task of this container, if the task has no other.
+    #[must_use]
+    pub fn alone(&self, container: &str) -> Option<(String, String)> {
+        let known = self.known();
+        let life = known.tasks.get(container)?;
+        let others = known.containers.get(life)?.iter().any(|id| id != container);
+        (!others).then(|| life.clone())
+    }
+
     fn known(&self) -> MutexGuard<'_, KnownLives> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -390,7 +400,10 @@ mod tests {
         found.sort();
         assert_eq!(found, ["one", "three"]);
         assert_eq!(lives.others("three", "a", "web"), ["one"]);
+        assert_eq!((lives.alone("three"), lives.alone("five")), (None, None));
+        assert_eq!(lives.alone("four"), Some(of("a", "db")));
         lives.forget("one");
+        assert_eq!(lives.alone("three"), Some(of("a", "web")));
         lives.forget("unknown");
         assert!(lives.others("three", "a", "web").is_empty());
         for container in ["two", "three", "four"] {

@@ -201,8 +201,8 @@ async fn mark(shared: &Shared, handle: &HandleState, mut marks: BTreeMap<String,
     }
 }
 
-/// Removes a container that cannot be adopted.
-async fn clear_away(links: &Links, handle: &HandleState) {
+/// Removes a container that cannot be taken up, in the namespace that its handle names.
+pub(super) async fn clear_away(links: &Links, handle: &HandleState) {
     let remove = RemoveContainer {
         container: handle.container.clone(),
         go_namespace: Some(handle.namespace.clone()),
@@ -212,7 +212,7 @@ async fn clear_away(links: &Links, handle: &HandleState) {
         Ok(Err(fault)) => fault.to_string(),
         Err(fault) => fault.to_string(),
     };
-    tracing::warn!(container.id = %handle.container, error = fault, "a container of the Go driver is left behind");
+    tracing::warn!(container.id = %handle.container, error = fault, "a container that cannot be taken up is left behind");
 }
 
 /// Copies the output and waits for the exit; `None` if containerd has no such task any more.

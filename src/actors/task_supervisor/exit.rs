@@ -2,6 +2,7 @@
 
 use super::memory::is_near;
 use super::recover::cgroups_path;
+use super::start::known;
 use super::state::{Event, State};
 use super::{ACTOR, TaskSupervisor};
 use crate::actors::shared::unix_nanos;
@@ -38,6 +39,9 @@ const LEFT_WITHIN: Duration = Duration::from_secs(10);
 /// the victim is chosen (`mem_cgroup_oom` in `mm/memcontrol.c`).
 const COUNTED: Duration = Duration::from_secs(2);
 
+/// How long a task has to live on after a want of memory until that is no reason of its exit: longer than what counts as near.
+const SETTLED: Duration = Duration::from_secs(15);
+
 /// Said of a task that is gone from containerd. What has ended while containerd was away is gone with its shim when
 /// containerd comes back (see `containerd::shim`).
 pub(super) const NOT_SEEN: &str = "containerd no longer knows the task and its exit was not seen";
@@ -61,9 +65,19 @@ impl Handler<Tell<TaskExited>> for TaskSupervisor {
         if matches!(self.state, State::Exited(_)) && !self.recorded {
             self.record_exit(ctx);
         }
+        // Of a start that was interrupted it may come late.
+        let is_of_another = match (tell.fact.pid, self.about.pid) {
+            (Some(told), Some(known)) => told != 0 && told != known,
+            _ => false,
+        };
+        // Without a number, or without one to compare it with.
+        let in_doubt = match (tell.fact.pid, self.about.pid) {
+            (Some(told), known) => told == 0 || known.is_none(),
+            (None, _) => false,
+        };
         match tell.fact.exit {
-            Some(exit) => self.exit_seen(exit, ctx),
-            None => self.check_exit(ctx),
+            Some(exit) if !is_of_another => self.exit_told(exit, in_doubt, ctx),
+            _ => self.check_exit(ctx),
         }
     }
 }
@@ -91,6 +105,11 @@ impl Handler<Tell<TaskOom>> for TaskSupervisor {
 impl TaskSupervisor {
     /// containerd says that the process ended.
     pub(super) fn exit_seen(&mut self, exit: ExitRecord, ctx: &mut Context<Self>) {
+        self.exit_told(exit, false, ctx);
+    }
+
+    /// `in_doubt`: it may be the exit of another process, of an earlier attempt of the start.
+    fn exit_told(&mut self, exit: ExitRecord, in_doubt: bool, ctx: &mut Context<Self>) {
         let unexpected = match self.state {
             State::Running => true,
             State::Stopping => !self.stops_by_sigkill(),
@@ -99,6 +118,7 @@ impl TaskSupervisor {
         if !unexpected || !matches!(exit.code, KILLED | UNKNOWN) {
             return self.exit_known(exit, ctx);
         }
+        self.exit_in_doubt = in_doubt && (self.held_exit.is_none() || self.exit_in_doubt);
         if self.held_exit.is_none() {
             let told = exit.code == UNKNOWN || self.is_told_to_lack_memory(&exit);
             let rest = if told { Duration::ZERO } else { OOM_NEWS };
@@ -114,7 +134,7 @@ impl TaskSupervisor {
         let Ok(configured) = self.configured() else {
             return self.exit_known(exit, ctx);
         };
-        let container = self.container.clone();
+        let (container, names) = (self.container.clone(), self.cgroup_names());
         let counter = self.about.oom_counter.clone();
         let exit_code = exit.code;
         let (told, tally, exit_at) = (self.is_told_to_lack_memory(&exit), self.about.oom_tally, exit.at);
@@ -127,8 +147,7 @@ impl TaskSupervisor {
             );
             // containerd has five seconds for all that a shim had, and says the same if that was not enough.
             if matches!(found, Ok(None)) && exit_code == UNKNOWN {
-                let marks = [container.as_str().to_owned()];
-                let kill = io.spawn_blocking(move || members::kill_all(&marks, None, version, LEFT_WITHIN));
+                let kill = io.spawn_blocking(move || members::kill_all(&names, None, version, LEFT_WITHIN));
                 drop(kill.await);
             }
             // What cannot be counted is what was told.
@@ -139,6 +158,15 @@ impl TaskSupervisor {
         let handle = ctx.spawn(look.in_current_span().into_actor(self).map(
             move |(found, out_of_memory), actor: &mut Self, ctx| {
                 if actor.held_exit.take().is_none() {
+                    return;
+                }
+                // containerd says the same of a shim that an interrupted start has left and that it has taken down. One that
+                // does not answer counts as running, without a number.
+                if let Ok(Some(TaskView::Running { pid })) = found
+                    && actor.exit_in_doubt
+                    && known(pid).is_some()
+                {
+                    tracing::debug!(task.id = %actor.id, "an exit was told of a task that runs");
                     return;
                 }
                 let lost = match found {
@@ -201,9 +229,35 @@ impl TaskSupervisor {
         };
         let shared = Arc::clone(&self.shared);
         let count = async move { shared.look(move || (oom::kills(&counter), unix_nanos())).await };
-        ctx.spawn(count.into_actor(self).map(|counted, actor: &mut Self, _| {
-            if let Ok((Some(kills), at)) = counted {
-                actor.about.oom_tally.read(kills, at);
+        ctx.spawn(count.into_actor(self).map(|counted, actor: &mut Self, ctx| {
+            let Ok((Some(kills), at)) = counted else { return };
+            actor.about.oom_tally.read(kills, at);
+            if kills > actor.about.oom_kept {
+                ctx.run_later(SETTLED, move |actor, ctx| actor.keep_kills(kills, ctx));
+            }
+        }));
+    }
+
+    /// The task has lived on: writes down what is no reason of its exit, also of one that no process of ours will see.
+    fn keep_kills(&mut self, kills: u64, ctx: &mut Context<Self>) {
+        let Ok(configured) = self.configured() else { return };
+        if !self.state.is_alive() || kills <= self.about.oom_kept {
+            return;
+        }
+        self.about.oom_kept = kills;
+        let (container, label) = (self.container.clone(), labels::oom_kills_label(kills));
+        let keep = async move {
+            let labels = BTreeMap::from([label]);
+            configured
+                .gateway
+                .update_container_labels(container.as_str(), &labels)
+                .await
+        };
+        ctx.spawn(keep.into_actor(self).map(|kept, actor: &mut Self, _| {
+            if let Err(fault) = kept {
+                // With the next reading.
+                actor.about.oom_kept = 0;
+                tracing::debug!(task.id = %actor.id, error = %fault, "killed processes of a task not noted");
             }
         }));
     }

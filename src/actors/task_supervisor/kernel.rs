@@ -6,6 +6,7 @@
 use super::TaskSupervisor;
 use super::state::{Event, State};
 use super::stop::EXIT_PATIENCE;
+use crate::actors::shared::force::end_shim;
 use crate::actors::shared::unix_nanos;
 use crate::host::HostError;
 use crate::host::members::{self, Killed, Member};
@@ -24,10 +25,6 @@ use tokio::io::unix::AsyncFd;
 
 /// How long killed processes may take to be gone: the kernel frees their memory first.
 const KILL_WITHIN: Duration = Duration::from_secs(10);
-
-/// How often, and with what rest, containerd is asked whether it has taken down what a dead shim has left. It runs the
-/// shim's binary for that; its event of it names the container only, and may have been before we ask.
-const TAKEN_DOWN: (u32, Duration) = (20, Duration::from_millis(250));
 
 /// What the kernel has told of the first process.
 enum Told {
@@ -310,21 +307,7 @@ impl TaskSupervisor {
             let killed = killed.await.map_err(broken)?;
             let gateway = configured?.gateway;
             gateway.container(container.as_str()).await?;
-            let (address, namespace) = (gateway.socket().to_owned(), gateway.namespace().to_owned());
-            let id = container.clone();
-            let end = move || {
-                // With others of a shared one, the removal waits until the shim answers or they are removed as well.
-                let groups = &shared.groups;
-                let alone = groups.is_alone(id.as_str());
-                alone && shims::kill(&address, &namespace, &groups.shim_of(id.as_str()))
-            };
-            let shim = io.spawn_blocking(end).await.map_err(broken)?;
-            for _ in 0..if shim { TAKEN_DOWN.0 } else { 0 } {
-                if let Ok(None) = gateway.task(container.as_str()).await {
-                    break;
-                }
-                tokio::time::sleep(TAKEN_DOWN.1).await;
-            }
+            let shim = end_shim(&shared, &gateway, &container).await.map_err(broken)?;
             tracing::warn!(container.id = %container, processes = killed.signalled, shim, "killed what kept the container from being removed");
             Ok(())
         }

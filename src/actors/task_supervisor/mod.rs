@@ -63,6 +63,8 @@ struct About {
     oom_counter: Option<PathBuf>,
     /// What it has counted so far.
     oom_tally: memory::Tally,
+    /// How many of them were written down.
+    oom_kept: u64,
 }
 
 /// Who waits for what.
@@ -103,6 +105,8 @@ pub struct TaskSupervisor {
     exit_emitted: bool,
     /// An exit that is held back for a moment, for news of the reason.
     held_exit: Option<(ExitRecord, SpawnHandle)>,
+    /// Whether that may be the exit of another process.
+    exit_in_doubt: bool,
     /// The wait at the task's shim, while containerd is away.
     at_shim: Option<SpawnHandle>,
     /// The watch of a process that was signalled by the kernel.
@@ -164,6 +168,7 @@ impl TaskSupervisor {
             exit_told_early: false,
             exit_emitted: false,
             held_exit: None,
+            exit_in_doubt: false,
             at_shim: None,
             at_kernel: None,
             at_process: None,

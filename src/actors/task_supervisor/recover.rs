@@ -1,6 +1,6 @@
 //! Recover: take up a task of an earlier plugin process; look back: take up one of an earlier self.
 
-use super::adopt::configured_for;
+use super::adopt::{clear_away, configured_for};
 use super::start::known;
 use super::state::{Event, State};
 use super::{ACTOR, TaskSupervisor};
@@ -54,6 +54,15 @@ impl Handler<Ask<Recover>> for TaskSupervisor {
             reply.send(Ok(()));
             return;
         }
+        // An id of Nomad's tells both; of any other only the host knows.
+        for (about, told) in [
+            (&mut self.about.name, req.name),
+            (&mut self.about.alloc_id, req.alloc_id),
+        ] {
+            if !told.is_empty() {
+                *about = told;
+            }
+        }
         self.forgive(ctx);
         self.waiting.recover.push(reply);
         if self.waiting.recover.len() > 1 {
@@ -69,13 +78,19 @@ impl Handler<Ask<Recover>> for TaskSupervisor {
         if let Ok(namespace) = namespace
             && namespace != req.handle.namespace
         {
-            return self.not_recovered(
-                TaskError::Driver(format!(
-                    "option containerd_namespace: the task was started in {:?} and the driver is configured for {namespace:?}",
-                    req.handle.namespace
-                )),
-                ctx,
+            let error = TaskError::Driver(format!(
+                "option containerd_namespace: the task was started in {:?} and the driver is configured for {namespace:?}",
+                req.handle.namespace
+            ));
+            // The host forgets it and starts it anew, in the same directory.
+            let links = Arc::clone(&self.links);
+            let clear = async move { clear_away(&links, &req.handle).await }.instrument(span);
+            ctx.spawn(
+                clear
+                    .into_actor(self)
+                    .map(|(), actor, ctx| actor.not_recovered(error, ctx)),
             );
+            return;
         }
         if req.handle.container != self.container {
             return self.not_recovered(
@@ -149,9 +164,9 @@ async fn reason_of(shared: &Shared, container: &ContainerId, exit: ExitRecord) -
     if let Some(known) = marks.as_ref().and_then(|marks| marks.exit.clone()) {
         return (None, Some(known), marks);
     }
-    let version = shared.node.cgroups;
+    let (version, before) = (shared.node.cgroups, marks.map_or(0, |marks| marks.oom_kills));
     let kills = shared.look(move || oom::kills(&oom::counter_at(&path?, version)?));
-    let oom = kills.await.ok().flatten().is_some_and(|kills| kills > 0);
+    let oom = kills.await.ok().flatten().is_some_and(|kills| kills > before);
     (Some(TaskView::Stopped(ExitRecord { oom, ..exit })), None, None)
 }
 

@@ -3,13 +3,13 @@
 use super::state::{Event, State};
 use super::{ACTOR, Starting, TaskSupervisor, cx_of};
 use crate::actors::absence::Absence;
-use crate::actors::shared::unix_nanos;
+use crate::actors::shared::{Links, unix_nanos};
 use crate::actors::supervision::book::ask_until;
 use crate::messages::container::{ContainerError, CreateContainer, Created};
 use crate::messages::image::{CredentialScope, Credentials, EnsureImage, ImageError, ImageReady, LoadFrom};
 use crate::messages::runtime::TaskView;
 use crate::messages::task::{Start, Started, TaskError};
-use crate::messages::{Ask, Owed, Request as _};
+use crate::messages::{Ask, AskError, Cx, Owed, Request as _};
 use crate::spec::SpecError;
 use crate::spec::reference::Reference;
 use crate::spec::settings::Settings;
@@ -27,6 +27,10 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 use tracing::{Instrument as _, Span};
+
+/// How often a start makes sure of its image: another that gives its name to other content may have containerd collect it in
+/// between.
+const IMAGES: usize = 3;
 
 /// Beyond the pull's own bound, so that its error arrives and not ours.
 const PULL_SLACK: Duration = Duration::from_secs(60);
@@ -124,24 +128,14 @@ impl TaskSupervisor {
             }
         };
         let images = Arc::clone(&self.shared.images);
-        let (within, cx, links) = (
-            req.timeout.saturating_add(PULL_SLACK),
-            cx_of(&span),
-            Arc::clone(&self.links),
-        );
+        let (cx, links) = (cx_of(&span), Arc::clone(&self.links));
         let work = async move {
             // Before the puller looks: what is being removed is gone then, and what is there stays.
             let mut holds = Vec::new();
             if let Ok(reference) = Reference::parse(&req.image) {
                 holds.push(images.hold(&reference.name()).await);
             }
-            let mut absence = Absence::default();
-            let answer = loop {
-                match ask_until(&*links.ensure_image, req.clone(), cx.clone(), Some(within)).await {
-                    Ok(Err(ImageError::Containerd { source, .. })) if absence.outlast(&source).await => {}
-                    answer => break answer,
-                }
-            };
+            let answer = ensured(&links, &req, &cx).await;
             if let Ok(Ok(ready)) = &answer {
                 // It may be recorded by another name.
                 holds.push(images.hold(&ready.name).await);
@@ -169,9 +163,37 @@ impl TaskSupervisor {
             return;
         };
         let (cx, links) = (cx_of(&span), Arc::clone(&self.links));
-        let req = CreateContainer { task, image };
+        let again = self
+            .shared
+            .configured()
+            .ok()
+            .and_then(|c| ensure_image(&task, &c.settings).ok());
+        let mut req = CreateContainer { task, image };
+        let images = Arc::clone(&self.shared.images);
         let work = async move {
+            let mut holds = Vec::new();
             step!(StartImage);
+            for _ in 1..IMAGES {
+                let answer = ask_until(&*links.create_container, req.clone(), cx.clone(), Some(CREATE_WITHIN)).await;
+                let (Ok(Err(error)), Some(ensure)) = (&answer, &again) else {
+                    return answer;
+                };
+                if !error.is_without_image() {
+                    return answer;
+                }
+                tracing::info!(image.ref = req.image.name, %error, "the image is asked for again");
+                match ensured(&links, ensure, &cx).await {
+                    Ok(Ok(ready)) => {
+                        holds.push(images.hold(&ready.name).await);
+                        req.image = ready;
+                    }
+                    Ok(Err(error)) => {
+                        tracing::warn!(image.ref = req.image.name, %error, "the image is gone and does not come back");
+                        return answer;
+                    }
+                    Err(_) => return answer,
+                }
+            }
             ask_until(&*links.create_container, req, cx, Some(CREATE_WITHIN)).await
         }
         .instrument(span);
@@ -265,6 +287,18 @@ pub(super) fn known(pid: u32) -> Option<u32> {
     Some(pid).filter(|pid| *pid != 0)
 }
 
+/// The puller's answer. A containerd that is away for a moment is waited for. The outer error: there was none.
+async fn ensured(links: &Links, req: &EnsureImage, cx: &Cx) -> Result<Result<ImageReady, ImageError>, AskError> {
+    let within = Some(req.timeout.saturating_add(PULL_SLACK));
+    let mut absence = Absence::default();
+    loop {
+        match ask_until(&*links.ensure_image, req.clone(), cx.clone(), within).await {
+            Ok(Err(ImageError::Containerd { source, .. })) if absence.outlast(&source).await => {}
+            answer => return answer,
+        }
+    }
+}
+
 /// What is asked of the puller for this task.
 fn ensure_image(task: &TaskSpec, settings: &Settings) -> Result<EnsureImage, SpecError> {
     let load = task.load()?;
@@ -284,7 +318,11 @@ fn ensure_image(task: &TaskSpec, settings: &Settings) -> Result<EnsureImage, Spe
         policy: pull::policy(&task.options, settings)?,
         timeout: task.options.image_pull_timeout.unwrap_or(settings.image_pull_timeout),
         snapshotter: oci::snapshotter(task, settings).to_owned(),
-        job: format!("{}/{}", task.job.namespace, task.job.job_id),
+        // The children of one dispatched or periodic job wait in one line.
+        job: match task.job.parent_job_id.as_str() {
+            "" => format!("{}/{}", task.job.namespace, task.job.job_id),
+            parent => format!("{}/{parent}", task.job.namespace),
+        },
         load: load.map(|(task_dir, path)| LoadFrom { task_dir, path }),
         observer: Some(task.id.clone()),
     })

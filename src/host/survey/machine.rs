@@ -3,7 +3,7 @@
 use crate::host::node::{CGROUP_ROOT, CgroupVersion, Node, read, read_bounded};
 use crate::host::paths::is_program;
 use crate::host::proc;
-use crate::spec::doctor::{CgroupFacts, ClockFacts, CniFacts, Free, KernelFacts, LimitFacts, Space};
+use crate::spec::doctor::{CgroupFacts, ClockFacts, CniFacts, Free, KernelFacts, LimitFacts, PidsFacts, Space};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -17,6 +17,9 @@ const NAMESPACES: [&str; 5] = ["ipc", "mnt", "net", "pid", "uts"];
 const MODULES_MAX: u64 = 8 << 20;
 /// Where containerd looks for the parser (its `pkg/apparmor`).
 const APPARMOR_PARSER: &str = "/sbin/apparmor_parser";
+
+/// Where systemd's time service notes that it has set the clock (systemd-timesyncd.service(8)).
+const TIMESYNC: &str = "/run/systemd/timesync";
 
 /// What does not depend on containerd.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +39,8 @@ pub struct Machine {
 /// Reads it. `containerd` is its process, for its limits. What cannot be read is as in the facts' own documentation.
 #[must_use]
 pub fn machine(node: &Node, containerd: Option<u32>) -> Machine {
+    let limits = containerd.and_then(|pid| read(format!("/proc/{pid}/limits")).ok());
+    let limits = limits.unwrap_or_default();
     Machine {
         cgroups: cgroups(node),
         kernel: kernel(node),
@@ -48,27 +53,50 @@ pub fn machine(node: &Node, containerd: Option<u32>) -> Machine {
         },
         limits: LimitFacts {
             own_nofile: node.nofile_hard,
-            daemon_nofile: containerd
-                .and_then(|pid| read(format!("/proc/{pid}/limits")).ok())
-                .and_then(|text| proc::open_files(&text))
-                .map(|(soft, _)| soft),
-            pid_max: read("/proc/sys/kernel/pid_max")
-                .ok()
-                .and_then(|text| proc::number(&text)),
-            inotify: read("/proc/sys/fs/inotify/max_user_instances")
-                .ok()
-                .and_then(|text| proc::number(&text)),
+            daemon_nofile: proc::open_files(&limits).map(|(soft, _)| soft),
+            daemon_nproc: proc::processes(&limits).map(|(soft, _)| soft),
+            daemon_pids: containerd.and_then(|pid| pids(node.cgroups, pid)),
+            pid_max: [sysctl("kernel/pid_max"), sysctl("kernel/threads-max")]
+                .into_iter()
+                .flatten()
+                .min(),
+            inotify: sysctl("fs/inotify/max_user_instances"),
             no_namespaces: NAMESPACES
                 .into_iter()
-                .filter(|kind| {
-                    let path = format!("/proc/sys/user/max_{kind}_namespaces");
-                    read(path).ok().and_then(|text| proc::number(&text)) == Some(0)
-                })
+                .filter(|kind| sysctl(&format!("user/max_{kind}_namespaces")) == Some(0))
                 .map(str::to_owned)
                 .collect(),
         },
         clock: clock(),
     }
+}
+
+/// A number below `/proc/sys`.
+fn sysctl(name: &str) -> Option<u64> {
+    read(format!("/proc/sys/{name}"))
+        .ok()
+        .and_then(|text| proc::number(&text))
+}
+
+/// The cgroup of a process or above it with the least room for processes.
+fn pids(version: CgroupVersion, pid: u32) -> Option<PidsFacts> {
+    let (hierarchy, controller) = match version {
+        CgroupVersion::V1 => (Path::new(CGROUP_ROOT).join("pids"), "pids"),
+        CgroupVersion::V2 => (Path::new(CGROUP_ROOT).to_owned(), ""),
+    };
+    let text = read(format!("/proc/{pid}/cgroup")).ok()?;
+    let own = Path::new(proc::own_cgroup(&text, controller)?);
+    let bound = |cgroup: &Path| {
+        let dir = hierarchy.join(cgroup.strip_prefix("/").ok()?);
+        let number = |file: &str| read(dir.join(file)).ok().and_then(|text| proc::number(&text));
+        Some(PidsFacts {
+            cgroup: cgroup.display().to_string(),
+            max: number("pids.max").filter(|max| *max != u64::MAX)?,
+            current: number("pids.current")?,
+        })
+    };
+    let bounds = own.ancestors().filter_map(bound);
+    bounds.min_by_key(|found| found.max.saturating_sub(found.current))
 }
 
 fn cgroups(node: &Node) -> CgroupFacts {
@@ -128,6 +156,9 @@ fn clock() -> ClockFacts {
     ClockFacts {
         now: seconds(SystemTime::now()),
         not_before: written.map(seconds).unwrap_or_default(),
+        synchronised: Path::new(TIMESYNC)
+            .is_dir()
+            .then(|| Path::new(TIMESYNC).join("synchronized").exists()),
     }
 }
 
@@ -157,6 +188,7 @@ mod tests {
         let machine = machine(&node, Some(std::process::id()));
         assert!(machine.kernel.namespaces.iter().any(|n| n == "net"), "{machine:?}");
         assert!(machine.limits.daemon_nofile.is_some_and(|n| n > 0), "{machine:?}");
+        assert!(machine.limits.daemon_nproc.is_some_and(|n| n > 0), "{machine:?}");
         assert!(machine.clock.now > machine.clock.not_before, "{machine:?}");
         let free = space("x", Path::new("/proc/self")).free;
         assert!(free.is_ok(), "{free:?}");

@@ -32,14 +32,14 @@ pub struct SearchPath {
 
 impl SearchPath {
     /// That of a containerd process. `opt` is the directory of its plugin of that name. If the process is none of
-    /// containerd's (systemd may hold the socket), or cannot be read, the usual one.
+    /// containerd's (systemd may hold the socket), sees other files than this one, or cannot be read, the usual one.
     #[must_use]
     pub fn of(containerd: Option<u32>, opt: Option<&str>) -> Self {
         let own = containerd.and_then(|pid| {
             let program = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
             // One that was replaced while it runs is shown as `containerd (deleted)`.
             let named = program.file_name()?.to_str()?.trim_end_matches(" (deleted)") == "containerd";
-            let environment = named.then(|| environment(pid))??;
+            let environment = (named && sees_our_files(pid)).then(|| environment(pid))??;
             Some((environment, program))
         });
         let of_containerd = own.is_some();
@@ -50,6 +50,15 @@ impl SearchPath {
         let dirs = opt.into_iter().chain(named).chain(beside.map(Path::to_owned)).collect();
         Self { dirs, of_containerd }
     }
+}
+
+/// Whether a path means the same to a process as to this one.
+fn sees_our_files(pid: u32) -> bool {
+    ["ns/mnt", "root"].into_iter().all(|what| {
+        let of = |whose: &str| std::fs::read_link(format!("/proc/{whose}/{what}")).ok();
+        let theirs = of(&pid.to_string());
+        theirs.is_some() && theirs == of("self")
+    })
 }
 
 /// `PATH` of a process. A process without one has an empty one.

@@ -69,6 +69,8 @@ fn healthy() -> Facts {
             own_nofile: Some(1 << 20),
             daemon_nofile: Some(u64::MAX),
             pid_max: Some(4_194_304),
+            daemon_nproc: Some(u64::MAX),
+            daemon_pids: None,
             inotify: Some(8192),
             no_namespaces: Vec::new(),
         },
@@ -76,6 +78,7 @@ fn healthy() -> Facts {
         clock: ClockFacts {
             now: 1_800_000_000,
             not_before: 1_790_000_000,
+            synchronised: Some(true),
         },
     }
 }
@@ -149,6 +152,7 @@ fn a_healthy_node_has_no_finding_and_every_check_has_spoken() {
             "cni",
             "open-files",
             "processes",
+            "shim-limits",
             "inotify",
             "space",
             "clock"
@@ -323,6 +327,8 @@ fn what_the_machine_lacks_is_said() {
         Severity::Error,
         &["behind"],
     );
+    let unset = only(|f| f.clock.synchronised = Some(false));
+    assert_is(&unset, "clock", Severity::Warning, &["not been set"]);
 }
 
 #[test]
@@ -343,6 +349,39 @@ fn the_lowest_limit_is_the_one_that_is_told() {
         Severity::Warning,
         &["1000"],
     );
+    let nproc = only(|f| f.limits.daemon_nproc = Some(1000));
+    assert_is(&nproc, "shim-limits", Severity::Warning, &["1000", "one user"]);
+    let pids = |max, current| {
+        only(move |f| {
+            f.limits.daemon_pids = Some(PidsFacts {
+                cgroup: "/system.slice/containerd.service".into(),
+                max,
+                current,
+            });
+        })
+    };
+    let few = pids(4915, 100);
+    assert_is(
+        &few,
+        "shim-limits",
+        Severity::Warning,
+        &["containerd.service", "4915", "409 shims"],
+    );
+    let none = pids(20_000, 19_990);
+    assert_is(
+        &none,
+        "shim-limits",
+        Severity::Error,
+        &["19990 of at most 20000", "no other shim"],
+    );
+    let mut roomy = healthy();
+    roomy.limits.daemon_pids = Some(PidsFacts {
+        cgroup: "/".into(),
+        max: 30_000,
+        current: 500,
+    });
+    roomy.limits.daemon_nproc = None;
+    assert_eq!(worst(&judge(&roomy)), Severity::Ok);
     // Advice for dense nodes: most nodes have few tasks.
     let many = |unified: bool| {
         let mut facts = healthy();

@@ -159,12 +159,28 @@ pub struct LimitFacts {
     pub own_nofile: Option<u64>,
     /// containerd's soft limit of open files; `None` for unknown, `u64::MAX` for no limit.
     pub daemon_nofile: Option<u64>,
-    /// `kernel.pid_max`.
+    /// How many processes and threads the kernel has room for: the lower of `kernel.pid_max` and `kernel.threads-max`.
     pub pid_max: Option<u64>,
+    /// containerd's soft limit of processes of one user (`RLIMIT_NPROC`), which its tasks get too; `None` for unknown,
+    /// `u64::MAX` for no limit.
+    pub daemon_nproc: Option<u64>,
+    /// The cgroup on containerd's way up with the least room for processes; `None` for unknown or no bound.
+    pub daemon_pids: Option<PidsFacts>,
     /// `fs.inotify.max_user_instances`.
     pub inotify: Option<u64>,
     /// Kinds of namespaces of which the kernel was told to allow none (`user.max_…_namespaces`).
     pub no_namespaces: Vec<String>,
+}
+
+/// A cgroup that bounds processes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PidsFacts {
+    /// Its path in the hierarchy.
+    pub cgroup: String,
+    /// `pids.max`.
+    pub max: u64,
+    /// `pids.current`.
+    pub current: u64,
 }
 
 /// A file system that is written to.
@@ -198,4 +214,6 @@ pub struct ClockFacts {
     pub now: i64,
     /// When this program was written to the disk: now cannot be before that.
     pub not_before: i64,
+    /// Whether systemd's time service has set it since the machine has started; `None` where that does not run.
+    pub synchronised: Option<bool>,
 }

@@ -1,6 +1,6 @@
 //! The machine: kernel, cgroups, networks, limits, room, time.
 
-use super::{Facts, Finding, Free, Severity, Space};
+use super::{Facts, Finding, Free, PidsFacts, Severity, Space};
 
 /// `openat2`, by which paths are resolved beneath a directory, came with it.
 const KERNEL_OLDEST: (u32, u32) = (5, 6);
@@ -18,6 +18,16 @@ const NOFILE_MIN: u64 = 1024;
 
 /// The kernel's own default on small machines; a node of many tasks uses it up.
 const PIDS_FEW: u64 = 32768;
+
+/// Processes of one user that a node of some hundred tasks may have: tasks of one user id share the limit, whosever they are.
+const NPROC_FEW: u64 = 4096;
+
+/// Threads of a shim are a dozen, and it is in containerd's cgroup as a rule.
+const PIDS_PER_SHIM: u64 = 12;
+/// Room for the shims of a node of some hundred tasks.
+const CGROUP_PIDS_FEW: u64 = 8192;
+/// With less no other shim starts.
+const CGROUP_PIDS_MIN: u64 = 2 * PIDS_PER_SHIM;
 
 /// A dense node has more tasks.
 const INOTIFY_FEW: u64 = 1024;
@@ -50,7 +60,7 @@ pub(super) fn root(facts: &Facts) -> Finding {
 
 pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     let mut found = vec![cgroups(facts), kernel(facts), confinement(facts), cni(facts)];
-    found.extend([nofile(facts), processes(facts), inotify(facts)]);
+    found.extend([nofile(facts), processes(facts), daemon_processes(facts), inotify(facts)]);
     found.extend(facts.space.iter().map(space));
     found.push(clock(facts));
     found
@@ -218,10 +228,44 @@ fn processes(facts: &Facts) -> Finding {
         Some(n) if n < PIDS_FEW => Finding::warning(
             ID,
             format!("the kernel has room for {n} processes and threads"),
-            "sysctl kernel.pid_max=4194304",
+            "sysctl kernel.pid_max=4194304 kernel.threads-max=4194304",
         ),
         Some(n) => Finding::ok(ID, format!("the kernel has room for {n} processes and threads")),
         None => Finding::ok(ID, "how many processes the kernel has room for is not known"),
+    }
+}
+
+/// What bounds containerd bounds its shims and, for a limit per user, its tasks: a unit without `LimitNPROC` and `TasksMax` gets
+/// systemd's defaults (systemd.exec(5), systemd.resource-control(5)).
+fn daemon_processes(facts: &Facts) -> Finding {
+    const ID: &str = "shim-limits";
+    let limits = &facts.limits;
+    if let Some(PidsFacts { cgroup, max, current }) = &limits.daemon_pids {
+        let text =
+            format!("cgroup {cgroup} of containerd and its shims has {current} of at most {max} processes and threads");
+        const REMEDY: &str = "set TasksMax=infinity in the unit of containerd and of the slices above it";
+        if max.saturating_sub(*current) < CGROUP_PIDS_MIN {
+            return Finding::error(ID, format!("{text}: no other shim fits"), REMEDY);
+        }
+        if *max < CGROUP_PIDS_FEW {
+            let shims = max / PIDS_PER_SHIM;
+            return Finding::warning(ID, format!("{text}: enough for some {shims} shims"), REMEDY);
+        }
+    }
+    match limits.daemon_nproc {
+        Some(n) if n < NPROC_FEW => Finding::warning(
+            ID,
+            format!("tasks get containerd's limit of {n} processes for all that run as one user"),
+            "set LimitNPROC=infinity in the unit of containerd",
+        ),
+        Some(_) => Finding::ok(
+            ID,
+            "processes of containerd, its shims and its tasks are not bounded too low",
+        ),
+        None => Finding::ok(
+            ID,
+            "how many processes containerd, its shims and its tasks may have is not known",
+        ),
     }
 }
 
@@ -322,5 +366,13 @@ fn clock(facts: &Facts) -> Finding {
             "set the clock and keep it by NTP, e.g. timedatectl set-ntp true",
         );
     }
-    Finding::ok(ID, "the clock is not behind")
+    match clock.synchronised {
+        Some(false) => Finding::warning(
+            ID,
+            "the clock has not been set by systemd's time service since the machine has started",
+            "see timedatectl timesync-status: its servers may be out of reach",
+        ),
+        Some(true) => Finding::ok(ID, "the clock is set by systemd's time service"),
+        None => Finding::ok(ID, "the clock is not behind"),
+    }
 }

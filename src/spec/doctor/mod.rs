@@ -14,8 +14,8 @@ mod facts;
 mod machine;
 
 pub use facts::{
-    CgroupFacts, ClockFacts, CniFacts, Daemon, Facts, Found, Free, KernelFacts, LimitFacts, Plugins, RuntimeFacts,
-    Serving, SocketState, Space,
+    CgroupFacts, ClockFacts, CniFacts, Daemon, Facts, Found, Free, KernelFacts, LimitFacts, PidsFacts, Plugins,
+    RuntimeFacts, Serving, SocketState, Space,
 };
 
 use std::fmt;

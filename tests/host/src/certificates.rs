@@ -100,29 +100,51 @@ impl Authority {
             "-out".as_ref(),
             request.as_os_str(),
         ])?;
-        openssl(&[
+        self.sign(&request, &identity, &["-extfile".as_ref(), extensions.as_os_str()])?;
+        Ok(identity)
+    }
+
+    /// Makes the certificate that a request is for, with these arguments besides.
+    fn sign(&self, request: &Path, identity: &Identity, more: &[&OsStr]) -> Result<()> {
+        let (certificate, key) = (self.certificate(), self.file("ca.key"));
+        let arguments: [&OsStr; 13] = [
             "x509".as_ref(),
             "-req".as_ref(),
             "-in".as_ref(),
             request.as_os_str(),
             "-CA".as_ref(),
-            self.certificate().as_os_str(),
+            certificate.as_os_str(),
             "-CAkey".as_ref(),
-            self.file("ca.key").as_os_str(),
+            key.as_os_str(),
             "-CAcreateserial".as_ref(),
             "-days".as_ref(),
             "2".as_ref(),
-            "-extfile".as_ref(),
-            extensions.as_os_str(),
             "-out".as_ref(),
             identity.certificate.as_os_str(),
-        ])?;
+        ];
+        openssl(&[&arguments, more].concat())
+    }
+
+    /// A client's certificate as `openssl x509 -req` makes it when nobody says more: of X.509 version 1.
+    pub fn issue_version_1(&self, file: &str) -> Result<Identity> {
+        let identity = self.issue(file, &format!("DNS:{file}"))?;
+        self.sign(&self.file(&format!("{file}.csr")), &identity, &[])?;
         Ok(identity)
     }
 }
 
+/// A certificate that nobody else has signed, and that says of itself that it is an authority's, as the one command does that
+/// most instructions have: `openssl req -x509 -newkey rsa:2048 -nodes -addext subjectAltName=…`.
+pub fn self_signed(dir: &Path, file: &str, names: &str) -> Result<Identity> {
+    made(dir, file, &[&format!("subjectAltName={names}")])
+}
+
 /// A key that signs, and its self-signed certificate.
 pub fn signer(dir: &Path, file: &str) -> Result<Identity> {
+    made(dir, file, &[])
+}
+
+fn made(dir: &Path, file: &str, extensions: &[&str]) -> Result<Identity> {
     std::fs::create_dir_all(dir)?;
     let config = dir.join(format!("{file}.cnf"));
     std::fs::write(&config, CONFIG)?;
@@ -130,7 +152,8 @@ pub fn signer(dir: &Path, file: &str) -> Result<Identity> {
         certificate: dir.join(format!("{file}.pem")),
         key: dir.join(format!("{file}.key")),
     };
-    openssl(&[
+    let subject = format!("/CN={file}");
+    let mut args: Vec<&OsStr> = vec![
         "req".as_ref(),
         "-x509".as_ref(),
         "-newkey".as_ref(),
@@ -139,7 +162,7 @@ pub fn signer(dir: &Path, file: &str) -> Result<Identity> {
         "-days".as_ref(),
         "2".as_ref(),
         "-subj".as_ref(),
-        format!("/CN={file}").as_ref(),
+        subject.as_ref(),
         "-config".as_ref(),
         config.as_os_str(),
         "-extensions".as_ref(),
@@ -148,7 +171,11 @@ pub fn signer(dir: &Path, file: &str) -> Result<Identity> {
         identity.key.as_os_str(),
         "-out".as_ref(),
         identity.certificate.as_os_str(),
-    ])?;
+    ];
+    for extension in extensions {
+        args.extend([OsStr::new("-addext"), extension.as_ref()]);
+    }
+    openssl(&args)?;
     Ok(identity)
 }
 

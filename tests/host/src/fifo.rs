@@ -1,4 +1,5 @@
-//! The log collector of a host: one thread per pipe, opened for reading once, copied until EOF, never opened again.
+//! The log collector of a host: one thread per pipe, opened for reading once, copied until EOF, never opened again. The descriptor
+//! stays open until the collector is closed, as Nomad's does: who only looks whether there is a reader is deceived by it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -52,9 +53,13 @@ impl LogCollector {
         let (tx, changed) = watch::channel(0);
         let (path, shared) = (fifo.to_owned(), record.clone());
         std::thread::spawn(move || {
-            collect(&path, copy, &sleeper, &shared, &tx);
+            let open = collect(&path, copy, &sleeper, &shared, &tx);
             lock(&shared).ended = Some(Instant::now());
             tx.send_modify(|n| *n += 1);
+            while open.is_some() && !lock(&shared).closing {
+                let mut byte = [0; 16];
+                rustix::io::read(&sleeper, &mut byte).ok();
+            }
         });
         Ok(LogCollector {
             fifo: fifo.to_owned(),
@@ -167,9 +172,15 @@ fn lock(record: &Mutex<Record>) -> MutexGuard<'_, Record> {
     record.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Blocking open, then copy until EOF or until told to close.
-fn collect(path: &Path, mut copy: File, sleeper: &OwnedFd, record: &Mutex<Record>, tx: &watch::Sender<u64>) {
-    let Ok(mut fifo) = File::open(path) else { return };
+/// Blocking open, then copy until EOF or until told to close. The answer is the pipe, at its end.
+fn collect(
+    path: &Path,
+    mut copy: File,
+    sleeper: &OwnedFd,
+    record: &Mutex<Record>,
+    tx: &watch::Sender<u64>,
+) -> Option<File> {
+    let mut fifo = File::open(path).ok()?;
     lock(record).opened = Some(Instant::now());
     tx.send_modify(|n| *n += 1);
     let mut buffer = vec![0; 64 * 1024];
@@ -179,7 +190,7 @@ fn collect(path: &Path, mut copy: File, sleeper: &OwnedFd, record: &Mutex<Record
             (record.paused, record.closing)
         };
         if closing {
-            return;
+            return None;
         }
         let mut fds = vec![PollFd::from_borrowed_fd(sleeper.as_fd(), PollFlags::IN)];
         if !paused {
@@ -194,7 +205,7 @@ fn collect(path: &Path, mut copy: File, sleeper: &OwnedFd, record: &Mutex<Record
             continue;
         }
         match fifo.read(&mut buffer) {
-            Ok(0) => return,
+            Ok(0) => return Some(fifo),
             Ok(n) => {
                 copy.write_all(&buffer[..n]).ok();
                 let mut record = lock(record);
@@ -206,7 +217,7 @@ fn collect(path: &Path, mut copy: File, sleeper: &OwnedFd, record: &Mutex<Record
                 tx.send_modify(|n| *n += 1);
             }
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(_) => return,
+            Err(_) => return None,
         }
     }
 }

@@ -214,7 +214,7 @@ impl Loading<'_> {
     async fn name_for(&self, target: &Descriptor) -> Result<String, ImageError> {
         let name = self.reference.name();
         let taken = self.at(self.gateway.image(&name).await)?.is_some_and(|record| {
-            record.target.digest != target.digest && Origin::read(&record.labels) != Some(Origin::Loaded)
+            record.target.digest != target.digest && Origin::of(&name, &record.labels) != Some(Origin::Loaded)
         });
         Ok(match taken {
             true => format!(
@@ -232,7 +232,7 @@ impl Loading<'_> {
         let record = |name: &str, target: &Descriptor| ImageRecord {
             name: name.to_owned(),
             target: target.clone(),
-            labels: Labels::from([Origin::Loaded.label()]),
+            labels: Labels::from(Origin::Loaded.labels(name)),
         };
         let mut records = Vec::new();
         // One that is there with this target is somebody's, whose label it keeps.

@@ -209,8 +209,8 @@ fn parts_of_layout(entries: &Entries, top: &Digest, architecture: &str) -> Resul
         };
         match document {
             Document::Index(list) => {
-                let (place, next) = plan::choose(&list, architecture)?;
-                documents.push(("index", target, json.to_vec(), plan::index_labels(place, &next.digest)));
+                let next = plan::choose(&list, architecture)?;
+                documents.push(("index", target, json.to_vec(), plan::index_labels(&list)));
                 digest = Digest::parse(&next.digest)?;
             }
             Document::Manifest(manifest) => {

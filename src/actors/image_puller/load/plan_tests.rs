@@ -99,12 +99,13 @@ fn an_oci_layout_is_read_with_names_of_every_kind() {
 
 #[test]
 fn an_index_is_followed_to_the_image_for_this_machine() {
+    const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
     let mut entries = Entries::new();
     let (digest, size) = layout(&mut entries, ARCH);
     let other = Digest::sha256(b"of another machine");
     let list = json!({ "schemaVersion": 2, "manifests": [
-        { "mediaType": "m", "digest": other.as_str(), "size": 3, "platform": { "os": "linux", "architecture": "s390x" } },
-        { "mediaType": "m", "digest": digest, "size": size, "platform": { "os": "linux", "architecture": ARCH } },
+        { "mediaType": MANIFEST, "digest": other.as_str(), "size": 3, "platform": { "os": "linux", "architecture": "s390x" } },
+        { "mediaType": MANIFEST, "digest": digest, "size": size, "platform": { "os": "linux", "architecture": ARCH } },
     ] });
     let (top, size) = put(&mut entries, &list);
     index(&mut entries, json!([{ "digest": top, "size": size }]));

@@ -1,15 +1,18 @@
 //! HTTP clients, one for each way of trusting a host: with its connections it is shared by all pulls that trust alike.
 //! Credentials are no part of a client.
 
+use super::trust;
 use crate::host::registries::Configured;
 use crate::spec::identity::Digest;
-use reqwest::{Certificate, Client, ClientBuilder, Identity, redirect};
+use reqwest::{Client, ClientBuilder, redirect};
+use rustls::ClientConfig;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// Longest time to connect, where `hosts.toml` says nothing.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest time to connect, where `hosts.toml` says nothing: half of what a question for the newest may take, so that a mirror that
+/// nobody answers at leaves time for the registry.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Clients that are kept; beyond that, all are made anew. Few nodes have more than two.
 const KEPT_MAX: usize = 32;
 
@@ -20,7 +23,7 @@ pub(super) struct Clients(Arc<Mutex<HashMap<String, Client>>>);
 impl Clients {
     /// A client that trusts what the system does.
     pub(super) fn ordinary(&self) -> Result<Client, String> {
-        self.kept("", || base(CONNECT_TIMEOUT))
+        self.kept("", || Ok(base(CONNECT_TIMEOUT, trust::tls(None, false)?)))
     }
 
     /// A client for a host with what its files say. A `direct` one uses no proxy, as Go's clients do on the loopback address.
@@ -34,28 +37,8 @@ impl Clients {
             key += &format!(" as {}", Digest::sha256(identity.reveal().as_bytes()));
         }
         self.kept(&key, || {
-            let mut builder = base(connect)?.tls_danger_accept_invalid_certs(insecure);
-            if direct {
-                builder = builder.no_proxy();
-            }
-            for (pem, file) in host.authorities.iter().zip(&host.host.ca) {
-                let bundle = Certificate::from_pem_bundle(pem).unwrap_or_default();
-                if bundle.is_empty() {
-                    return Err(format!("ca: {file:?}: certificates in PEM form are expected"));
-                }
-                builder = builder.tls_certs_merge(bundle);
-            }
-            if let Some(identity) = &host.identity {
-                // The library's words may have a part of the key.
-                let identity = Identity::from_pem(identity.reveal().as_bytes());
-                let identity = identity.map_err(|_| {
-                    let file = host.host.client.first().map(|(file, _)| file.as_str());
-                    let file = file.unwrap_or_default();
-                    format!("client: {file:?}: a certificate and its key in PEM form are expected")
-                })?;
-                builder = builder.identity(identity);
-            }
-            Ok(builder)
+            let builder = base(connect, trust::tls(Some(host), insecure)?);
+            Ok(if direct { builder.no_proxy() } else { builder })
         })
     }
 
@@ -73,11 +56,12 @@ impl Clients {
     }
 }
 
-fn base(connect: Duration) -> Result<ClientBuilder, String> {
-    Ok(Client::builder()
+fn base(connect: Duration, tls: ClientConfig) -> ClientBuilder {
+    Client::builder()
+        .tls_backend_preconfigured(tls)
         .user_agent(concat!("containerd-driver/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(connect)
         // Followed by ourselves, since reqwest would show another host what is for the first one.
         .redirect(redirect::Policy::none())
-        .referer(false))
+        .referer(false)
 }

@@ -260,6 +260,18 @@ async fn mirrors_are_asked_in_their_order_and_the_registry_last() {
 }
 
 #[tokio::test]
+async fn a_mirror_that_lets_nobody_in_is_not_asked_first_again() {
+    let closed = Fake::start(|_| Reply::new(401, "").with("WWW-Authenticate", "Basic")).await;
+    let registry = Fake::start(|_| Reply::new(200, MANIFEST)).await;
+    let (_root, registries) = said(&registry.addr, &format!("[host.'http://{}']\n", closed.addr));
+    let session = session(&registries, &registry.addr, &no_keys()).await;
+    for _ in 0..3 {
+        session.top().await.unwrap();
+    }
+    assert_eq!((closed.targets().len(), registry.targets().len()), (1, 3));
+}
+
+#[tokio::test]
 async fn what_is_told_of_several_hosts_is_the_registrys_word_and_names_the_mirrors() {
     let registry = Fake::start(|_| {
         Reply::new(
@@ -289,6 +301,9 @@ async fn a_mirror_that_may_not_resolve_gives_content_only() {
     assert_eq!((mirror.targets().len(), registry.targets().len()), (0, 1));
     one.document(&digest).await.unwrap();
     assert_eq!((mirror.targets().len(), registry.targets().len()), (1, 1));
+    // Where it is the registry's word that counts, content is asked of that too.
+    one.of_resolvers().document(&digest).await.unwrap();
+    assert_eq!((mirror.targets().len(), registry.targets().len()), (1, 2));
     let (_root, registries) = said(&registry.addr, "capabilities = ['push']\n");
     let error = session(&registries, &registry.addr, &no_keys()).await.top().await;
     assert!(

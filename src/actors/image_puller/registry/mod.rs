@@ -10,6 +10,7 @@ mod challenge;
 mod client;
 mod remote;
 mod token;
+mod trust;
 
 #[cfg(test)]
 mod fake_test;
@@ -357,6 +358,14 @@ impl Session {
         }
     }
 
+    /// The same with those hosts alone that may tell what a tag stands for: whose word counts for more than the bytes.
+    pub(super) fn of_resolvers(mut self) -> Self {
+        for remote in &mut self.remotes {
+            remote.pull &= remote.resolve;
+        }
+        self
+    }
+
     /// How many hosts the registry has.
     pub(super) fn hosts(&self) -> usize {
         self.remotes.len()
@@ -374,7 +383,9 @@ impl Session {
     }
 
     fn noted(&self, number: usize, failure: Failure) -> (usize, Failure) {
-        if failure.is_trouble() {
+        // A mirror that lets nobody in will let nobody in for the next blob either; the registry's own word is the answer.
+        let is_mirror = number + 1 < self.remotes.len();
+        if failure.is_trouble() || is_mirror && matches!(failure, Failure::Denied(_)) {
             self.distrust(number);
         }
         let failure = failure.saying(|words| self.common.keyring.hidden(&words));

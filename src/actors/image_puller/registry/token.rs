@@ -6,6 +6,7 @@ use super::challenge::Challenge;
 use super::remote::{Remote, body, is_same_place, redirect, sent};
 use crate::actors::image_puller::refusal::Failure;
 use crate::messages::image::Credentials;
+use crate::spec::reference::is_loopback;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use reqwest::header::{self, HeaderValue};
@@ -29,6 +30,8 @@ pub(super) struct Shown {
     with_credentials: bool,
     /// Made by the one who asks, and not by somebody else meanwhile.
     own: bool,
+    /// Made of credentials that programs were asked for anew, after others had been refused.
+    renewed: bool,
 }
 
 /// Keeps what is shown to one host. One asks for a token, the others wait for it.
@@ -71,14 +74,15 @@ impl Authorizer {
                 false => format!("{host} wants credentials, none were given"),
             })
         };
-        if refused.own {
+        // A password that a program has given a while ago may be another one by now.
+        if refused.own && (!refused.basic || refused.renewed) {
             return Err(denied());
         }
         let credentials = match refused.basic {
             true => common.keyring.again(host).await,
             false => common.keyring.of(host).await,
         };
-        let credentials = credentials.map_err(Failure::Other)?;
+        let mut credentials = credentials.map_err(Failure::Other)?;
         let (mut header, basic) = match challenge {
             Challenge::Basic => match credentials.as_ref().filter(|c| has_password(c)) {
                 Some(credentials) => (basic(credentials)?, true),
@@ -90,7 +94,16 @@ impl Authorizer {
                     service: service.as_deref(),
                     scopes: scopes(&common.repository, scope.as_deref()),
                 };
-                (token(remote, common, &wanted, credentials.as_ref()).await?, false)
+                let mut given = token(remote, common, &wanted, credentials.as_ref()).await;
+                if matches!(given, Err(Failure::Denied(_))) {
+                    // Programs may have others by now.
+                    let newer = common.keyring.again(host).await.map_err(Failure::Other)?;
+                    if newer != credentials {
+                        given = token(remote, common, &wanted, newer.as_ref()).await;
+                        credentials = newer;
+                    }
+                }
+                (given?, false)
             }
         };
         if refused.basic && refused.header.as_ref() == Some(&header) {
@@ -104,6 +117,7 @@ impl Authorizer {
             basic,
             with_credentials: credentials.is_some(),
             own: true,
+            renewed: refused.basic,
         };
         Ok(now.clone())
     }
@@ -144,7 +158,8 @@ async fn token(
     let server = realm.host_str().ok_or_else(unusable)?.to_owned();
     match realm.scheme() {
         "https" => {}
-        "http" if credentials.is_none() || remote.is_plain(common) => {}
+        // What goes to this machine itself can be read by nobody on the way.
+        "http" if credentials.is_none() || remote.is_plain(common) || is_loopback(&server) => {}
         "http" => {
             return Err(Failure::Denied(format!(
                 "{} wants the credentials sent without TLS to {server}",

@@ -2,10 +2,11 @@
 
 use super::kill::kill;
 use super::pump::{self, Feed, Phase};
+use crate::actors::absence::Absence;
 use crate::actors::shared::{Configured, LiveExec, Shared};
 use crate::containerd::{Gateway, NewExec};
-use crate::host::HostError;
 use crate::host::exec::{Ends, Pipes};
+use crate::host::{HostError, mounted};
 use crate::messages::exec::{Exec, Input, Output, TerminalSize};
 use crate::messages::logs::Stream;
 use crate::messages::runtime::{ContainerdFault, FaultKind, TaskView};
@@ -28,6 +29,9 @@ const KILLED: i32 = 137;
 
 /// What is told of an exit that nobody has seen.
 const UNKNOWN: i32 = -1;
+
+/// How long a command with a terminal waits for the terminal's size, so that its program finds it there.
+const FIRST_SIZE: Duration = Duration::from_millis(250);
 
 /// How long a killed process may take to be gone.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
@@ -94,10 +98,18 @@ impl Work {
     pub(super) async fn run(self) {
         let outputs = self.outputs.clone();
         let deadline = self.req.timeout.and_then(|t| Instant::now().checked_add(t));
+        let ready = async {
+            if self.req.terminal {
+                // A client tells it right after the command. One that tells none has none.
+                let mut first = self.sizes.clone();
+                drop(tokio::time::timeout(FIRST_SIZE, first.wait_for(Option::is_some)).await);
+            }
+            self.shared.execs.turn().await
+        };
         let turn = tokio::select! {
             biased;
             surrender = given_up(&outputs, deadline) => return surrendered(&outputs, &surrender).await,
-            turn = self.shared.execs.turn() => turn,
+            turn = ready => turn,
         };
         let exec = self.shared.execs.name();
         Span::current().record(names::EXEC_ID, &exec);
@@ -111,9 +123,8 @@ impl Work {
             container: self.container.clone(),
             exec,
         };
-        let size = *self.sizes.borrow();
         let begun = {
-            let begin = entry.begin(&self.req, size);
+            let begin = entry.begin(&self.req, &self.sizes);
             tokio::pin!(begin);
             tokio::select! {
                 biased;
@@ -149,10 +160,15 @@ impl Entry {
     }
 
     /// Makes pipes and entry and starts the process. On an error there may be any part of it.
-    async fn begin(&self, req: &Exec, size: Option<TerminalSize>) -> Result<(Ends, u32), NotBegun> {
-        let record = self.gateway.container(self.container.as_str()).await?;
-        let record = record.ok_or(TaskError::NotFound)?;
-        let size = size.map(|s| (s.rows, s.columns));
+    async fn begin(&self, req: &Exec, sizes: &watch::Receiver<Option<TerminalSize>>) -> Result<(Ends, u32), NotBegun> {
+        let mut absence = Absence::of_command();
+        let record = loop {
+            match self.gateway.container(self.container.as_str()).await {
+                Err(fault) if absence.outlast(&fault).await => {}
+                found => break found?.ok_or(TaskError::NotFound)?,
+            }
+        };
+        let size = sizes.borrow().map(|s| (s.rows, s.columns));
         let process_json = exec::process(&record.spec_json, &req.argv, req.terminal, size)
             .map_err(|reason| command_error(req, reason))?;
         let ends = tokio::task::block_in_place(|| self.pipes.open(req.stdin, !req.terminal))
@@ -162,7 +178,12 @@ impl Entry {
             container: self.container.as_str().to_owned(),
             id: self.exec.clone(),
             process_json,
-            stdin: req.stdin.then(|| self.pipes.stdin.clone()),
+            // Never the shim's own, the host's null device: crun before 1.24 would give that to the command's user.
+            stdin: match (req.stdin, req.terminal) {
+                (true, _) => Some(self.pipes.stdin.clone()),
+                (false, false) => Some(mounted::NULL.into()),
+                (false, true) => None,
+            },
             stdout: Some(self.pipes.stdout.clone()),
             stderr: (!req.terminal).then(|| self.pipes.stderr.clone()),
             terminal: req.terminal,
@@ -181,10 +202,14 @@ impl Entry {
             Err(fault) => {
                 let readers = pump::discard_all(&self.pipes);
                 drop(ends);
-                Err(NotBegun {
-                    error: fault.into(),
-                    readers,
-                })
+                let error = match exec::no_entry(&fault.text, &record.spec_json) {
+                    Some(why) => {
+                        tracing::info!(container.id = container, error = %fault, "a command is not run");
+                        command_error(req, why.to_owned())
+                    }
+                    None => fault.into(),
+                };
+                Err(NotBegun { error, readers })
             }
         }
     }

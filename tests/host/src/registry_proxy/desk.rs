@@ -28,6 +28,8 @@ pub enum Fate {
     WithoutRanges,
     /// The registry does not see the credentials.
     WithoutCredentials,
+    /// Who shows something else than this gets a 401 with this challenge.
+    Login { wanted: String, challenge: String },
     /// It is passed on when the rules are withdrawn.
     Hold,
 }

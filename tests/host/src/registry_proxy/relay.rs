@@ -74,6 +74,12 @@ async fn request(
             let location = [("Location".to_owned(), format!("{to}{path}"))];
             return whole(client, &method, answer(307, &location, 0), "").await;
         }
+        Some(Fate::Login { wanted, challenge }) if head.header("authorization") != Some(wanted.as_str()) => {
+            desk.update(number, |seen| seen.status = 401);
+            let challenge = [("WWW-Authenticate".to_owned(), challenge.clone())];
+            return whole(client, &method, answer(401, &challenge, 0), "").await;
+        }
+        Some(Fate::Login { .. }) => {}
         Some(Fate::WithoutRanges) => head.remove("range"),
         Some(Fate::WithoutCredentials) => head.remove("authorization"),
         Some(Fate::Hold) => {

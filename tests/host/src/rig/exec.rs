@@ -50,6 +50,7 @@ impl ExecSession {
         task_id: &str,
         argv: &[&str],
         tty: bool,
+        size: Option<(i32, i32)>,
     ) -> Result<ExecSession, Status> {
         let (to_plugin, requests) = mpsc::channel(64);
         let command = argv.iter().map(|arg| (*arg).to_owned()).collect();
@@ -66,6 +67,16 @@ impl ExecSession {
             .send(first)
             .await
             .map_err(|_| Status::internal("request queue"))?;
+        if let Some((height, width)) = size {
+            let second = ExecTaskStreamingRequest {
+                tty_size: Some(TerminalSize { height, width }),
+                ..Default::default()
+            };
+            to_plugin
+                .send(second)
+                .await
+                .map_err(|_| Status::internal("request queue"))?;
+        }
         let from_plugin = driver
             .exec_task_streaming(ReceiverStream::new(requests))
             .await?

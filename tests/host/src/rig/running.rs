@@ -139,7 +139,12 @@ impl RunningTask {
 
     /// `ExecTaskStreaming`.
     pub async fn exec_session(&self, argv: &[&str], tty: bool) -> Result<ExecSession, Status> {
-        ExecSession::open(self.driver(), self.id(), argv, tty).await
+        ExecSession::open(self.driver(), self.id(), argv, tty, None).await
+    }
+
+    /// The same with a terminal whose size follows at once, as clients send it.
+    pub async fn exec_session_sized(&self, argv: &[&str], size: (i32, i32)) -> Result<ExecSession, Status> {
+        ExecSession::open(self.driver(), self.id(), argv, true, Some(size)).await
     }
 
     pub async fn stats(&self, interval: Duration) -> Result<Streaming<TaskStatsResponse>, Status> {
