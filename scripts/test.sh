@@ -32,7 +32,8 @@ export CD_DRIVER_BIN=$out/containerd-driver
 export CD_DRIVER_CHAOS_BIN=$out/containerd-driver-chaos
 export CD_CONTAINERD_16=${CD_CONTAINERD_16:-/usr/bin/containerd}
 export CD_CONTAINERD_24=${CD_CONTAINERD_24:-$cache/containerd-2.4.2/bin}
-export RUST_BACKTRACE=${RUST_BACKTRACE:-1}
+# Without: the frames of a test say little, and hide what failed from whoever sees the end of a log alone.
+export RUST_BACKTRACE=${RUST_BACKTRACE:-0}
 # What each case has shown, by containerd, cgroup version and runtime: docs/conformance.md is made of it.
 export CD_CONFORMANCE_DIR=${CD_CONFORMANCE_DIR:-$out/conformance}
 mkdir -p "$CD_CONFORMANCE_DIR"
@@ -203,6 +204,15 @@ counts() {
 		END { if (seen) printf "%d passed, %d failed, %d ignored", p, f, s }' "$1"
 }
 
+# reasons LOG: what the failed tests said, without what else they printed.
+reasons() {
+	awk '
+		/^thread .* panicked at / || /^error/ { lines = 14 }
+		/^note: run with/ || /^  .* … / { lines = 0 }
+		/^the suite took longer/ { print }
+		lines > 0 { print substr($0, 1, 700); lines-- }' "$1" | head -c 3000
+}
+
 # In the background and a group of its own, so that the limit can end the suite and what it started.
 timed() {
 	local suite=$1 log=$2 show='' status=0 end
@@ -268,7 +278,7 @@ begin=$SECONDS
 build
 say "built in $((SECONDS - begin)) s"
 
-table=() failed=0
+table=() failed=0 refused=()
 for batch in "${batches[@]}"; do
 	IFS=+ read -r -a batch <<<"$batch"
 	lanes=()
@@ -281,6 +291,7 @@ for batch in "${batches[@]}"; do
 		suite=${batch[at]}
 		if ! wait "${lanes[at]}"; then
 			failed=$((failed + 1))
+			refused+=("$suite")
 			if [ ${#suites[@]} -gt 1 ]; then tail -n 60 "$out/$suite.log"; fi
 		fi
 		line=$(cat "$out/$suite.line" 2>/dev/null || printf '%-17s FAIL' "$suite")
@@ -293,6 +304,10 @@ done
 if [ ${#suites[@]} -gt 1 ]; then
 	echo
 	printf '%s\n' "${table[@]}"
+	for suite in "${refused[@]}"; do
+		printf '\n%s failed for:\n' "$suite"
+		reasons "$out/$suite.log"
+	done
 fi
 absent=$(printf '%s\n' "${table[@]}" | grep -c '^[^ ]* *none ' || true)
 [ "$absent" -eq 0 ] || echo "$absent suites cannot be run on this machine, see above"

@@ -9,6 +9,7 @@
 //! | pump threads | log bytes, from the first attachment on |
 
 use crate::actors::log_pump::Pumps;
+use crate::actors::shared::bundles::BundleDirs;
 use crate::actors::shared::groups::Groups;
 use crate::actors::shared::looks::Looks;
 use crate::actors::shared::{Execs, Lives, Served, Shared};
@@ -145,6 +146,7 @@ impl Engine {
             parent: liveness::parent(),
             lives: Lives::default(),
             groups: Groups::new(Path::new(RUN_DIR)),
+            bundles: BundleDirs::default(),
             images: Arc::default(),
             keeper: Arc::new(PipeKeeper::new(Path::new(RUN_DIR))),
             served: Served::default(),

@@ -260,7 +260,7 @@ pub fn is_fifo(path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_fifo())
 }
 
-fn changed_at(dir: &Path) -> Option<i64> {
+pub(super) fn changed_at(dir: &Path) -> Option<i64> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let found = fs::fstat(fs::openat(CWD, dir, flags, Mode::empty()).ok()?).ok()?;
     let nanos = i64::try_from(found.st_mtime_nsec).unwrap_or_default();

@@ -3,6 +3,8 @@
 //! Only this room opens a path. Everything that a task can write to is opened without following links.
 
 pub mod archive;
+pub mod begin;
+pub mod bundles;
 pub mod cdi;
 pub mod cgroup;
 pub mod credentials;

@@ -1,8 +1,7 @@
 //! Shims as the host shows them: processes that outlive containerd, and that it may have forgotten.
 
 use super::error::HostError;
-use super::leftovers::{self, BUNDLES};
-use super::{fifo, liveness, members};
+use super::{bundles, fifo, liveness, members};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
@@ -12,7 +11,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Where runc notes its containers, by namespace, unless a runtime's options say otherwise (containerd's `RuncRoot`).
-const RUNC_STATE: &str = "/run/containerd/runc";
+pub(super) const RUNC_STATE: &str = "/run/containerd/runc";
+
+/// The rest between two looks at a shim's children.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// A shim that runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +75,13 @@ fn is_errand(cmdline: &[u8]) -> bool {
 }
 
 impl Shim {
+    /// Where the bundles of its namespace lie: beside the one it works in. `None` if that cannot be seen.
+    #[must_use]
+    pub fn bundles(&self) -> Option<PathBuf> {
+        let bundle = bundle_of(self.pid, &self.namespace, &self.container)?;
+        bundle.parent().map(Path::to_owned)
+    }
+
     /// Whether it was started by the containerd at this socket, for its namespace of this name.
     #[must_use]
     pub fn is_of(&self, address: &str, namespace: &str) -> bool {
@@ -109,16 +118,16 @@ fn is_of_runc(cmdline: &[u8]) -> bool {
 
 /// Unmounts the root of a container whose first process this is from the place where its shim has mounted it for the runtime.
 /// The container has a root of its own by then, in its mount namespace, and keeps it; exec enters that namespace, and
-/// whoever takes the container down finds nothing to unmount. False if that is not known to be so of this one.
+/// whoever takes the container down finds nothing to unmount. The bundle; `None` if that is not known to be so of this one.
 ///
 /// For each start the runtime reads the table of mounts several times (runc 1.1: five times) and copies all of them, and systemd
 /// reads it after each change: with a mount that stays for each task, a node's every start would cost more than the one before.
 ///
 /// # Errors
 /// If the kernel refuses.
-pub fn unmount_root(pid: u32, namespace: &str, container: &str) -> Result<bool, HostError> {
+pub fn unmount_root(pid: u32, namespace: &str, container: &str) -> Result<Option<PathBuf>, HostError> {
     let Some(shim) = runc_shim_of(pid) else {
-        return Ok(false);
+        return Ok(None);
     };
     let mounts_of = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
     let (its, shims, ours) = (
@@ -127,16 +136,15 @@ pub fn unmount_root(pid: u32, namespace: &str, container: &str) -> Result<bool, 
         mounts_of("self"),
     );
     if its.is_none() || its == shims || shims != ours {
-        return Ok(false);
+        return Ok(None);
     }
     let Some(bundle) = bundle_of(shim, namespace, container) else {
-        return Ok(false);
+        return Ok(None);
     };
     let root = bundle.join("rootfs");
     match unmount(&root, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
-        Ok(()) => Ok(true),
-        // Nothing is mounted there.
-        Err(Errno::INVAL | Errno::NOENT) => Ok(false),
+        // Or nothing was mounted there.
+        Ok(()) | Err(Errno::INVAL | Errno::NOENT) => Ok(Some(bundle)),
         Err(e) => Err(HostError::from_io("unmount root", &root, &e.into())),
     }
 }
@@ -193,11 +201,7 @@ pub fn kill(address: &str, namespace: &str, container: &str) -> bool {
 fn bundle_of(shim: u32, namespace: &str, container: &str) -> Option<PathBuf> {
     let works_in = std::fs::read_link(format!("/proc/{shim}/cwd")).ok()?;
     let bundle = works_in.parent()?.join(container);
-    is_bundle(&bundle, namespace, container).then_some(bundle)
-}
-
-fn is_bundle(dir: &Path, namespace: &str, container: &str) -> bool {
-    dir.ends_with(Path::new(BUNDLES).join(namespace).join(container))
+    bundles::is_bundle(&bundle, namespace, container).then_some(bundle)
 }
 
 impl Held {
@@ -228,13 +232,37 @@ impl Held {
             .collect()
     }
 
-    /// SIGKILL, if it has no child: the processes of its containers would be its children. False if it has, or the kernel
-    /// refuses.
+    /// Makes its bundle again, empty, if containerd has removed that: the runtime writes its log there, and without it fails at
+    /// everything that the shim bids it, so that the shim keeps its container for ever.
+    ///
+    /// # Errors
+    /// Names what failed.
+    pub fn have_bundle(&self) -> Result<(), HostError> {
+        let made = self.bundle.as_deref().map_or(Ok(()), std::fs::create_dir);
+        match made {
+            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+                let bundle = self.bundle.as_deref().unwrap_or(Path::new(""));
+                Err(HostError::from_io("make bundle again", bundle, &e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// SIGKILL, once it has no child any more: the processes of its containers would be its children, and a runtime that it has
+    /// run ends by itself. False if it has one all the time, or the kernel refuses. Blocks.
     #[must_use]
-    pub fn kill_childless(&self) -> bool {
+    pub fn kill_childless(&self, patience: Duration) -> bool {
+        let end = Instant::now() + patience;
+        while liveness::has_children(self.pid) {
+            if Instant::now() >= end {
+                return false;
+            }
+            // Nothing tells of the end of another's child.
+            std::thread::sleep(LOOK_AGAIN);
+        }
         // The descriptor keeps the number from being another's only as long as this one was not waited for; then nothing is
         // sent either.
-        !liveness::has_children(self.pid) && pidfd_send_signal(&self.process, Signal::KILL).is_ok()
+        pidfd_send_signal(&self.process, Signal::KILL).is_ok()
     }
 
     /// Removes the bundle of one that has ended, with what is mounted in it, and what runc has noted of a container whose
@@ -243,52 +271,9 @@ impl Held {
     /// # Errors
     /// Names what failed.
     pub fn remove_bundle(&self) -> Result<(), HostError> {
-        remove(&self.state)?;
-        self.bundle.as_deref().map_or(Ok(()), clear)
+        bundles::remove(&self.state)?;
+        self.bundle.as_deref().map_or(Ok(()), bundles::clear)
     }
-}
-
-/// Removes a bundle that nobody works in: without a shim, and unchanged for this long. containerd leaves one behind where
-/// it is interrupted between making it and starting its shim, and refuses every other task of that id until it starts anew.
-/// False if it is in use, or the path is none of this container's bundle.
-///
-/// # Errors
-/// Names what failed.
-pub fn remove_orphan(bundle: &Path, namespace: &str, container: &str, unchanged: Duration) -> Result<bool, HostError> {
-    let has_shim = || {
-        let mut all = all().into_iter();
-        all.any(|shim| shim.namespace == namespace && shim.container == container)
-    };
-    if !is_bundle(bundle, namespace, container) || !is_older(bundle, unchanged) || has_shim() {
-        return Ok(false);
-    }
-    clear(bundle)?;
-    Ok(true)
-}
-
-/// Whether nothing was made or removed in this directory for this long.
-fn is_older(dir: &Path, than: Duration) -> bool {
-    let found = dir.symlink_metadata().ok().filter(std::fs::Metadata::is_dir);
-    let changed = found.and_then(|found| found.modified().ok());
-    changed.is_some_and(|at| at.elapsed().is_ok_and(|age| age >= than))
-}
-
-/// Removes a bundle with what is mounted in it, and its other half. Also one that containerd had begun to delete, which it
-/// names with a dot in front: while something is in that, it can delete no bundle of this name any more.
-fn clear(bundle: &Path) -> Result<(), HostError> {
-    leftovers::unmount_beneath(bundle)?;
-    if let Some(name) = bundle.file_name() {
-        let mut dotted = std::ffi::OsString::from(".");
-        dotted.push(name);
-        remove(&bundle.with_file_name(dotted))?;
-    }
-    // The other half of it, in containerd's root; not there for every kind of container.
-    let work = std::fs::read_link(bundle.join("work")).ok();
-    let twin = |dir: &Path| dir.iter().rev().take(3).eq(bundle.iter().rev().take(3));
-    for dir in work.as_deref().filter(|dir| twin(dir)).into_iter().chain([bundle]) {
-        remove(dir)?;
-    }
-    Ok(())
 }
 
 /// Removes what runc has noted of a container that nobody looks after any more: a runtime that was making it when its shim
@@ -297,18 +282,12 @@ fn clear(bundle: &Path) -> Result<(), HostError> {
 /// # Errors
 /// Names what failed.
 pub fn forget_state(namespace: &str, container: &str) -> Result<(), HostError> {
-    remove(&Path::new(RUNC_STATE).join(namespace).join(container))
-}
-
-fn remove(dir: &Path) -> Result<(), HostError> {
-    match std::fs::remove_dir_all(dir) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(HostError::from_io("remove bundle", dir, &e)),
-        _ => Ok(()),
-    }
+    bundles::remove(&Path::new(RUNC_STATE).join(namespace).join(container))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::leftovers::{self, BUNDLES};
     use super::*;
     use std::process::Command;
 
@@ -380,34 +359,17 @@ mod tests {
         assert!(!kill("/a.sock", "n", "we") && kill("/a.sock", "n", "web"));
         assert!(held.ends_within(Duration::from_secs(10)));
         child.wait().unwrap();
+        std::fs::rename(&bundle, root.path().join("gone")).unwrap();
+        for _ in 0..2 {
+            held.have_bundle().unwrap();
+            assert!(!leftovers::is_gone(&bundle));
+        }
+        std::fs::remove_dir(&bundle).unwrap();
+        std::fs::rename(root.path().join("gone"), &bundle).unwrap();
         held.remove_bundle().unwrap();
         held.remove_bundle().unwrap();
         assert!(leftovers::is_gone(&bundle) && leftovers::is_gone(&work));
         assert!(!leftovers::is_gone(root.path()));
-    }
-
-    #[test]
-    fn a_bundle_without_a_shim_goes_when_it_is_old_enough() {
-        let root = tempfile::tempdir().unwrap();
-        let (mut child, bundle) = pretend(root.path(), "orphan");
-        held("orphan");
-        let none = Duration::ZERO;
-        assert!(!remove_orphan(&bundle, "n", "orphan", none).unwrap(), "it has a shim");
-        child.kill().unwrap();
-        child.wait().unwrap();
-        assert!(
-            !remove_orphan(&bundle, "n", "orphan", Duration::from_secs(60)).unwrap(),
-            "it is too young"
-        );
-        assert!(!remove_orphan(&bundle, "n", "orphans", none).unwrap(), "another's");
-        assert!(!remove_orphan(root.path(), "n", "orphan", none).unwrap(), "no bundle");
-        let deleting = bundle.with_file_name(".orphan");
-        std::fs::create_dir(&deleting).unwrap();
-        std::fs::write(deleting.join("log"), "").unwrap();
-        assert!(remove_orphan(&bundle, "n", "orphan", none).unwrap());
-        assert!(leftovers::is_gone(&deleting));
-        assert!(leftovers::is_gone(&bundle) && !leftovers::is_gone(bundle.parent().unwrap()));
-        assert!(!remove_orphan(&bundle, "n", "orphan", none).unwrap(), "it is gone");
     }
 
     #[test]
@@ -420,14 +382,17 @@ mod tests {
         // Its bundle is in use all the same.
         assert!(shim(7, line("delete\0").as_bytes()).is_some());
         let root = tempfile::tempdir().unwrap();
-        let (mut child, _bundle) = pretend_with(root.path(), "errand", &["delete"]);
+        let (mut child, bundle) = pretend_with(root.path(), "errand", &["delete"]);
         let runs = || all().into_iter().any(|shim| shim.pid == child.id());
         while !runs() {
             std::thread::yield_now();
         }
         assert!(hold("/a.sock", "n", "errand", "errand").is_empty() && !kill("/a.sock", "n", "errand"));
+        let orphaned = || bundles::remove_orphan(&bundle, "n", "errand", Duration::ZERO).unwrap();
+        assert!(!orphaned(), "somebody works in it");
         child.kill().unwrap();
         child.wait().unwrap();
+        assert!(orphaned());
     }
 
     #[test]
@@ -442,14 +407,6 @@ mod tests {
             assert!(!is_of_runc(other));
         }
         let me = std::process::id();
-        assert!(!starts_processes_here(me) && !unmount_root(me, "n", "web").unwrap());
-    }
-
-    #[test]
-    fn only_a_directory_named_as_a_bundle_is_one() {
-        let good = Path::new("/run/containerd").join(BUNDLES).join("n/web");
-        assert!(is_bundle(&good, "n", "web"));
-        assert!(!is_bundle(&good, "n", "we") && !is_bundle(Path::new("/"), "n", "web"));
-        assert!(!is_bundle(Path::new("/srv/n/web"), "n", "web"));
+        assert!(!starts_processes_here(me) && unmount_root(me, "n", "web").unwrap().is_none());
     }
 }

@@ -32,6 +32,8 @@ pub enum ThingKind {
     Image,
     /// A sandbox record in containerd, by which it puts a container into a shim that others have too.
     Sandbox,
+    /// The directory in which a container's shim works, beneath containerd's own.
+    Bundle,
 }
 
 impl ThingKind {
@@ -50,6 +52,7 @@ impl ThingKind {
             Self::Cgroup => "cgroup",
             Self::Image => "image",
             Self::Sandbox => "sandbox",
+            Self::Bundle => "bundle",
         }
     }
 }

@@ -12,6 +12,7 @@ use tonic::Status;
 
 group!(go_driver, bench(json!({})), {
     a_task_that_was_never_started_is_started,
+    a_task_whose_start_was_cut_off_in_the_runtime_is_taken_up,
     an_exit_without_containerd_is_known,
     a_full_pipe_waits_for_the_next_plugin,
     an_adopted_task_is_destroyed_by_force_with_all_it_has,
@@ -160,6 +161,32 @@ async fn a_task_that_was_never_started_is_started(b: &mut Bench) {
     assert_eq!(task.exit(patience()).await.exit_code, 5);
     task.logs_end(patience()).await;
     assert_eq!(task.lines(), ["hello"]);
+    task.destroy(false).await.expect("DestroyTask");
+    leftovers.assert_none(b).await;
+}
+
+/// What a `runc start` leaves that is killed when the process has begun: its pipe is there still, and the next one waits at it.
+async fn a_task_whose_start_was_cut_off_in_the_runtime_is_taken_up(b: &mut Bench) {
+    let leftovers = Leftovers::before(b, "nomad.slice").await;
+    let go = GoTask::create(
+        &b.rig,
+        "nomad.slice",
+        "trap 'exit 6' TERM; echo up; while :; do sleep 0.1; done",
+    )
+    .await;
+    let pipe = format!("/run/containerd/runc/{}/{}/exec.fifo", go.namespace, go.container);
+    assert_eq!(std::fs::read(&pipe).expect("the runtime's pipe"), b"0");
+    let task = within(secs(15), "RecoverTask", go.hand_over(&b.rig)).await;
+    let task = task.expect("RecoverTask");
+    assert!(!std::path::Path::new(&pipe).exists());
+    assert_running(&task).await;
+    task.wait_line(patience(), "up").await;
+    within(patience(), "StopTask", task.stop(Duration::from_secs(3600), ""))
+        .await
+        .expect("StopTask");
+    assert_eq!(task.exit(patience()).await.exit_code, 6);
+    task.logs_end(patience()).await;
+    assert_eq!(task.lines(), ["up"]);
     task.destroy(false).await.expect("DestroyTask");
     leftovers.assert_none(b).await;
 }

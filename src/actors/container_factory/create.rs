@@ -17,6 +17,7 @@ use super::remove::{at, remove};
 use super::stray;
 use super::undo::{is_away, owed, undo};
 use crate::actors::absence::Absence;
+use crate::actors::shared::begin::begin_again;
 use crate::actors::shared::{Links, Shared, unix_nanos};
 use crate::actors::supervision::book::ask_until;
 use crate::containerd::{ContainerRecord, Gateway, NewContainer, NewTask};
@@ -34,7 +35,6 @@ use crate::spec::owner::Owner;
 use crate::spec::settings::Settings;
 use crate::spec::shim_group::ShimGroup;
 use crate::spec::signal;
-use crate::spec::task::TaskSpec;
 use crate::telemetry::names;
 use crate::telemetry::steps::step;
 use std::collections::{BTreeMap, HashMap};
@@ -51,6 +51,9 @@ const LOG_CHECK: Duration = Duration::from_secs(10);
 const ATTEMPTS: usize = 3;
 
 const SIGTERM: i32 = 15;
+
+/// Step of the errors of the runtime at the process's beginning.
+const STARTING: &str = "starting task";
 
 /// How long containerd may take to end, or to take down, what an interrupted call had begun. A call that is cancelled
 /// goes on there for a while, and 1.6 says of it no more than that a directory exists.
@@ -323,7 +326,8 @@ impl Beginning<'_> {
                 }
                 // The answer to the word to begin was lost, and its shim may be about to heed it: a second one comes after it.
                 Some(TaskView::Created { pid }) if pid != 0 && ready.load(Ordering::Relaxed) == pid => {
-                    return match start(gateway, id, &req.task, plan).await {
+                    let begun = begin_again(shared, gateway, id, pid).await;
+                    return match begun.map_err(|fault| runtime_fault(&req.task, plan, fault, STARTING)) {
                         Ok(pid) => {
                             tokio::task::block_in_place(|| end_unused_logs(id, &req.task.alloc_dir, unused));
                             Ok(created(TaskView::Running { pid }, started_at))
@@ -392,7 +396,7 @@ impl Beginning<'_> {
             Ok(pid) => {
                 step!(StartTask);
                 shared.groups.entered(id.as_str());
-                tokio::task::block_in_place(|| place(shared, gateway.namespace(), id, plan, pid, &checked))?;
+                tokio::task::block_in_place(|| place(shared, gateway, id, plan, pid, &checked))?;
                 ready.store(pid, Ordering::Relaxed);
                 step!(StartPlaced);
             }
@@ -412,7 +416,8 @@ impl Beginning<'_> {
                 return if settled { Err(error) } else { unsettled(error) };
             }
         }
-        let pid = start(gateway, id, &req.task, plan).await?;
+        let started = gateway.start_task(id.as_str()).await;
+        let pid = started.map_err(|fault| runtime_fault(&req.task, plan, fault, STARTING))?;
         step!(StartRuns);
         tokio::task::block_in_place(|| end_unused_logs(id, &req.task.alloc_dir, unused));
         step!(StartLogs);
@@ -434,18 +439,6 @@ fn unsettled(error: ContainerError) -> Result<Attempt, ContainerError> {
         | ContainerError::Host { .. }
         | ContainerError::Interrupted(_) => Err(error),
     }
-}
-
-async fn start(
-    gateway: &Gateway,
-    id: &ContainerId,
-    task: &TaskSpec,
-    plan: &ContainerPlan,
-) -> Result<u32, ContainerError> {
-    gateway
-        .start_task(id.as_str())
-        .await
-        .map_err(|fault| runtime_fault(task, plan, fault, "starting task"))
 }
 
 /// What the labels of a container of ours say.

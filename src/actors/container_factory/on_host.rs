@@ -4,7 +4,7 @@
 //! with this process.
 
 use crate::actors::shared::Shared;
-use crate::containerd::RuntimeOptions;
+use crate::containerd::{Gateway, RuntimeOptions};
 use crate::host::mounted::{self, Compared, Looked, Mounted};
 use crate::host::pins::{self, Pinned};
 use crate::host::{HostError, cgroup, fifo, paths, selinux, shims};
@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 /// Between creation and start: what was checked is what is mounted, and the process is among the cores that Nomad gives.
 pub(super) fn place(
     shared: &Shared,
-    namespace: &str,
+    gateway: &Gateway,
     id: &ContainerId,
     plan: &ContainerPlan,
     pid: u32,
@@ -32,10 +32,19 @@ pub(super) fn place(
     if plan.runtime.shows_its_root() {
         let_go(shared, id)?;
         // What stays mounted costs later starts some time, and goes with the container.
-        if !plan.late_hooks
-            && let Err(error) = shims::unmount_root(pid, namespace, id.as_str())
-        {
-            tracing::warn!(container.id = %id, %error, "a container's root stays mounted on the host");
+        if !plan.late_hooks {
+            match shims::unmount_root(pid, gateway.namespace(), id.as_str()) {
+                Ok(bundle) => {
+                    if let Some(dir) = bundle.as_deref().and_then(Path::parent) {
+                        shared
+                            .bundles
+                            .note(Path::new(gateway.socket()), gateway.namespace(), dir);
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(container.id = %id, %error, "a container's root stays mounted on the host");
+                }
+            }
         }
     }
     let Some(cpuset) = &plan.join_cpuset else {

@@ -3,7 +3,7 @@
 //! A call to create a task that breaks off, since its caller was killed, has containerd take down what it had begun; where
 //! the shim is busy making the task and does not answer for five seconds, containerd 1.6 forgets it and leaves it and its
 //! bundle behind. The shim makes the task to its end and then waits for ever. One whose bundle went before it had opened its
-//! log there hangs without ever having served.
+//! log there hangs without ever having served; one whose bundle went later can neither kill nor delete what it has made.
 //!
 //! A shim that other containers need is never ended for one: it is asked to let go of that one, and if it does not answer the
 //! removal waits.
@@ -11,8 +11,8 @@
 use super::grouping;
 use crate::actors::shared::Shared;
 use crate::containerd::Gateway;
-use crate::host::members;
 use crate::host::shims::{self, Held};
+use crate::host::{bundles, members};
 use crate::messages::container::ContainerError;
 use crate::spec::identity::{self, ContainerId};
 use std::convert::Infallible;
@@ -24,7 +24,10 @@ use tokio::time::timeout;
 /// How long it may take to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
-/// How long it may take to be gone when it was asked to leave, and when it was killed.
+/// How long it may take to be gone when it was asked to leave.
+const LEAVES_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long it may take to have no process any more, and to be gone when it was killed.
 const GONE_WITHIN: Duration = Duration::from_secs(3);
 
 /// The rest between two looks at what pipes it opens: nothing tells of it.
@@ -46,7 +49,13 @@ pub(super) async fn end(shared: &Shared, gateway: &Gateway, id: &ContainerId) ->
     });
     let look = {
         let shim = shim.clone();
-        move || shims::hold(&address, &namespace, &shim, container.as_str())
+        move || {
+            let held = shims::hold(&address, &namespace, &shim, container.as_str());
+            for error in held.iter().filter_map(|shim| shim.have_bundle().err()) {
+                tracing::warn!(container.id = %container, error = %error, "a shim works without a bundle");
+            }
+            held
+        }
     };
     let held = match shared.io.spawn_blocking(look).await {
         Ok(held) if held.is_empty() => return forget(shared, gateway, id).await,
@@ -64,11 +73,12 @@ pub(super) async fn end(shared: &Shared, gateway: &Gateway, id: &ContainerId) ->
     // One that others need stays; it has to say that it has let go of this container.
     let answered = matches!(asked, Ok(Ok(())));
     let gone = move || {
-        let has_left = alone && held.iter().all(|shim| shim.ends_within(GONE_WITHIN));
+        let has_left = alone && held.iter().all(|shim| shim.ends_within(LEAVES_WITHIN));
         // What it may have made while it was looked at has nobody else any more, and keeps the shim that made it.
         let left = members::kill_all(&names, None, version, GONE_WITHIN).left;
-        let ends =
-            |shim: &Held| shim.ends_within(Duration::ZERO) || (shim.kill_childless() && shim.ends_within(GONE_WITHIN));
+        let ends = |shim: &Held| {
+            shim.ends_within(Duration::ZERO) || (shim.kill_childless(GONE_WITHIN) && shim.ends_within(GONE_WITHIN))
+        };
         let all = if alone {
             has_left || held.iter().all(ends)
         } else {
@@ -137,7 +147,7 @@ pub(super) async fn clear_orphan(shared: &Shared, gateway: &Gateway, id: &Contai
         id.as_str().to_owned(),
         PathBuf::from(bundle),
     );
-    let remove = move || shims::remove_orphan(&bundle, &namespace, &container, ORPHANED);
+    let remove = move || bundles::remove_orphan(&bundle, &namespace, &container, ORPHANED);
     match shared.io.spawn_blocking(remove).await {
         Ok(Ok(false)) => {}
         Ok(Ok(true)) => tracing::info!(container.id = %id, "a bundle that containerd had left behind was removed"),

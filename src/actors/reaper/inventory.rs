@@ -3,6 +3,7 @@
 //! Containers are listed last and the supervisors after them: a record is the first to be made and the last to go, so what
 //! was seen before has its record, and a start that began meanwhile has its supervisor.
 
+use super::bundle::BundleFacts;
 use super::sharing::SandboxFacts;
 use super::verdict::{
     AllocSight, CgroupFacts, ContainerFacts, Held, HostFacts, ImageFacts, LeaseFacts, RunDirFacts, Scene, ShimFacts,
@@ -12,6 +13,7 @@ use crate::actors::shared::{Configured, Links, Shared, unix_nanos};
 use crate::containerd::{
     ContainerRecord, Gateway, ImageRecord, Labels, LeaseRecord, SandboxRecord, SnapshotKind, SnapshotRecord, Stdio,
 };
+use crate::host::bundles::{self, Bundle};
 use crate::host::leftovers::{self, BundleMount, CgroupDir, RunDir};
 use crate::host::node::CgroupVersion;
 use crate::host::shims::{self, Shim};
@@ -35,6 +37,7 @@ use tokio::task::block_in_place;
 struct Host {
     run_dirs: Vec<RunDir>,
     shims: Vec<Shim>,
+    bundles: Vec<Bundle>,
     mounts: Vec<BundleMount>,
     cgroups: Vec<CgroupDir>,
 }
@@ -63,11 +66,14 @@ pub(super) async fn take(
     // One that hangs is known for it within moments; a listing would be waited for.
     gateway.serving().await?;
     let mut host = {
+        let (shared, gateway) = (Arc::clone(shared), gateway.clone());
         let (run_dir, cgroups) = (shared.run_dir.clone(), shared.node.cgroups);
-        let read = shared.io.spawn_blocking(move || -> Result<Host, HostError> {
+        let read = shared.io.clone().spawn_blocking(move || -> Result<Host, HostError> {
+            let shims = shims::all();
             Ok(Host {
                 run_dirs: leftovers::run_dirs(&run_dir)?,
-                shims: shims::all(),
+                bundles: bundles(&shared, &gateway, &shims),
+                shims,
                 mounts: leftovers::bundle_mounts(),
                 cgroups: leftovers::cgroups(Path::new(node::CGROUP_ROOT), cgroups),
             })
@@ -124,6 +130,16 @@ pub(super) async fn take(
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|e| AuditError::Host(e.to_string()))
+}
+
+/// The bundles in this namespace, where those of shims are or were. Read before the records: each of those is made first.
+fn bundles(shared: &Shared, gateway: &Gateway, shims: &[Shim]) -> Vec<Bundle> {
+    let (socket, namespace) = (gateway.socket(), gateway.namespace());
+    let here = shims.iter().filter(|shim| shim.is_of(socket, namespace));
+    for dir in here.filter_map(Shim::bundles).collect::<BTreeSet<_>>() {
+        shared.bundles.note(Path::new(socket), namespace, &dir);
+    }
+    bundles::all_in(&shared.bundles.of(Path::new(socket), namespace))
 }
 
 /// The named pipes that the shims of our tasks write into: those of the host, which reads the other ends. Those in run
@@ -353,6 +369,11 @@ impl Seen {
                 .is_some_and(|by| !by.is_out_of_sight(&shared.process) && !sight.lives(&by)),
             id: lease.id,
         });
+        let bundles = self.host.bundles.into_iter().map(|bundle| BundleFacts {
+            path: text(&bundle.path),
+            container: bundle.container,
+            changed_at: bundle.changed_at,
+        });
         let cgroups = self.host.cgroups.into_iter();
         let cgroups = cgroups.map(|c| CgroupFacts {
             path: text(&c.path),
@@ -379,6 +400,7 @@ impl Seen {
             cgroups: cgroups.collect(),
             images,
             sandboxes,
+            bundles: bundles.collect(),
             elsewhere,
         }
     }

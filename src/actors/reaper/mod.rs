@@ -10,6 +10,7 @@
 //! Looks at all that a task may leave behind, judges (`verdict`, pure) and removes what nobody needs any more. Nothing is
 //! removed before the process has run for the grace period: Nomad asks for every task it knows when an agent starts.
 
+mod bundle;
 mod inventory;
 mod sharing;
 mod sweep;

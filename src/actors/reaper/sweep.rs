@@ -5,7 +5,7 @@ use super::verdict::Scene;
 use crate::actors::shared::groups::Record;
 use crate::actors::shared::{Configured, Links, Shared};
 use crate::actors::supervision::book::ask_until;
-use crate::host::{cgroup, node};
+use crate::host::{bundles, cgroup, node};
 use crate::messages::Cx;
 use crate::messages::audit::{Outcome, Standing, Thing, ThingKind};
 use crate::messages::container::{ReapContainer, Reaped};
@@ -49,7 +49,7 @@ pub(super) async fn sweep(
                 remove_snapshot(configured, &thing.name).await
             }
             Some(outcome) => outcome,
-            None => remove_alone(shared, configured, thing).await,
+            None => remove_alone(shared, configured, scene, thing).await,
         };
         note(thing);
     }
@@ -79,7 +79,8 @@ fn reapable(scene: &Scene, thing: &Thing) -> Option<(String, Option<i64>)> {
         | ThingKind::Mount
         | ThingKind::Cgroup
         | ThingKind::Image
-        | ThingKind::Sandbox => None,
+        | ThingKind::Sandbox
+        | ThingKind::Bundle => None,
     }
 }
 
@@ -122,7 +123,7 @@ async fn remove_snapshot(configured: &Configured, name: &str) -> Outcome {
 }
 
 /// What belongs to no container.
-async fn remove_alone(shared: &Shared, configured: &Configured, thing: &Thing) -> Outcome {
+async fn remove_alone(shared: &Shared, configured: &Configured, scene: &Scene, thing: &Thing) -> Outcome {
     match thing.kind {
         ThingKind::Lease => match configured.gateway.delete_lease(&thing.name).await {
             Ok(_) => Outcome::Removed,
@@ -148,6 +149,7 @@ async fn remove_alone(shared: &Shared, configured: &Configured, thing: &Thing) -
                 Err(e) => Outcome::Failed(e.to_string()),
             }
         }
+        ThingKind::Bundle => remove_bundle(shared, configured, scene, thing).await,
         ThingKind::Container
         | ThingKind::Task
         | ThingKind::Snapshot
@@ -157,6 +159,22 @@ async fn remove_alone(shared: &Shared, configured: &Configured, thing: &Thing) -
         | ThingKind::Mount
         // The image keeper's.
         | ThingKind::Image => Outcome::Kept,
+    }
+}
+
+/// It is looked at once more: a start of the same container makes one anew.
+async fn remove_bundle(shared: &Shared, configured: &Configured, scene: &Scene, thing: &Thing) -> Outcome {
+    let Some(facts) = scene.bundles.iter().find(|bundle| bundle.path == thing.name) else {
+        return Outcome::Kept;
+    };
+    let (path, namespace) = (PathBuf::from(&facts.path), configured.gateway.namespace().to_owned());
+    let (container, grace) = (facts.container.clone(), scene.grace);
+    let work = move || bundles::remove_orphan(&path, &namespace, &container, grace);
+    match shared.io.spawn_blocking(work).await {
+        Ok(Ok(true)) => Outcome::Removed,
+        Ok(Ok(false)) => Outcome::Claimed,
+        Ok(Err(e)) => Outcome::Failed(e.to_string()),
+        Err(e) => Outcome::Failed(e.to_string()),
     }
 }
 

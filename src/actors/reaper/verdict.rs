@@ -5,6 +5,7 @@
 //! is there, or its agent is the one that this plugin serves and has not asked for it for the whole grace period. Everything
 //! else that belongs to a container has the standing of the container.
 
+use super::bundle::{BundleFacts, bundle};
 use super::sharing::{SandboxFacts, sandbox, shared_shim};
 use crate::messages::audit::{Outcome, Standing, Thing, ThingKind};
 use crate::spec::go::format_duration;
@@ -152,6 +153,7 @@ pub(super) struct Scene {
     pub(super) cgroups: Vec<CgroupFacts>,
     pub(super) images: Vec<ImageFacts>,
     pub(super) sandboxes: Vec<SandboxFacts>,
+    pub(super) bundles: Vec<BundleFacts>,
     /// Containers of other containerds and namespaces, as far as the host shows them.
     pub(super) elsewhere: BTreeSet<String>,
 }
@@ -250,6 +252,11 @@ pub(super) fn judge(scene: &Scene) -> Vec<Thing> {
     }
     for facts in &scene.sandboxes {
         put(ThingKind::Sandbox, &facts.id, None, &|| sandbox(scene, facts));
+    }
+    for facts in &scene.bundles {
+        put(ThingKind::Bundle, &facts.path, Some(&facts.container), &|| {
+            bundle(scene, facts)
+        });
     }
     things.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
     things

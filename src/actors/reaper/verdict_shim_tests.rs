@@ -1,4 +1,4 @@
-//! Shims that several containers share: needed by whom, and told of whom.
+//! Shims that several containers share, needed by whom and told of whom; bundles, and when they are nobody's.
 
 use super::tests::{held, old, scene};
 use super::*;
@@ -70,4 +70,60 @@ fn a_sandbox_record_is_needed_by_its_group_and_by_a_process_that_lives() {
         ..of(0, Some(dead()))
     };
     assert_eq!(judged(young), is(Standing::InUse));
+}
+
+const NAME: &str = "web-0123abcd-0123-4567-89ab-0123456789ab-01234567";
+
+fn judged(change: impl FnOnce(&mut Scene, &mut BundleFacts)) -> Standing {
+    let mut facts = BundleFacts {
+        container: NAME.to_owned(),
+        path: format!("/run/b/n/{NAME}"),
+        changed_at: 0,
+    };
+    let mut scene = scene();
+    change(&mut scene, &mut facts);
+    scene.bundles = vec![facts];
+    let things = judge(&scene);
+    let bundle = things.iter().find(|thing| thing.kind == ThingKind::Bundle);
+    bundle.unwrap().standing
+}
+
+#[test]
+fn a_bundle_is_an_orphan_only_if_nobody_has_it() {
+    assert_eq!(judged(|_, _| {}), Standing::Orphan);
+    assert_eq!(
+        judged(|scene, bundle| bundle.changed_at = scene.now),
+        Standing::InUse,
+        "it is young"
+    );
+    assert_eq!(
+        judged(|_, bundle| bundle.container = "k8s".to_owned()),
+        Standing::Foreign
+    );
+    assert_eq!(
+        judged(|scene, bundle| scene.tasks = vec![bundle.container.clone()]),
+        Standing::Leftover
+    );
+    let shim = |container: &str| ShimFacts {
+        container: container.to_owned(),
+        members: Vec::new(),
+        name: "4711".to_owned(),
+        ours: true,
+        started_at: 0,
+    };
+    assert_eq!(
+        judged(|scene, bundle| scene.shims = vec![shim(&bundle.container)]),
+        Standing::InUse
+    );
+    assert_eq!(judged(|scene, _| scene.shims = vec![shim("another")]), Standing::Orphan);
+    let of_container = |sight| {
+        judged(move |scene, bundle| {
+            scene.containers = vec![ContainerFacts {
+                id: bundle.container.clone(),
+                ..old(sight)
+            }];
+        })
+    };
+    assert_eq!(of_container(AllocSight::There), Standing::Waiting);
+    assert_eq!(of_container(AllocSight::Gone), Standing::Orphan);
 }

@@ -36,6 +36,7 @@ pub(super) fn scene() -> Scene {
         cgroups: Vec::new(),
         images: Vec::new(),
         sandboxes: Vec::new(),
+        bundles: Vec::new(),
         elsewhere: BTreeSet::new(),
     }
 }

@@ -1,6 +1,8 @@
 //! What every actor is given at birth: settings, the gateway, the doors of its neighbours. No actor holds another's
 //! type; each door is a capability to say one kind of thing.
 
+pub mod begin;
+pub mod bundles;
 pub mod force;
 pub mod groups;
 pub mod holds;
@@ -22,6 +24,7 @@ use crate::messages::task::TaskEvent;
 use crate::spec::identity::ContainerId;
 use crate::spec::owner::{Owner, ProcessId, agent_of};
 use crate::spec::settings::Settings;
+use bundles::BundleDirs;
 use groups::Groups;
 use holds::ImageHolds;
 use looks::Looks;
@@ -119,6 +122,8 @@ pub struct Shared {
     pub lives: Lives,
     /// Which containers share a shim.
     pub groups: Groups,
+    /// Where bundles lie.
+    pub bundles: BundleDirs,
     /// Which images are about to be used.
     pub images: Arc<ImageHolds>,
     /// Holds the pipes of tasks whose output this driver collects, while it is away.

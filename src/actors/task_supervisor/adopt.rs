@@ -7,6 +7,7 @@
 
 use super::TaskSupervisor;
 use super::recover::{Found, PATIENCE, found_without_task};
+use crate::actors::shared::begin::begin_again;
 use crate::actors::shared::{Configured, Links, Shared};
 use crate::actors::supervision::book::ask_until;
 use crate::containerd::{Gateway, Stdio};
@@ -175,7 +176,7 @@ async fn look(
             if let Err(fault) = attach(&configured.gateway, links, handle).await {
                 tracing::warn!(error = fault, "the output of an adopted task cannot be copied yet");
             }
-            match configured.gateway.start_task(container.as_str()).await {
+            match begin_again(shared, &configured.gateway, container, pid).await {
                 Ok(_) => Ok(Ok((Some(TaskView::Running { pid }), None, None))),
                 Err(fault) if fault.is_transient() => Ok(Err(fault)),
                 Err(fault) => Err(TaskError::Containerd(fault)),
