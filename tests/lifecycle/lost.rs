@@ -17,6 +17,7 @@ group!(lost, Bench::new(), {
     a_task_of_an_earlier_boot_is_said_to_be_gone_with_it,
     what_is_left_of_a_container_is_never_said_to_run,
     a_task_that_runs_unknown_to_the_driver_is_not_destroyed_without_force,
+    a_shim_that_containerd_has_forgotten_is_ended_though_its_bundle_is_gone,
     a_handle_of_another_version_is_refused_with_words,
     ended_and_running_tasks_are_recovered_all_at_once,
     stops_of_one_task_do_not_disturb_each_other,
@@ -218,6 +219,28 @@ async fn a_task_that_runs_unknown_to_the_driver_is_not_destroyed_without_force(b
         .await
         .expect("DestroyTask by force");
     assert!(!procfs::alive(pid), "it runs on");
+}
+
+/// Without a bundle the runtime cannot write its log, and fails at all that the shim bids it.
+async fn a_shim_that_containerd_has_forgotten_is_ended_though_its_bundle_is_gone(b: &mut Bench) {
+    let task = b.start(b.sleeper()).await;
+    let (container, pid) = container_of(&task).await;
+    b.rig.plugin().sigkill().await;
+    b.rig.containerd.stop().await;
+    std::fs::remove_dir_all(b.rig.bundles().join(&container)).expect("the bundle");
+    b.rig.containerd.start_again().await.expect("containerd");
+    b.rig.relaunch_only().await.expect("relaunch");
+    assert!(procfs::alive(pid) && b.rig.containerd.shim_of(&container).is_some());
+    within(patience(), "DestroyTask", task.destroy(true))
+        .await
+        .expect("DestroyTask");
+    assert!(!procfs::alive(pid) && b.rig.containerd.shim_of(&container).is_none());
+    let lines = b.rig.plugin().stderr_lines();
+    let told = lines
+        .iter()
+        .find(|line| line.contains("what containerd had forgotten was ended"));
+    let told: serde_json::Value = serde_json::from_str(told.expect("a line")).expect("JSON");
+    assert_eq!(told["left"], true, "it was killed: {told}");
 }
 
 async fn a_handle_of_another_version_is_refused_with_words(b: &mut Bench) {

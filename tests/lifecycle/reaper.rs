@@ -23,6 +23,7 @@ group!(reaper, bench(json!({})), {
     a_snapshot_without_a_container_goes,
     a_start_that_was_killed_half_way_goes,
     an_orphan_whose_shim_hangs_goes,
+    bundles_that_containerd_left_behind_go,
 });
 
 group!(reaper_dry_run, bench(json!({ "dry_run": true })), {
@@ -370,4 +371,32 @@ async fn what_an_agent_had_before_its_directory_was_wiped_goes_and_what_it_has_s
     new.destroy(true).await.expect("DestroyTask");
     forget(old).await;
     std::fs::remove_dir_all(&away).expect("the old directory");
+}
+
+/// Whole ones and half deleted ones, and only where nobody has the container.
+async fn bundles_that_containerd_left_behind_go(b: &mut Bench) {
+    let (task, container) = start(b, "neighbour").await;
+    let bundles = b.rig.bundles();
+    assert!(bundles.join(&container).is_dir());
+    let gone = container.replacen("neighbour", "gone", 1);
+    let names = [gone.clone(), format!(".{gone}"), format!(".half{gone}")];
+    let theirs = ["theirs".to_owned(), format!(".{container}")];
+    for name in names.iter().chain(&theirs) {
+        std::fs::create_dir(bundles.join(name)).expect("a directory");
+        std::fs::write(bundles.join(name).join("log"), "").expect("a file");
+    }
+    let all_gone = async {
+        while names.iter().any(|name| bundles.join(name).exists()) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    within(grace() * 3 + patience(), "the end of the bundles", all_gone).await;
+    assert_running(&task).await;
+    for name in theirs.iter().chain([&container]) {
+        assert!(bundles.join(name).is_dir(), "{name}");
+    }
+    for name in &theirs {
+        std::fs::remove_dir_all(bundles.join(name)).expect("removed");
+    }
+    task.destroy(true).await.expect("DestroyTask");
 }

@@ -87,12 +87,12 @@ pub(super) async fn end(shared: &Shared, gateway: &Gateway, id: &ContainerId) ->
         };
         (all && left.is_empty()).then(|| {
             let removed: Result<Vec<()>, _> = held.iter().map(Held::remove_bundle).collect();
-            removed.map(drop)
+            removed.map(|_| has_left)
         })
     };
     match shared.io.spawn_blocking(gone).await {
-        Ok(Some(Ok(()))) => {
-            tracing::info!(container.id = %id, shim = alone, "what containerd had forgotten was ended");
+        Ok(Some(Ok(left))) => {
+            tracing::info!(container.id = %id, shim = alone, left, "what containerd had forgotten was ended");
             Ok(())
         }
         Ok(Some(Err(error))) => {

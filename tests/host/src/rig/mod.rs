@@ -203,6 +203,12 @@ impl Rig {
         self.home.path()
     }
 
+    /// Where its containerd has the bundles of its namespace.
+    pub fn bundles(&self) -> PathBuf {
+        let state = self.dir().join("cd/state/io.containerd.runtime.v2.task");
+        state.join(self.namespace())
+    }
+
     pub fn alloc_base(&self) -> PathBuf {
         self.home.path().join("alloc")
     }
