@@ -103,6 +103,21 @@ impl Gateway {
             .map(drop)
     }
 
+    /// How far the write under `reference` is, in bytes; `None` if there is none.
+    ///
+    /// # Errors
+    /// Any fault of the call but `NotFound`.
+    pub async fn ingest_offset(&self, reference: &str) -> Result<Option<u64>, ContainerdFault> {
+        const CALL: Call = Call::short("read status of write");
+        let request = CALL.request(proto::StatusRequest {
+            r#ref: reference.to_owned(),
+        });
+        let status = found(CALL.answer(self.content().status(request)).await)?;
+        Ok(status
+            .and_then(|answer| answer.status)
+            .map(|status| u64::try_from(status.offset).unwrap_or_default()))
+    }
+
     /// Throws away what an interrupted write left behind under `reference`.
     ///
     /// # Errors

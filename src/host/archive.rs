@@ -23,6 +23,8 @@ const ENTRIES_MAX: usize = 100_000;
 const DOCUMENT_MAX_BYTES: u64 = 8 << 20;
 /// All documents together.
 const DOCUMENTS_MAX_BYTES: usize = 32 << 20;
+/// The names of all entries together.
+const NAMES_MAX_BYTES: usize = 16 << 20;
 /// One read, and one piece of a body.
 const PIECE_BYTES: usize = 1 << 20;
 
@@ -147,8 +149,14 @@ impl Archive {
     fn look(&self) -> Result<BTreeMap<String, Entry>, String> {
         let mut walk = Walk::begin(&self.file)?;
         let mut entries = BTreeMap::new();
-        let mut kept = 0;
+        let (mut kept, mut named) = (0, 0_usize);
         while let Some(found) = walk.next()? {
+            named = named.saturating_add(found.name.len()).saturating_add(found.link.len());
+            if named > NAMES_MAX_BYTES {
+                return Err(format!(
+                    "the names of its entries have more than {NAMES_MAX_BYTES} bytes"
+                ));
+            }
             let entry = match found.kind {
                 Kind::File => Entry::File(walk.file(&found, &mut kept)?),
                 Kind::HardLink => Entry::Link(tar::clean(&found.link)?),

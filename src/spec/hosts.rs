@@ -154,7 +154,12 @@ pub fn parse(text: &str) -> Result<Vec<Host>, String> {
         Some(Value::String(server)) => Some(server.as_str()).filter(|s| !s.is_empty()),
         Some(_) => return Err("server: a URL is expected".to_owned()),
     };
-    hosts.push(host(server, &file, "")?);
+    let mut own = host(server, &file, "")?;
+    if server.is_none() {
+        // As containerd does: without a server, what is said at the top is not said of the registry itself.
+        (own.pull, own.resolve) = (true, true);
+    }
+    hosts.push(own);
     Ok(hosts)
 }
 

@@ -117,13 +117,16 @@ pub fn records(mut bytes: &[u8]) -> Result<Records, String> {
         let (record, rest) = bytes.split_at_checked(length).ok_or_else(wrong)?;
         bytes = rest;
         let record = record.get(space + 1..).and_then(|r| r.strip_suffix(b"\n"));
-        let record = record.and_then(|r| std::str::from_utf8(r).ok()).ok_or_else(wrong)?;
-        let (key, value) = record.split_once('=').ok_or_else(wrong)?;
+        let record = record.ok_or_else(wrong)?;
+        let equals = record.iter().position(|b| *b == b'=').ok_or_else(wrong)?;
+        let (key, value) = record.split_at_checked(equals).ok_or_else(wrong)?;
+        // Those that are not needed may be anything: attributes of files are bytes.
+        let value = || std::str::from_utf8(value.get(1..).unwrap_or_default()).map_err(|_| wrong());
         match key {
-            "path" => found.path = Some(value.to_owned()),
-            "linkpath" => found.link = Some(value.to_owned()),
-            "size" => found.size = Some(value.parse().map_err(|_| wrong())?),
-            key if key.starts_with("GNU.sparse.") => return Err("sparse files are not read".to_owned()),
+            b"path" => found.path = Some(value()?.to_owned()),
+            b"linkpath" => found.link = Some(value()?.to_owned()),
+            b"size" => found.size = Some(value()?.parse().map_err(|_| wrong())?),
+            key if key.starts_with(b"GNU.sparse.") => return Err("sparse files are not read".to_owned()),
             _ => {}
         }
     }
@@ -257,6 +260,9 @@ mod tests {
     fn pax_records_name_the_next_entry() {
         let found = records(b"18 path=a/b/c.tar\n13 size=1000\n24 mtime=1577836800.123\n").unwrap();
         assert_eq!((found.path.as_deref(), found.size), (Some("a/b/c.tar"), Some(1000)));
+        let attribute = b"27 SCHILY.xattr.a.b=\x01\xff\0=\n\xfe\n9 path=a\n";
+        assert_eq!(records(attribute).unwrap().path.as_deref(), Some("a"));
+        assert!(records(b"9 path=\xff\n").is_err());
         for wrong in [
             "path=a\n",
             "99 path=a\n",

@@ -212,8 +212,12 @@ impl Errand<'_> {
                         image: reference.name(),
                     }));
                 }
-                (Some((_, known)), _) => match self.ask(&reference).await? {
-                    Ok(resolved) if got!(Some(self.is_here(&reference, &resolved).await)) => {
+                (Some((record, known)), _) => match self.ask(&reference).await? {
+                    // What is known is of the record that was read before the registry was asked; another pull may have moved it.
+                    Ok(resolved)
+                        if record.target.digest == resolved.target.digest
+                            && got!(Some(self.is_here(&reference, &resolved).await)) =>
+                    {
                         return Some(Ok(on_disk(&reference, known)));
                     }
                     Ok(resolved) => Some(resolved),

@@ -27,6 +27,8 @@ pub(super) struct Tally {
     pub(super) total_bytes: AtomicU64,
     pub(super) layers_done: AtomicUsize,
     pub(super) layers: AtomicUsize,
+    /// What another pull has brought of blobs that this one waits for.
+    pub(super) elsewhere_bytes: AtomicU64,
 }
 
 impl Tally {
@@ -191,12 +193,19 @@ impl Fetcher<'_> {
 
     /// A writer for the blob; `None` if it has come into the store meanwhile.
     async fn open(&self, reference: &str, target: &Descriptor) -> Result<Option<Box<ContentWriter>>, ImageError> {
+        let mut seen = 0;
         loop {
             match self.containerd(self.gateway.open_ingest(reference, target.size, &target.digest).await)? {
                 Ingest::Open(writer) => return Ok(Some(writer)),
                 Ingest::Exists => return Ok(None),
                 Ingest::Locked => tokio::time::sleep(LOCKED_POLL).await,
             }
+            // Whoever writes it brings this pull on as well.
+            let now = self
+                .containerd(self.gateway.ingest_offset(reference).await)?
+                .unwrap_or(seen);
+            let more = now.saturating_sub(std::mem::replace(&mut seen, now));
+            self.tally.elsewhere_bytes.fetch_add(more, Ordering::Relaxed);
         }
     }
 

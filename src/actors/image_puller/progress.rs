@@ -237,7 +237,9 @@ impl Pulling {
 
     /// What changes whenever the pull gets on.
     pub(super) fn signs(&self) -> impl PartialEq + use<> {
-        (self.counts(), self.tally.received_bytes.load(Ordering::Relaxed))
+        let [received, elsewhere] =
+            [&self.tally.received_bytes, &self.tally.elsewhere_bytes].map(|bytes| bytes.load(Ordering::Relaxed));
+        (self.counts(), received, elsewhere)
     }
 
     /// How far it is, in words, and what is in its way, if the registry has said so.

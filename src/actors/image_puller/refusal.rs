@@ -106,6 +106,21 @@ impl Failure {
         }
     }
 
+    /// Whether another try may help soon, at the same host.
+    pub(super) fn passes(&self) -> bool {
+        matches!(self, Self::Busy { .. } | Self::Broken(_))
+    }
+
+    /// Whether this is a registry's word that there is nothing to be had there.
+    pub(super) fn is_no(&self) -> bool {
+        matches!(self, Self::NotFound(_) | Self::Denied(_))
+    }
+
+    /// This one's meaning with the words of another.
+    pub(super) fn saying_of(self, other: &Self) -> Self {
+        self.saying(|_| other.words().to_owned())
+    }
+
     /// What an authorization server's answer without a token means. Without what `shown` has.
     pub(super) fn of_authorization_server(
         host: &str,

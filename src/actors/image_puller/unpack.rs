@@ -77,6 +77,10 @@ impl Unpacker<'_> {
             return Ok(false);
         }
         let _place = self.turns.turn().await;
+        // Whoever had the turn before may have unpacked the same.
+        if self.has(chain).await? {
+            return Ok(false);
+        }
         // Each attempt has its own key (containerd's `UnpackKeyFormat`): what a killed one left behind is in nobody's
         // way, and goes with its lease.
         let key = format!("extract-{} {chain}", unique());
@@ -91,6 +95,10 @@ impl Unpacker<'_> {
             if let Err(fault) = self.gateway.remove_snapshot(self.snapshotter, &key).await {
                 tracing::debug!(error = %fault, "unpack snapshot left to its lease");
             }
+        }
+        // Held by this pull too, whatever becomes of the faster one.
+        if matches!(answer, Ok(Outcome::SomeoneWasFaster)) {
+            self.has(chain).await?;
         }
         answer.map(|_| true)
     }

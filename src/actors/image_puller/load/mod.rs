@@ -17,6 +17,7 @@ use super::pull::{chain_up_to, whole};
 use super::unpack::{UnpackError, Unpacker};
 use super::watch::Watch;
 use crate::containerd::{Descriptor, Gateway, ImageRecord, Labels};
+use crate::host::HostError;
 use crate::host::archive::Archive;
 use crate::messages::image::{ImageError, ImageReady, LoadFrom};
 use crate::messages::runtime::ContainerdFault;
@@ -63,7 +64,7 @@ impl Loading<'_> {
         let survey = tokio::task::spawn_blocking(move || {
             let archive = Archive::open(&from.task_dir, &from.path)?;
             let entries = archive.survey()?;
-            Ok::<_, crate::host::HostError>((archive, entries))
+            Ok::<_, HostError>((archive, plan::images(&entries, oci::architecture())))
         });
         let survey = async {
             match survey.await {
@@ -72,8 +73,8 @@ impl Loading<'_> {
                 Err(panic) => Err(self.interrupted(panic.to_string())),
             }
         };
-        let (archive, entries) = watch.over(&self.reference.name(), survey).await?;
-        let found = plan::images(&entries, oci::architecture()).map_err(|e| self.wrong(e))?;
+        let (archive, found) = watch.over(&self.reference.name(), survey).await?;
+        let found = found.map_err(|e| self.wrong(e))?;
         let (meant, others) = plan::choose(found, self.reference).map_err(|e| self.wrong(e))?;
         let parts = meant.parts.as_ref().map_err(|reason| self.wrong(reason.clone()))?;
         let name = self.name_for(&meant.target).await?;

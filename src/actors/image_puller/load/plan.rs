@@ -21,6 +21,8 @@ const LINKS_MAX: usize = 8;
 const DEPTH_MAX: usize = 3;
 /// Images of one archive.
 const IMAGES_MAX: usize = 256;
+/// All documents that are read for them, each as often as it is named.
+const READ_MAX_BYTES: usize = 64 << 20;
 
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
@@ -54,6 +56,13 @@ pub(super) struct Parts {
     pub(super) image: Config,
 }
 
+impl Parts {
+    fn documents_bytes(&self) -> usize {
+        let documents = self.documents.iter().map(|(_, _, json, _)| json.len());
+        documents.fold(self.config.1.len(), usize::saturating_add)
+    }
+}
+
 #[derive(Deserialize)]
 struct Layout {
     manifests: Vec<Top>,
@@ -79,17 +88,13 @@ pub(super) fn images(entries: &Entries, architecture: &str) -> Result<Vec<Found>
         let layout: Layout =
             serde_json::from_slice(index).map_err(|e| format!("its index.json cannot be read: {e}"))?;
         counted(layout.manifests.len())?;
-        let of_layout = layout
-            .manifests
-            .into_iter()
-            .map(|top| of_layout(entries, top, architecture));
-        of_layout.collect::<Result<Vec<_>, _>>()?
+        let tops = layout.manifests.into_iter();
+        merged(tops.map(|top| of_layout(entries, top, architecture)))?
     } else if let Some(list) = document(entries, "manifest.json")? {
         let saved: Vec<Saved> =
             serde_json::from_slice(list).map_err(|e| format!("its manifest.json cannot be read: {e}"))?;
         counted(saved.len())?;
-        let of_save = saved.iter().map(|image| of_save(entries, image, architecture));
-        of_save.collect::<Result<Vec<_>, _>>()?
+        merged(saved.iter().map(|image| of_save(entries, image, architecture)))?
     } else {
         return Err(
             "it has neither an index.json (OCI layout) nor a manifest.json (docker save) at its top: it is no archive of images"
@@ -99,7 +104,7 @@ pub(super) fn images(entries: &Entries, architecture: &str) -> Result<Vec<Found>
     if found.is_empty() {
         return Err("it has no image".to_owned());
     }
-    Ok(merged(found))
+    Ok(found)
 }
 
 fn counted(images: usize) -> Result<(), String> {
@@ -109,10 +114,18 @@ fn counted(images: usize) -> Result<(), String> {
     Ok(())
 }
 
-/// One image may be listed once for each of its names.
-fn merged(found: Vec<Found>) -> Vec<Found> {
+/// One image may be listed once for each of its names. A few bytes can name a large document again and again.
+fn merged(found: impl Iterator<Item = Result<Found, String>>) -> Result<Vec<Found>, String> {
     let mut images: Vec<Found> = Vec::new();
+    let mut read = 0_usize;
     for one in found {
+        let one = one?;
+        read = read.saturating_add(one.parts.as_ref().map_or(0, Parts::documents_bytes));
+        if read > READ_MAX_BYTES {
+            return Err(format!(
+                "the documents of its images have more than {READ_MAX_BYTES} bytes"
+            ));
+        }
         match images.iter_mut().find(|i| i.target.digest == one.target.digest) {
             Some(image) => {
                 image.names.extend(one.names);
@@ -121,7 +134,7 @@ fn merged(found: Vec<Found>) -> Vec<Found> {
             None => images.push(one),
         }
     }
-    images
+    Ok(images)
 }
 
 /// The image that a task means.

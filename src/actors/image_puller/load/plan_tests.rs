@@ -216,3 +216,25 @@ fn an_image_for_another_machine_is_told_only_if_it_is_meant() {
     let reason = meant(&entries, "big:1").unwrap().parts.map(drop).unwrap_err();
     assert!(reason.contains("linux/s390x"), "{reason}");
 }
+
+#[test]
+fn a_large_document_is_not_read_again_and_again() {
+    let mut entries = Entries::new();
+    let (config, size) = put(
+        &mut entries,
+        &json!({ "architecture": ARCH, "os": "linux", "author": "a".repeat(7 << 20), "rootfs": { "type": "layers", "diff_ids": [] } }),
+    );
+    let (digest, size) = put(
+        &mut entries,
+        &json!({
+            "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": { "mediaType": "application/vnd.oci.image.config.v1+json", "digest": config, "size": size }, "layers": [],
+        }),
+    );
+    let tops = |n| Value::Array(vec![json!({ "digest": digest, "size": size }); n]);
+    index(&mut entries, tops(9));
+    assert!(images(&entries, ARCH).is_ok());
+    index(&mut entries, tops(10));
+    let text = images(&entries, ARCH).err().unwrap();
+    assert_eq!(text, "the documents of its images have more than 67108864 bytes");
+}

@@ -272,6 +272,27 @@ async fn a_mirror_that_lets_nobody_in_is_not_asked_first_again() {
 }
 
 #[tokio::test]
+async fn a_mirror_in_trouble_that_passes_may_have_what_its_registry_refuses() {
+    for refusal in [Reply::new(404, "none"), Reply::new(403, "not you")] {
+        let registry = Fake::start(move |_| refusal.clone()).await;
+        let mirror = Fake::start(at_first(1, Reply::new(503, "in a moment"), Reply::new(200, MANIFEST))).await;
+        let (_root, registries) = said(&registry.addr, &format!("[host.'http://{}']\n", mirror.addr));
+        let one = session(&registries, &registry.addr, &no_keys()).await;
+        one.top().await.unwrap();
+        assert_eq!(mirror.targets().len(), 2);
+    }
+    // For good, it is trouble and no refusal, told with both.
+    let registry = Fake::start(|_| Reply::new(403, "not you")).await;
+    let mirror = Fake::start(|_| Reply::new(503, "never")).await;
+    let (_root, registries) = said(&registry.addr, &format!("[host.'http://{}']\n", mirror.addr));
+    let one = session(&registries, &registry.addr, &no_keys()).await;
+    let error = one.top().await.unwrap_err();
+    assert!(error.is_outage(), "{error:?}");
+    let text = error.to_string();
+    assert!(text.contains("not you") && text.contains("status 503: never"), "{text}");
+}
+
+#[tokio::test]
 async fn what_is_told_of_several_hosts_is_the_registrys_word_and_names_the_mirrors() {
     let registry = Fake::start(|_| {
         Reply::new(
@@ -304,7 +325,15 @@ async fn a_mirror_that_may_not_resolve_gives_content_only() {
     // Where it is the registry's word that counts, content is asked of that too.
     one.of_resolvers().document(&digest).await.unwrap();
     assert_eq!((mirror.targets().len(), registry.targets().len()), (1, 2));
+    // Of the registry itself only where it is named, as with containerd.
     let (_root, registries) = said(&registry.addr, "capabilities = ['push']\n");
+    session(&registries, &registry.addr, &no_keys())
+        .await
+        .top()
+        .await
+        .unwrap();
+    let named = format!("server = 'http://{}'\ncapabilities = ['push']\n", registry.addr);
+    let (_root, registries) = said(&registry.addr, &named);
     let error = session(&registries, &registry.addr, &no_keys()).await.top().await;
     assert!(
         matches!(&error, Err(ImageError::Unusable { reason, .. }) if reason.contains("capabilities")),

@@ -392,7 +392,8 @@ impl Session {
         (number, failure)
     }
 
-    /// What counts of several failures: the registry's own word, since it knows what there is; the others are named.
+    /// What counts of several failures: the registry's own word, since it knows what there is, unless a mirror that may have what the
+    /// registry has not is in trouble that passes; the others are named.
     fn outcome(&self, mut failures: Vec<(usize, Failure)>) -> Failure {
         failures.sort_by_key(|(number, _)| *number);
         let Some((_, last)) = failures.pop() else {
@@ -405,7 +406,12 @@ impl Session {
             let host = &self.remotes.get(*number)?.address.host;
             Some(format!("; mirror {host}: {}", failure.words()))
         });
-        last.adding(&mirrors.collect::<String>())
+        let named = mirrors.collect::<String>();
+        let passing = failures.into_iter().map(|(_, failure)| failure).find(Failure::passes);
+        match passing {
+            Some(passing) if last.is_no() => passing.saying_of(&last).adding(&named),
+            _ => last.adding(&named),
+        }
     }
 
     /// How long to wait before all hosts are asked again, or what to tell the user.

@@ -120,6 +120,17 @@ impl Remote {
             }
         }
         let answer = self.follow(&self.url("http", ask, common)?, ask, shown, common).await;
+        // What a server of TLS says to whoever speaks plainly; it may have begun with that since.
+        if matches!(&answer, Ok((response, _)) if response.status() == StatusCode::BAD_REQUEST)
+            && self.address.transport == Transport::TlsThenPlain
+        {
+            let over_tls = self.follow(&self.url("https", ask, common)?, ask, shown, common).await;
+            if !matches!(over_tls, Err(Failure::Down(_))) {
+                let mut plain = common.plain.lock().unwrap_or_else(PoisonError::into_inner);
+                plain.remove(&self.address.host);
+                return over_tls;
+            }
+        }
         let mut plain = common.plain.lock().unwrap_or_else(PoisonError::into_inner);
         match answer {
             // Another registry may answer on this port next time.
