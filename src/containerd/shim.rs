@@ -41,6 +41,9 @@ const MESSAGE_MAX: usize = 4 << 20;
 /// gRPC's UNIMPLEMENTED: a shim of the other generation.
 const UNIMPLEMENTED: i32 = 12;
 
+/// gRPC's NOT_FOUND: the shim does not have the container, or not any more.
+const NOT_FOUND: i32 = 5;
+
 #[derive(Clone, PartialEq, Message)]
 struct TtrpcRequest {
     #[prost(string, tag = "1")]
@@ -145,6 +148,8 @@ impl Gateway {
             drop(tokio::time::timeout(KILLED_WITHIN, wait).await);
             match self.call(service, &path, ENDING, "Delete", named.clone()).await {
                 Err(fault) if fault.kind == FaultKind::Unreachable => return Err(fault),
+                // One that others need stays, and with it what it has not deleted.
+                Err(fault) if !alone && fault.kind != FaultKind::NotFound => return Err(fault),
                 _ if !alone => return Ok(()),
                 _ => {}
             }
@@ -270,8 +275,12 @@ impl Gateway {
 fn answer(operation: &'static str, body: &[u8]) -> Result<Vec<u8>, ContainerdFault> {
     let response = TtrpcResponse::decode(body).map_err(|error| refused(operation, error.to_string()))?;
     match response.status.filter(|status| status.code != 0) {
-        Some(status) if status.code == UNIMPLEMENTED => Err(ContainerdFault {
-            kind: FaultKind::FailedPrecondition,
+        Some(status) if matches!(status.code, UNIMPLEMENTED | NOT_FOUND) => Err(ContainerdFault {
+            kind: if status.code == NOT_FOUND {
+                FaultKind::NotFound
+            } else {
+                FaultKind::FailedPrecondition
+            },
             operation,
             text: status.message,
         }),

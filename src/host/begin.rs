@@ -19,10 +19,26 @@ const WAITING: &str = "runc:[2:INIT]";
 pub fn let_start_return(namespace: &str, container: &str, pid: u32) -> Result<bool, HostError> {
     let pipe = Path::new(RUNC_STATE).join(namespace).join(container).join("exec.fifo");
     let comm = std::fs::read_to_string(format!("/proc/{pid}/comm"));
-    if comm.map_or(true, |name| name.trim_end() == WAITING) {
+    if comm.map_or(true, |name| name.trim_end() == WAITING) || has_open(pid, &pipe) {
         return Ok(false);
     }
     write_once(&pipe)
+}
+
+/// Whether a process has this file open. One that crun has made waits at the pipe itself, and would begin by what is written. What
+/// cannot be looked at counts as open.
+fn has_open(pid: u32, file: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let Ok(wanted) = file.symlink_metadata() else {
+        return true;
+    };
+    let Ok(descriptors) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
+        return true;
+    };
+    descriptors
+        .flatten()
+        .filter_map(|entry| entry.path().metadata().ok())
+        .any(|found| (found.dev(), found.ino()) == (wanted.dev(), wanted.ino()))
 }
 
 fn write_once(pipe: &Path) -> Result<bool, HostError> {
@@ -69,6 +85,17 @@ mod tests {
         std::fs::write(&pipe, "").unwrap();
         assert!(!write_once(&pipe).unwrap(), "a file");
         assert_eq!(std::fs::read(&pipe).unwrap(), b"");
+    }
+
+    #[test]
+    fn a_process_that_waits_at_the_pipe_itself_is_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, me) = (dir.path().join("file"), std::process::id());
+        assert!(has_open(me, &file), "there is none");
+        let open = std::fs::File::create(&file).unwrap();
+        assert!(has_open(me, &file) && has_open(u32::MAX, &file));
+        drop(open);
+        assert!(!has_open(me, &file));
     }
 
     #[test]

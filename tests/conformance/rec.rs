@@ -331,6 +331,13 @@ async fn rec_11_without_containerd_recovery_is_bounded_and_the_truth_comes_later
         .expect("healthy");
     assert_eq!(ends.exit(patience()).await.exit_code, 17);
     assert_running(&stays).await;
+    // Its process is known by now, and with it what it uses.
+    let mut stats = stays.stats(Duration::from_secs(1)).await.expect("TaskStats");
+    let sample = within(patience(), "a sample", stats.message())
+        .await
+        .expect("TaskStats");
+    assert!(sample.is_some_and(|answer| answer.stats.is_some()));
+    drop(stats);
     assert_eq!(b.run(b.sh("echo back")).await, (0, "back\n".to_owned()));
     ends.destroy(false).await.expect("DestroyTask");
     stays.destroy(true).await.expect("DestroyTask");

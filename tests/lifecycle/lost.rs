@@ -18,6 +18,7 @@ group!(lost, Bench::new(), {
     what_is_left_of_a_container_is_never_said_to_run,
     a_task_that_runs_unknown_to_the_driver_is_not_destroyed_without_force,
     a_shim_that_containerd_has_forgotten_is_ended_though_its_bundle_is_gone,
+    what_outlives_its_shim_is_ended_with_the_task,
     a_handle_of_another_version_is_refused_with_words,
     ended_and_running_tasks_are_recovered_all_at_once,
     stops_of_one_task_do_not_disturb_each_other,
@@ -241,6 +242,31 @@ async fn a_shim_that_containerd_has_forgotten_is_ended_though_its_bundle_is_gone
         .find(|line| line.contains("what containerd had forgotten was ended"));
     let told: serde_json::Value = serde_json::from_str(told.expect("a line")).expect("JSON");
     assert_eq!(told["left"], true, "it was killed: {told}");
+}
+
+/// Nobody is there to see a shim die, and containerd has not the time for all that it had, or does not know of it.
+async fn what_outlives_its_shim_is_ended_with_the_task(b: &mut Bench) {
+    for recovered in [true, false] {
+        let task = b.start(b.sleeper()).await;
+        let (container, pid) = container_of(&task).await;
+        b.rig.plugin().sigkill().await;
+        b.rig.containerd.stop().await;
+        kill(b.rig.containerd.shim_of(&container).expect("the shim"));
+        std::fs::remove_dir_all(b.rig.bundles().join(&container)).expect("the bundle");
+        b.rig.containerd.start_again().await.expect("containerd");
+        assert!(procfs::alive(pid), "containerd has ended it");
+        b.rig.relaunch_only().await.expect("relaunch");
+        if recovered {
+            recover(b, task.persisted_handle()).await.expect("RecoverTask");
+            let answer = within(patience(), "WaitTask", task.wait()).await.expect("WaitTask");
+            assert!(answer.err.contains("no longer knows the task"), "{answer:?}");
+            assert!(!procfs::alive(pid), "it is told to be lost and runs");
+        }
+        within(patience(), "DestroyTask", task.destroy(true))
+            .await
+            .expect("DestroyTask");
+        assert!(!procfs::alive(pid), "it is destroyed and runs");
+    }
 }
 
 async fn a_handle_of_another_version_is_refused_with_words(b: &mut Bench) {

@@ -4,6 +4,7 @@
 //! behind this: so what is not claimed here cannot be in the hands of anybody in this process.
 
 use super::remove::{at, remove};
+use super::stray;
 use crate::actors::shared::force::end_shim;
 use crate::actors::shared::{Links, Shared};
 use crate::containerd::Gateway;
@@ -73,7 +74,7 @@ pub(super) async fn reap(shared: &Arc<Shared>, links: &Links, req: &ReapContaine
 async fn force(shared: &Arc<Shared>, gateway: &Gateway, id: &ContainerId) -> Result<(), ContainerError> {
     // containerd itself answers, or it is not the shim's fault.
     gateway.container(id.as_str()).await.map_err(at("reading container"))?;
-    let (names, version) = (id.own_cgroup_names(), shared.node.cgroups);
+    let (names, version) = (stray::cgroup_names(shared, id), shared.node.cgroups);
     let kill = move || members::kill_all(&names, None, version, KILL_WITHIN);
     let interrupted = |e: JoinError| ContainerError::Interrupted(e.to_string());
     let killed = shared.io.spawn_blocking(kill).await.map_err(interrupted)?;

@@ -5,7 +5,7 @@ use super::recover::cgroups_path;
 use super::start::known;
 use super::state::{Event, State};
 use super::{ACTOR, TaskSupervisor};
-use crate::actors::shared::unix_nanos;
+use crate::actors::shared::{Shared, unix_nanos};
 use crate::host::{members, oom};
 use crate::messages::runtime::{ContainerdFault, TaskExited, TaskOom, TaskView};
 use crate::messages::{Fact as _, Tell};
@@ -42,12 +42,27 @@ const COUNTED: Duration = Duration::from_secs(2);
 /// How long a task has to live on after a want of memory until that is no reason of its exit: longer than what counts as near.
 const SETTLED: Duration = Duration::from_secs(15);
 
+/// How long until it is asked again by which process a task runs.
+const LEARN_AFTER: Duration = Duration::from_secs(1);
+
 /// Said of a task that is gone from containerd. What has ended while containerd was away is gone with its shim when
 /// containerd comes back (see `containerd::shim`).
 pub(super) const NOT_SEEN: &str = "containerd no longer knows the task and its exit was not seen";
 
 /// Said of a task that was killed together with its shim.
 const SHIM_DIED: &str = "the task's shim has died, or somebody has removed the task, and its processes were killed: how it would have ended is lost";
+
+/// Ends the processes of a task that containerd has lost: its shim has died, containerd has five seconds for all that a shim had, and
+/// what is left would run on beside the task's next life.
+pub(super) async fn end_what_is_left(shared: Arc<Shared>, names: Vec<String>) {
+    let version = shared.node.cgroups;
+    let kill = move || members::kill_all(&names, None, version, LEFT_WITHIN);
+    match shared.io.spawn_blocking(kill).await {
+        Ok(killed) if killed.left.is_empty() => {}
+        Ok(killed) => tracing::warn!(processes = ?killed.left, "processes of a lost task are left"),
+        Err(panic) => tracing::error!(error = %panic, "processes of a lost task may be left"),
+    }
+}
 
 impl Handler<Tell<TaskExited>> for TaskSupervisor {
     type Result = ();
@@ -138,8 +153,7 @@ impl TaskSupervisor {
         let counter = self.about.oom_counter.clone();
         let exit_code = exit.code;
         let (told, tally, exit_at) = (self.is_told_to_lack_memory(&exit), self.about.oom_tally, exit.at);
-        let shared = Arc::clone(&self.shared);
-        let (io, version) = (self.shared.io.clone(), self.shared.node.cgroups);
+        let (shared, left) = (Arc::clone(&self.shared), Arc::clone(&self.shared));
         let look = async move {
             let (found, kills) = tokio::join!(
                 configured.gateway.task(container.as_str()),
@@ -147,8 +161,7 @@ impl TaskSupervisor {
             );
             // containerd has five seconds for all that a shim had, and says the same if that was not enough.
             if matches!(found, Ok(None)) && exit_code == UNKNOWN {
-                let kill = io.spawn_blocking(move || members::kill_all(&names, None, version, LEFT_WITHIN));
-                drop(kill.await);
+                end_what_is_left(left, names).await;
             }
             // What cannot be counted is what was told.
             let kills = kills.ok().flatten();
@@ -337,16 +350,17 @@ impl TaskSupervisor {
         let Ok(configured) = self.configured() else {
             return;
         };
-        let container = self.container.clone();
+        let (container, names, shared) = (self.container.clone(), self.cgroup_names(), Arc::clone(&self.shared));
         let look = async move {
             let gateway = configured.gateway;
             match gateway.task(container.as_str()).await {
                 Ok(None) => {
                     let record = gateway.container(container.as_str()).await?;
-                    Ok((
-                        None,
-                        record.and_then(|r| Marks::read(&r.labels.into_iter().collect())?.exit),
-                    ))
+                    let exit = record.and_then(|r| Marks::read(&r.labels.into_iter().collect())?.exit);
+                    if exit.is_none() {
+                        end_what_is_left(shared, names).await;
+                    }
+                    Ok((None, exit))
                 }
                 Ok(view) => Ok((view, None)),
                 Err(fault) => Err(fault),
@@ -357,7 +371,7 @@ impl TaskSupervisor {
                 .into_actor(self)
                 .map(|found, actor: &mut Self, ctx| match found {
                     Ok((Some(TaskView::Stopped(exit)), _)) => actor.exit_seen(exit, ctx),
-                    Ok((Some(TaskView::Running { .. } | TaskView::Created { .. }), _)) => {}
+                    Ok((Some(TaskView::Running { pid } | TaskView::Created { pid }), _)) => actor.runs_as(pid, ctx),
                     Ok((None, Some(exit))) => actor.exit_known(exit, ctx),
                     // The exit came by the event stream while containerd was asked.
                     Ok((None, None)) if actor.held_exit.is_some() => {}
@@ -366,8 +380,35 @@ impl TaskSupervisor {
                         actor.exit_known(lost, ctx);
                     }
                     // Not known is not gone: the next listing tells.
-                    Err(fault) => tracing::debug!(task.id = %actor.id, error = %fault, "cannot look at the task"),
+                    Err(fault) => {
+                        tracing::debug!(task.id = %actor.id, error = %fault, "cannot look at the task");
+                        actor.learn_process(ctx);
+                    }
                 }),
         );
+    }
+
+    /// It is known now by which process it runs.
+    fn runs_as(&mut self, pid: u32, ctx: &mut Context<Self>) {
+        if !self.state.is_alive() || self.about.pid.is_some() {
+            return;
+        }
+        self.about.pid = known(pid);
+        match self.about.pid {
+            Some(_) => self.process_known(ctx),
+            None => self.learn_process(ctx),
+        }
+    }
+
+    /// Asks again, after a while, by which process a task runs that was taken to run on nobody's word: its statistics, its kernel's
+    /// count of kills and the watch of its end need that.
+    pub(super) fn learn_process(&mut self, ctx: &mut Context<Self>) {
+        if self.about.pid.is_some() || !self.state.is_alive() {
+            return;
+        }
+        if let Some(earlier) = self.learning.take() {
+            ctx.cancel_future(earlier);
+        }
+        self.learning = Some(ctx.run_later(LEARN_AFTER, Self::check_exit));
     }
 }

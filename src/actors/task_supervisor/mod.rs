@@ -113,6 +113,8 @@ pub struct TaskSupervisor {
     at_kernel: Option<SpawnHandle>,
     /// The watch of the first process, as long as it runs and until its exit is told.
     at_process: Option<SpawnHandle>,
+    /// The next question by which process the task runs, where that is not known.
+    learning: Option<SpawnHandle>,
     /// The exit is kept where it survives this process.
     recorded: bool,
     /// True until a restarted supervisor has seen what containerd says.
@@ -172,6 +174,7 @@ impl TaskSupervisor {
             at_shim: None,
             at_kernel: None,
             at_process: None,
+            learning: None,
             recorded: false,
             unsure: None,
             debt: remove::Debt::default(),
@@ -189,13 +192,19 @@ impl TaskSupervisor {
         self.state = next;
         self.keep_seen();
         if began {
-            self.find_oom_counter(ctx);
-            self.watch_process(ctx);
+            self.process_known(ctx);
         }
         for effect in effects {
             self.carry_out(effect, ctx);
         }
         Ok(())
+    }
+
+    /// What begins with its process, as soon as that is known.
+    fn process_known(&mut self, ctx: &mut Context<Self>) {
+        self.keep_seen();
+        self.find_oom_counter(ctx);
+        self.watch_process(ctx);
     }
 
     /// For facts: a pair that makes no sense is logged, since nobody waits for an answer to a fact.

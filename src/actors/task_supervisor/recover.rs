@@ -1,6 +1,7 @@
 //! Recover: take up a task of an earlier plugin process; look back: take up one of an earlier self.
 
 use super::adopt::{clear_away, configured_for};
+use super::exit::end_what_is_left;
 use super::start::known;
 use super::state::{Event, State};
 use super::{ACTOR, TaskSupervisor};
@@ -106,10 +107,11 @@ impl Handler<Ask<Recover>> for TaskSupervisor {
         self.about.logs = req.handle.logs;
         // Before the look: a shim that waits for the reader of a command's pipe, who died with the plugin, answers nobody.
         self.sweep_execs();
-        let (links, shared, container) = (
+        let (links, shared, container, names) = (
             Arc::clone(&self.links),
             Arc::clone(&self.shared),
             self.container.clone(),
+            self.cgroup_names(),
         );
         let look = async move {
             let lookup = LookUpTask {
@@ -124,7 +126,13 @@ impl Handler<Ask<Recover>> for TaskSupervisor {
                     Ok(reason_of(&shared, &container, exit).await)
                 }
                 Some(view) => Ok((Some(view), None, None)),
-                None => found_without_task(&shared.configured()?, &container).await,
+                None => {
+                    let found = found_without_task(&shared.configured()?, &container).await?;
+                    if matches!(found, (None, None, Some(_))) {
+                        end_what_is_left(Arc::clone(&shared), names).await;
+                    }
+                    Ok(found)
+                }
             }
         }
         .instrument(span);
@@ -150,7 +158,7 @@ pub(super) async fn found_without_task(
 
 /// Of a task that was killed, containerd's listing does not tell why. An earlier plugin process may have seen it and have
 /// written it down; else the kernel has counted.
-async fn reason_of(shared: &Shared, container: &ContainerId, exit: ExitRecord) -> Found {
+pub(super) async fn reason_of(shared: &Shared, container: &ContainerId, exit: ExitRecord) -> Found {
     let record = match shared.configured() {
         Ok(configured) => configured.gateway.container(container.as_str()).await,
         Err(fault) => Err(fault),
@@ -185,7 +193,14 @@ async fn found_of(
     let gateway = configured_for(shared, go)?.gateway;
     let (view, record) = tokio::join!(gateway.task(container.as_str()), gateway.container(container.as_str()));
     let marks = record?.and_then(|r| Marks::read(&r.labels.into_iter().collect()));
-    Ok((view?, marks.as_ref().and_then(|m| m.exit.clone()), marks))
+    let exit = marks.as_ref().and_then(|m| m.exit.clone());
+    let view = match view? {
+        Some(TaskView::Stopped(found)) if found.code == super::exit::KILLED && exit.is_none() && go.is_none() => {
+            reason_of(shared, container, found).await.0
+        }
+        view => view,
+    };
+    Ok((view, exit, marks))
 }
 
 impl TaskSupervisor {
@@ -196,11 +211,9 @@ impl TaskSupervisor {
                 self.note(&Event::Started, ctx);
                 self.watch_adopted(ctx);
                 self.check_early_exit(ctx);
-                if self.about.pid.is_none() {
-                    // A shim that goes because somebody else has just deleted the task does not answer either, and then
-                    // all events of it were before this.
-                    ctx.run_later(LOOK_AGAIN, Self::check_exit);
-                }
+                // A shim that goes because somebody else has just deleted the task does not answer either, and then
+                // all events of it were before this.
+                self.learn_process(ctx);
             }
             // Final: whoever waits asks next and must find it.
             Ok((Some(TaskView::Stopped(exit)), _, _)) => self.exit_known(exit, ctx),
@@ -237,6 +250,7 @@ impl TaskSupervisor {
                 self.watch_adopted(ctx);
                 self.check_early_exit(ctx);
                 self.wait_at_shim(ctx);
+                self.learn_process(ctx);
             }
         }
         self.resume_logs(ctx);
@@ -339,6 +353,8 @@ impl TaskSupervisor {
             }
             // It has run, and containerd has lost it meanwhile.
             (None, None) if self.tasks.seen(&self.id).is_some() => {
+                let left = end_what_is_left(Arc::clone(&self.shared), self.cgroup_names());
+                ctx.spawn(left.into_actor(self));
                 let lost = self.lost(super::exit::NOT_SEEN);
                 self.exit_known(lost, ctx);
             }

@@ -1,5 +1,6 @@
 //! Start: image, then container, then answer. Joined by whoever asks again after an actor's death.
 
+use super::recover::reason_of;
 use super::state::{Event, State};
 use super::{ACTOR, Starting, TaskSupervisor, cx_of};
 use crate::actors::absence::Absence;
@@ -197,6 +198,19 @@ impl TaskSupervisor {
             ask_until(&*links.create_container, req, cx, Some(CREATE_WITHIN)).await
         }
         .instrument(span);
+        let (shared, container) = (Arc::clone(&self.shared), self.container.clone());
+        let work = async move {
+            let mut answer = work.await;
+            // It has ended before anybody here looked after it.
+            if let Ok(Ok(created)) = &mut answer
+                && let TaskView::Stopped(exit) = &created.view
+                && exit.code == super::exit::KILLED
+                && let (Some(view), ..) = reason_of(&shared, &container, exit.clone()).await
+            {
+                created.view = view;
+            }
+            answer
+        };
         let handle = ctx.spawn(work.into_actor(self).map(|answer, actor, ctx| match answer {
             Ok(Ok(created)) => actor.created(created, ctx),
             Ok(Err(e)) => actor.start_failed(e.into(), ctx),

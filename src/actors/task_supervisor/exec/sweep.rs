@@ -8,7 +8,7 @@ use super::pump;
 use crate::actors::shared::Shared;
 use crate::containerd::Gateway;
 use crate::host::exec::{self, Pipes};
-use crate::messages::runtime::ContainerdFault;
+use crate::messages::runtime::{ContainerdFault, FaultKind};
 use crate::spec::identity::ContainerId;
 use crate::telemetry::names;
 use std::sync::Arc;
@@ -18,6 +18,8 @@ use tracing::Instrument as _;
 /// How often it is tried, and the rest between.
 const ATTEMPTS: u32 = 20;
 const REST: Duration = Duration::from_millis(250);
+/// The rest while containerd is away, in those.
+const LEAST: u32 = 4;
 
 /// See the module.
 pub(super) async fn sweep(shared: Arc<Shared>, gateway: Gateway, container: ContainerId) {
@@ -51,16 +53,19 @@ async fn remove(
 ) -> Result<(), ContainerdFault> {
     let pipes = Pipes::of(&shared.run_dir, container.as_str(), exec);
     let _readers = pump::discard_all(&pipes);
-    let mut last = Ok(());
-    for attempt in 1..=ATTEMPTS {
+    let (mut last, mut attempt) = (Ok(()), 0);
+    while attempt < ATTEMPTS {
         // Once it is stopped its number is not its own any more.
         let pid = gateway.exec_pid(container.as_str(), exec).await.ok().flatten();
         kill(gateway, container.as_str(), exec, pid).await;
         last = gateway.delete_exec(container.as_str(), exec).await;
-        if last.is_ok() {
-            break;
+        match &last {
+            Ok(()) => break,
+            // While containerd is away nobody can try.
+            Err(fault) if fault.kind == FaultKind::Unreachable => {}
+            Err(_) => attempt += 1,
         }
-        tokio::time::sleep(REST * attempt).await;
+        tokio::time::sleep(REST * attempt.max(LEAST)).await;
     }
     last?;
     if let Err(e) = tokio::task::block_in_place(|| pipes.remove()) {
