@@ -52,7 +52,11 @@ pub(super) fn task(config: &pb::TaskConfig) -> Result<TaskSpec, Status> {
         job: JobNames {
             job_name: config.job_name.clone(),
             job_id: config.job_id.clone(),
-            parent_job_id: config.parent_job_id.clone(),
+            // Hosts leave the field out, and tell the task.
+            parent_job_id: Some(config.parent_job_id.clone())
+                .filter(|id| !id.is_empty())
+                .or_else(|| config.env.get("NOMAD_JOB_PARENT_ID").cloned())
+                .unwrap_or_default(),
             task_group: config.task_group_name.clone(),
             namespace: config.namespace.clone(),
             node_name: config.node_name.clone(),

@@ -247,3 +247,19 @@ fn no_grace_of_the_host_overflows_the_clock() {
             .is_some()
     );
 }
+
+#[test]
+fn the_parent_of_a_job_is_told_by_the_environment_of_its_task() {
+    let of = |parent_job_id: &str, env: &[(&str, &str)]| {
+        let config = pb::TaskConfig {
+            id: "a/web/1".to_owned(),
+            parent_job_id: parent_job_id.to_owned(),
+            env: env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            ..pb::TaskConfig::default()
+        };
+        task(&config).unwrap().job.parent_job_id
+    };
+    assert_eq!(of("", &[("NOMAD_JOB_PARENT_ID", "cron")]), "cron");
+    assert_eq!(of("field", &[("NOMAD_JOB_PARENT_ID", "cron")]), "field");
+    assert_eq!(of("", &[]), "");
+}

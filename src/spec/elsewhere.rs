@@ -31,7 +31,7 @@ fn instead(option: &str) -> &'static str {
         "network_aliases" => {
             "no network here gives names to tasks; a service block gives the task one in Nomad or Consul"
         }
-        "ipv4_address" | "ipv6_address" | "mac_address" | "static_ips" | "static_macs" => {
+        "ipv4_address" | "ipv6_address" | "mac_address" | "static_ips" | "static_mac" => {
             "the network is the group's, and its addresses are those that the CNI plugin gives: one of the operator's by network { mode = \"cni/NAME\" }"
         }
         "advertise_ipv6_address" => "address_mode or address in a service block says which address is advertised",

@@ -252,7 +252,7 @@ options! {
         /// Refused, as `ipv4_address`.
         static_ips: Elsewhere = Elsewhere;
         /// Refused, as `ipv4_address`.
-        static_macs: Elsewhere = Elsewhere;
+        static_mac: Elsewhere = Elsewhere;
         /// Refused, but for `false`: the `service` block says which address is advertised.
         advertise_ipv6_address: Elsewhere = Elsewhere;
         /// Refused: `cores` in the `resources` block gives the task cores of its own.

@@ -36,6 +36,13 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Result<Value, SpecError> {
                 "a kernel parameter such as net.core.somaxconn is expected",
             ));
         }
+        if value.is_empty() {
+            return Err(SpecError::option(
+                format!("sysctl.{key}"),
+                value,
+                "a value is expected: writing nothing changes nothing",
+            ));
+        }
         if let Some(why) = refusal(inputs, &dotted(key))? {
             return Err(SpecError::option("sysctl", key, why));
         }

@@ -7,7 +7,7 @@ use super::error::SpecError;
 use super::go;
 use super::mounts::Mounts;
 use super::oci::Inputs;
-use super::options::MountOption;
+use super::options::{MountOption, TmpfsOptions};
 use super::user;
 
 /// Words for how a mount is used that every file system knows.
@@ -184,7 +184,7 @@ impl Mounts {
     }
 
     /// A `mounts` block of this type. With options as in fstab these count as they are, as in the Go driver; with a
-    /// `tmpfs_options` block it is as in Docker.
+    /// `tmpfs_options` block it is as in Docker, and under Docker's name without either too.
     pub(super) fn tmpfs_block<'a>(
         &mut self,
         inputs: &Inputs<'_>,
@@ -193,7 +193,9 @@ impl Mounts {
         options: impl IntoIterator<Item = &'a str>,
     ) -> Result<(), SpecError> {
         let mut given = parse(by, options)?;
-        if let Some(block) = &mount.tmpfs_options {
+        let plain = mount.at.starts_with("mount[") && mount.options.is_empty();
+        let plain = plain.then(TmpfsOptions::default);
+        if let Some(block) = mount.tmpfs_options.as_ref().or(plain.as_ref()) {
             given = with_defaults(given);
             // Docker takes 0 for "not given".
             if let Some(text) = block.size.as_ref().filter(|text| go::parse_size(text) != Some(0)) {

@@ -37,6 +37,10 @@ async fn what_only_a_runtime_can_tell_names_the_option(b: &mut Bench) {
             ["option sysctl.net.core.no_such: \"1\"", "no such file"],
         ),
         (
+            json!({ "sysctl": [{ "net.core.somaxconn": "" }] }),
+            ["option sysctl.net.core.somaxconn: \"\"", "a value is expected"],
+        ),
+        (
             json!({ "sysctl": [{ "net.ipv4.ip_forward": "abc" }] }),
             ["option sysctl.net.ipv4.ip_forward: \"abc\"", "invalid argument"],
         ),
@@ -110,7 +114,7 @@ async fn options_of_other_drivers_say_what_to_use_instead(b: &mut Bench) {
         ("ipv6_address", json!("fd00::9"), "CNI"),
         ("mac_address", json!("02:42:ac:11:00:02"), "CNI"),
         ("static_ips", json!([{ "a": "10.0.0.9" }]), "CNI"),
-        ("static_macs", json!([{ "a": "02:42:ac:11:00:02" }]), "CNI"),
+        ("static_mac", json!("02:42:ac:11:00:02"), "CNI"),
         ("advertise_ipv6_address", json!(true), "service block"),
         ("cpuset_cpus", json!("0-3"), "cores"),
         ("isolation", json!("hyperv"), "runtime"),

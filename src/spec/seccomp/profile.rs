@@ -16,6 +16,18 @@ const ARGUMENTS: u64 = 6;
 /// Largest error number of the kernel (`MAX_ERRNO`).
 const ERRNO_MAX: u64 = 4095;
 
+/// Errors that profiles name, by their numbers, which are the same on all machines that Linux names alike for containers.
+const ERRNOS: [(&str, u64); 8] = [
+    ("EPERM", 1),
+    ("ENOENT", 2),
+    ("EIO", 5),
+    ("EBADF", 9),
+    ("EACCES", 13),
+    ("EINVAL", 22),
+    ("ENOSYS", 38),
+    ("ENOTSUP", 95),
+];
+
 const ACTIONS: [&str; 8] = [
     "SCMP_ACT_ALLOW",
     "SCMP_ACT_ERRNO",
@@ -98,6 +110,7 @@ pub(super) fn parse(text: &str, ground: Ground<'_>) -> Found<Value> {
             "architectures",
             "comment",
             "defaultAction",
+            "defaultErrno",
             "defaultErrnoRet",
             "flags",
             "syscalls",
@@ -110,11 +123,8 @@ pub(super) fn parse(text: &str, ground: Ground<'_>) -> Found<Value> {
         "defaultAction".to_owned(),
         json!(word("defaultAction", action, &ACTIONS)?),
     );
-    if let Some(errno) = field(top, "defaultErrnoRet") {
-        out.insert(
-            "defaultErrnoRet".to_owned(),
-            json!(number("defaultErrnoRet", errno, ERRNO_MAX)?),
-        );
+    if let Some(errno) = errno("defaultErrno", top, "defaultErrno")? {
+        out.insert("defaultErrnoRet".to_owned(), json!(errno));
     }
     let architectures = architectures(top, ground.machine)?;
     if !architectures.is_empty() {
@@ -169,6 +179,22 @@ fn architectures<'a>(top: &'a Map<String, Value>, machine: &str) -> Found<Vec<&'
     Ok(if entries.is_empty() { plain } else { mapped })
 }
 
+/// The error that a call gets: by number, or by name as Podman's profiles have it beside the number (containers/common,
+/// `pkg/seccomp`). The number counts.
+fn errno(at: &str, of: &Map<String, Value>, name: &str) -> Found<Option<u64>> {
+    if let Some(value) = field(of, &format!("{name}Ret")) {
+        return Ok(Some(number(&format!("{at}Ret"), value, ERRNO_MAX)?));
+    }
+    let Some(value) = field(of, name) else {
+        return Ok(None);
+    };
+    let known = ERRNOS.iter().find(|(name, _)| value.as_str() == Some(name));
+    let names = || ERRNOS.map(|(name, _)| name).join(", ");
+    known
+        .map(|(_, number)| Some(*number))
+        .ok_or_else(|| format!("{at}: one of {} is expected, or a number in {name}Ret", names()))
+}
+
 /// One entry of `syscalls`; `None` if its conditions are not met.
 fn rule(at: &str, entry: &Value, ground: Ground<'_>) -> Found<Option<Value>> {
     let entry = object(at, entry)?;
@@ -176,7 +202,7 @@ fn rule(at: &str, entry: &Value, ground: Ground<'_>) -> Found<Option<Value>> {
         at,
         entry,
         &[
-            "action", "args", "comment", "errnoRet", "excludes", "includes", "name", "names",
+            "action", "args", "comment", "errno", "errnoRet", "excludes", "includes", "name", "names",
         ],
         &[],
     )?;
@@ -187,11 +213,8 @@ fn rule(at: &str, entry: &Value, ground: Ground<'_>) -> Found<Option<Value>> {
         "action".to_owned(),
         json!(word(&format!("{at}.action"), action, &ACTIONS)?),
     );
-    if let Some(errno) = field(entry, "errnoRet") {
-        out.insert(
-            "errnoRet".to_owned(),
-            json!(number(&format!("{at}.errnoRet"), errno, ERRNO_MAX)?),
-        );
+    if let Some(errno) = errno(&format!("{at}.errno"), entry, "errno")? {
+        out.insert("errnoRet".to_owned(), json!(errno));
     }
     if let Some(list) = field(entry, "args") {
         let at = format!("{at}.args");

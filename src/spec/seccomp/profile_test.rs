@@ -48,6 +48,19 @@ fn the_oci_form_is_taken_as_it_is() {
             ],
         })
     );
+    // As Podman writes it: names beside numbers, or alone.
+    let podmans = r#"{"defaultAction": "SCMP_ACT_ERRNO", "defaultErrno": "ENOSYS", "defaultErrnoRet": 38,
+        "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_ERRNO", "errno": "EPERM"}]}"#;
+    assert_eq!(
+        here(podmans).unwrap(),
+        json!({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 38,
+            "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1}]})
+    );
+    let unknown = here(&podmans.replace("EPERM", "EWHAT")).unwrap_err();
+    assert!(
+        unknown.contains("syscalls[0].errno") && unknown.contains("ENOSYS"),
+        "{unknown}"
+    );
     assert_eq!(
         here(r#"{"defaultAction": "SCMP_ACT_LOG", "syscalls": null}"#).unwrap(),
         json!({"defaultAction": "SCMP_ACT_LOG", "syscalls": []})
