@@ -50,6 +50,7 @@ group!(
     {
         what_comes_slowly_is_kept_though_the_plugin_is_killed,
         a_program_that_does_not_answer_is_told_from_a_silent_registry,
+        an_image_that_another_task_had_to_show_credentials_for_is_not_had_by_naming_its_digest,
     }
 );
 
@@ -316,4 +317,36 @@ async fn the_operators_login_for_docker_hub_is_for_the_server_that_stands_for_it
     without_credentials(&mirror.seen());
     std::fs::remove_dir_all(b.rig.dir().join("hosts/docker.io")).expect("removed");
     nobody(b).await;
+}
+
+/// Whoever can read a job knows the digest of its image, and may have a registry that lists it as a part of another image.
+async fn an_image_that_another_task_had_to_show_credentials_for_is_not_had_by_naming_its_digest(b: &mut Bench) {
+    let plan = Plan::new("secret").env("WHICH=secret");
+    let image = pushed(b, "secret/image", &plan).await;
+    let private = proxy(b).await;
+    private.arm(Rule::always("/v2/", only_for(LOGIN.1)));
+    let spec = TaskSpec::new(private.reference("secret/image", "1")).sh("exit 6");
+    assert_eq!(b.run(spec.option("auth", login())).await.0, 6);
+    let index = json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": [{
+            "mediaType": image.media_type, "digest": image.manifest.digest, "size": image.manifest.bytes.len(),
+            "platform": { "os": "linux", "architecture": plan.architecture },
+        }],
+    });
+    let theirs = proxy(b).await;
+    let media_type = (
+        "Content-Type".to_owned(),
+        "application/vnd.oci.image.index.v1+json".to_owned(),
+    );
+    let answer = Fate::Answer {
+        status: 200,
+        headers: vec![media_type],
+        body: index.to_string(),
+    };
+    theirs.arm(Rule::always("/v2/theirs/image/manifests/1", answer));
+    let theirs = theirs.reference("theirs/image", "1");
+    let error = refused(b, TaskSpec::new(&theirs).sh("true")).await;
+    tells(&error, &[&theirs], None);
 }

@@ -256,6 +256,7 @@ async fn ask(config: &PullConfig, keyring: &Keyring, reference: &Reference, targ
         reason,
     })?;
     let session = config.registries.session(&here, keyring, ANSWER_WITHIN).await?;
+    let session = session.of_permission();
     // A mirror of content may give it to everybody, and has never been asked what the name stands for.
     let session = match reference.digest() {
         Some(_) => session,

@@ -1,13 +1,14 @@
 //! Blobs from a registry into the content store, resumed where an earlier pull broke off.
 
 use super::lanes::{self, Lanes};
-use super::plan::source_labels;
+use super::plan::{self, source_labels};
 use super::registry::Session;
 use crate::containerd::{ContentWriter, Descriptor, Gateway, Ingest, Labels};
 use crate::messages::image::ImageError;
 use crate::messages::runtime::{ContainerdFault, FaultKind};
 use crate::spec::reference::Reference;
 use crate::telemetry::Counter;
+use bytes::Bytes;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -170,6 +171,18 @@ impl Fetcher<'_> {
         if let Err(fault) = self.gateway.abort_ingest(reference).await {
             tracing::debug!(%fault, ingest = reference, "a part of a blob is left on a full disk");
         }
+    }
+
+    /// A document that is in the store and has come from the same repository. One from elsewhere may be somebody's who had to show
+    /// credentials for it: whoever may name it here may not have them.
+    pub(super) async fn document_here(&self, digest: &str) -> Result<Option<Bytes>, ImageError> {
+        let info = self.containerd(self.gateway.blob_info(digest).await)?;
+        let (registry, repository) = (self.reference.registry(), self.reference.repository());
+        if !info.is_some_and(|info| plan::is_from(&info.labels, registry, repository)) {
+            return Ok(None);
+        }
+        let here = self.gateway.read_blob(digest, plan::DOCUMENT_MAX_BYTES).await;
+        self.containerd(here)
     }
 
     /// Holds a blob that is in the store and labels it. False if it is not there.

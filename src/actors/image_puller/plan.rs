@@ -322,6 +322,13 @@ pub(super) fn source_labels(registry: &str, repository: &str, present: Option<&L
     }
 }
 
+/// Whether a blob with these labels has come from this repository.
+pub(super) fn is_from(labels: &Labels, registry: &str, repository: &str) -> bool {
+    let key = format!("containerd.io/distribution.source.{}", hostname(registry));
+    let sources = labels.get(&key).map(String::as_str).unwrap_or_default();
+    sources.split(',').any(|known| known == repository)
+}
+
 /// Without the port: containerd names sources by host alone (`docker.AppendDistributionSourceLabel`), and a blob that had a
 /// name of ours beside containerd's would count as of two registries.
 fn hostname(registry: &str) -> &str {

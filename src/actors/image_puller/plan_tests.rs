@@ -122,6 +122,8 @@ fn a_blob_remembers_all_its_sources() {
     let first = source_labels("r", "a/b", None);
     assert_eq!(source_labels("r", "a/b", Some(&first)), Labels::new());
     let second = source_labels("r", "c", Some(&first));
+    assert!(is_from(&second, "r:5000", "a/b") && is_from(&second, "r", "c"));
+    assert!(!is_from(&second, "r", "a") && !is_from(&second, "s", "c") && !is_from(&Labels::new(), "r", ""));
     assert_eq!(second.values().next().map(String::as_str), Some("a/b,c"));
 }
 

@@ -189,8 +189,7 @@ async fn documents(fetcher: &Fetcher<'_>, resolved: &Resolved) -> Result<Manifes
                 fetcher
                     .store("index", &json, &target, plan::index_labels(&entries))
                     .await?;
-                let here = fetcher.gateway.read_blob(&next.digest, plan::DOCUMENT_MAX_BYTES).await;
-                json = match fetcher.containerd(here)? {
+                json = match fetcher.document_here(&next.digest).await? {
                     Some(json) => json,
                     None => session.document(&next.digest).await?,
                 };

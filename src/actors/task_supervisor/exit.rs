@@ -42,8 +42,9 @@ const COUNTED: Duration = Duration::from_secs(2);
 /// How long a task has to live on after a want of memory until that is no reason of its exit: longer than what counts as near.
 const SETTLED: Duration = Duration::from_secs(15);
 
-/// How long until it is asked again by which process a task runs.
-const LEARN_AFTER: Duration = Duration::from_secs(1);
+/// How long until it is asked again by which process a task runs: at first, and how often that is doubled. There may be runtimes that
+/// never tell.
+const LEARN_AFTER: (Duration, u32) = (Duration::from_secs(1), 4);
 
 /// Said of a task that is gone from containerd. What has ended while containerd was away is gone with its shim when
 /// containerd comes back (see `containerd::shim`).
@@ -406,9 +407,15 @@ impl TaskSupervisor {
         if self.about.pid.is_some() || !self.state.is_alive() {
             return;
         }
-        if let Some(earlier) = self.learning.take() {
-            ctx.cancel_future(earlier);
-        }
-        self.learning = Some(ctx.run_later(LEARN_AFTER, Self::check_exit));
+        let asked = match self.learning.take() {
+            None => 0,
+            Some((asked, earlier)) => {
+                ctx.cancel_future(earlier);
+                asked.saturating_add(1)
+            }
+        };
+        let (first, doubled) = LEARN_AFTER;
+        let next = ctx.run_later(first * 2_u32.pow(asked.min(doubled)), Self::check_exit);
+        self.learning = Some((asked, next));
     }
 }

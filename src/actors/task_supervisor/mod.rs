@@ -113,8 +113,8 @@ pub struct TaskSupervisor {
     at_kernel: Option<SpawnHandle>,
     /// The watch of the first process, as long as it runs and until its exit is told.
     at_process: Option<SpawnHandle>,
-    /// The next question by which process the task runs, where that is not known.
-    learning: Option<SpawnHandle>,
+    /// How often it was asked by which process the task runs, and the next question, where that is not known.
+    learning: Option<(u32, SpawnHandle)>,
     /// The exit is kept where it survives this process.
     recorded: bool,
     /// True until a restarted supervisor has seen what containerd says.

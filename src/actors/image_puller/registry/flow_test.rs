@@ -290,6 +290,8 @@ async fn a_mirror_in_trouble_that_passes_may_have_what_its_registry_refuses() {
     assert!(error.is_outage(), "{error:?}");
     let text = error.to_string();
     assert!(text.contains("not you") && text.contains("status 503: never"), "{text}");
+    let error = one.of_permission().top().await.unwrap_err();
+    assert!(matches!(error, ImageError::Denied { .. }), "{error:?}");
 }
 
 #[tokio::test]

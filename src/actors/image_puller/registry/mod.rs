@@ -108,6 +108,8 @@ pub(super) struct Session {
     until: Instant,
     quiet: Duration,
     last_word: LastWord,
+    /// A refusal of the registry itself counts, whatever its mirrors say.
+    refuses_itself: bool,
 }
 
 /// What went wrong last with the registry and has not gone well since, for the words of a pull that takes too long. Clones
@@ -209,6 +211,7 @@ impl Registries {
             until: Instant::now() + within,
             quiet: self.quiet,
             last_word: self.last_word.clone(),
+            refuses_itself: false,
         })
     }
 
@@ -366,6 +369,12 @@ impl Session {
         self
     }
 
+    /// The same where it is asked for a permission: trouble of a mirror is none.
+    pub(super) fn of_permission(mut self) -> Self {
+        self.refuses_itself = true;
+        self
+    }
+
     /// How many hosts the registry has.
     pub(super) fn hosts(&self) -> usize {
         self.remotes.len()
@@ -409,7 +418,7 @@ impl Session {
         let named = mirrors.collect::<String>();
         let passing = failures.into_iter().map(|(_, failure)| failure).find(Failure::passes);
         match passing {
-            Some(passing) if last.is_no() => passing.saying_of(&last).adding(&named),
+            Some(passing) if last.is_no() && !self.refuses_itself => passing.saying_of(&last).adding(&named),
             _ => last.adding(&named),
         }
     }
