@@ -276,14 +276,6 @@ fn blocks_are_read_in_the_go_drivers_form_and_in_dockers() {
 fn file_systems_in_memory_need_no_consent_and_nothing_else_is_one() {
     let tmpfs = |options: &[&str]| block(&strict(), mount("tmpfs", "", options));
     assert_eq!(tmpfs(&[]).unwrap().mounts, ["tmpfs tmpfs "]);
-    let of_docker = MountOption {
-        at: "mount[0]".to_owned(),
-        ..mount("tmpfs", "", &[])
-    };
-    assert_eq!(
-        block(&strict(), of_docker).unwrap().mounts,
-        ["tmpfs tmpfs noexec,nosuid,nodev,mode=1777"]
-    );
     assert_eq!(
         tmpfs(&["size=64m,mode=0700", "ro"]).unwrap().mounts,
         ["tmpfs tmpfs size=67108864,mode=700,ro"]

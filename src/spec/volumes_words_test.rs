@@ -103,6 +103,15 @@ fn what_must_be_found_of_a_mount_is_planned() {
         ..mount("tmpfs", "", &[])
     };
     assert_eq!(expected(None, Some(docker)).3, Some(0o1777));
+    let bare = MountOption {
+        at: "mount[0]".to_owned(),
+        ..mount("tmpfs", "", &[])
+    };
+    assert_eq!(expected(None, Some(bare.clone())).3, Some(0o1777));
+    assert_eq!(
+        block(&strict(), bare).unwrap().mounts,
+        ["tmpfs tmpfs noexec,nosuid,nodev,mode=1777"]
+    );
 }
 
 #[test]
