@@ -194,13 +194,13 @@ async fn found_of(
     let (view, record) = tokio::join!(gateway.task(container.as_str()), gateway.container(container.as_str()));
     let marks = record?.and_then(|r| Marks::read(&r.labels.into_iter().collect()));
     let exit = marks.as_ref().and_then(|m| m.exit.clone());
-    let view = match view? {
+    match view? {
         Some(TaskView::Stopped(found)) if found.code == super::exit::KILLED && exit.is_none() && go.is_none() => {
-            reason_of(shared, container, found).await.0
+            let (view, exit, known) = reason_of(shared, container, found).await;
+            Ok((view, exit, known.or(marks)))
         }
-        view => view,
-    };
-    Ok((view, exit, marks))
+        view => Ok((view, exit, marks)),
+    }
 }
 
 impl TaskSupervisor {

@@ -18,8 +18,8 @@ use tracing::Instrument as _;
 /// How often it is tried, and the rest between.
 const ATTEMPTS: u32 = 20;
 const REST: Duration = Duration::from_millis(250);
-/// The rest while containerd is away, in those.
-const LEAST: u32 = 4;
+/// The rest while containerd is away.
+const AWAY: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub(super) async fn sweep(shared: Arc<Shared>, gateway: Gateway, container: ContainerId) {
@@ -59,13 +59,16 @@ async fn remove(
         let pid = gateway.exec_pid(container.as_str(), exec).await.ok().flatten();
         kill(gateway, container.as_str(), exec, pid).await;
         last = gateway.delete_exec(container.as_str(), exec).await;
-        match &last {
+        let rest = match &last {
             Ok(()) => break,
             // While containerd is away nobody can try.
-            Err(fault) if fault.kind == FaultKind::Unreachable => {}
-            Err(_) => attempt += 1,
-        }
-        tokio::time::sleep(REST * attempt.max(LEAST)).await;
+            Err(fault) if fault.kind == FaultKind::Unreachable => AWAY,
+            Err(_) => {
+                attempt += 1;
+                REST * attempt
+            }
+        };
+        tokio::time::sleep(rest).await;
     }
     last?;
     if let Err(e) = tokio::task::block_in_place(|| pipes.remove()) {
