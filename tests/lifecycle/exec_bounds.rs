@@ -70,18 +70,19 @@ async fn heartbeats_and_empty_input_are_no_end_of_input(b: &mut Bench) {
 async fn a_client_that_goes_takes_its_command_along(b: &mut Bench) {
     let task = sleeper(b, "exec-gone").await;
     for tty in [false, true] {
-        let mut session = sh(&task, "echo ready; sleep 4567; echo never", tty).await;
+        let mut session = sh(&task, "echo ready; sleep 4567000; echo never", tty).await;
         until(&mut session, "ready").await;
         assert!(
-            !procfs::programs_with_argument("sleep", "4567").is_empty() || !procfs::with_argument("4567").is_empty()
+            !procfs::programs_with_argument("sleep", "4567000").is_empty()
+                || !procfs::with_argument("4567000").is_empty()
         );
         drop(session);
-        no_exec_left(&task, "4567", secs(2)).await;
+        no_exec_left(&task, "4567000", secs(2)).await;
         assert_running(&task).await;
     }
     // Gone before it began.
-    drop(sh(&task, "sleep 4567", false).await);
-    no_exec_left(&task, "4567", secs(5)).await;
+    drop(sh(&task, "sleep 4567000", false).await);
+    no_exec_left(&task, "4567000", secs(5)).await;
     destroy(task).await;
 }
 
@@ -99,8 +100,8 @@ async fn a_client_that_goes_from_a_flood_leaves_nothing(b: &mut Bench) {
 
 async fn a_stopped_task_ends_its_sessions(b: &mut Bench) {
     let task = sleeper(b, "exec-stop").await;
-    let mut session = sh(&task, "echo ready; sleep 4568", false).await;
-    let mut tty = sh(&task, "echo ready; sleep 4568", true).await;
+    let mut session = sh(&task, "echo ready; sleep 4568000", false).await;
+    let mut tty = sh(&task, "echo ready; sleep 4568000", true).await;
     until(&mut session, "ready").await;
     until(&mut tty, "ready").await;
     task.stop(secs(1), "SIGKILL").await.expect("StopTask");
@@ -117,7 +118,7 @@ async fn a_destroyed_task_ends_its_sessions(b: &mut Bench) {
     let task = sleeper(b, "exec-destroy").await;
     let mut sessions = Vec::new();
     for tty in [false, true] {
-        let mut session = sh(&task, "echo ready; sleep 4569", tty).await;
+        let mut session = sh(&task, "echo ready; sleep 4569000", tty).await;
         until(&mut session, "ready").await;
         sessions.push(session);
     }
@@ -258,14 +259,14 @@ async fn a_unary_exec_is_merged_and_capped(b: &mut Bench) {
 async fn a_unary_exec_is_killed_at_its_timeout(b: &mut Bench) {
     let task = sleeper(b, "exec-late").await;
     let begun = Instant::now();
-    let script = "trap '' TERM; sleep 4570 & sleep 4570; echo never";
+    let script = "trap '' TERM; sleep 4570000 & sleep 4570000; echo never";
     let status = task.exec(&["sh", "-c", script], secs(1)).await.expect_err("late");
     assert!(begun.elapsed() < secs(3), "it took {:?}", begun.elapsed());
     assert_eq!(
         (status.code(), status.message()),
         (Code::DeadlineExceeded, "context deadline exceeded")
     );
-    no_exec_left(&task, "4570", secs(2)).await;
+    no_exec_left(&task, "4570000", secs(2)).await;
     assert_running(&task).await;
     destroy(task).await;
 }
@@ -311,15 +312,15 @@ async fn an_unread_input_does_not_hold_up_the_exit(b: &mut Bench) {
 async fn among_the_processes_of_the_host_only_its_own_are_killed(b: &mut Bench) {
     let spec = b.sleeper().name("exec-host").option("pid_mode", json!("host"));
     let task = b.start(spec).await;
-    let mut other = sh(&task, "echo ready; sleep 4573; echo over", false).await;
+    let mut other = sh(&task, "echo ready; sleep 4573000; echo over", false).await;
     until(&mut other, "ready").await;
-    let mut session = sh(&task, "echo ready; sleep 4574 & sleep 4574", false).await;
+    let mut session = sh(&task, "echo ready; sleep 4574000 & sleep 4574000", false).await;
     until(&mut session, "ready").await;
     drop(session);
-    no_exec_left_in(&PathBuf::from("/none"), "4574", secs(3)).await;
-    assert!(!procfs::with_argument("4573").is_empty());
+    no_exec_left_in(&PathBuf::from("/none"), "4574000", secs(3)).await;
+    assert!(!procfs::with_argument("4573000").is_empty());
     assert_running(&task).await;
     drop(other);
-    no_exec_left(&task, "4573", secs(3)).await;
+    no_exec_left(&task, "4573000", secs(3)).await;
     destroy(task).await;
 }

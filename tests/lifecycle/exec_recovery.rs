@@ -30,9 +30,9 @@ async fn a_recovered_task_runs_commands(b: &mut Bench) {
 }
 
 async fn abandoned(task: &RunningTask) {
-    let mut plain = sh(task, "echo ready; sleep 4571", false).await;
-    let mut tty = sh(task, "echo ready; sleep 4571", true).await;
-    let mut flood = sh(task, "echo ready; yes 4571", false).await;
+    let mut plain = sh(task, "echo ready; sleep 4571000", false).await;
+    let mut tty = sh(task, "echo ready; sleep 4571000", true).await;
+    let mut flood = sh(task, "echo ready; yes 4571000", false).await;
     for session in [&mut plain, &mut tty, &mut flood] {
         until(session, "ready").await;
     }
@@ -43,9 +43,9 @@ async fn what_a_killed_plugin_has_left_is_swept(b: &mut Bench) {
     let task = sleeper(b, "exec-swept").await;
     abandoned(&task).await;
     b.rig.plugin().sigkill().await;
-    assert!(!procfs::with_argument("4571").is_empty());
+    assert!(!procfs::with_argument("4571000").is_empty());
     b.rig.relaunch().await.expect("relaunch");
-    no_exec_left(&task, "4571", secs(15)).await;
+    no_exec_left(&task, "4571000", secs(15)).await;
     assert_running(&task).await;
     assert_eq!(run(&task, "echo here").await.stdout_text(), "here\n");
     destroy(task).await;
@@ -61,7 +61,7 @@ async fn a_task_removed_after_a_killed_plugin_takes_all_along(b: &mut Bench) {
     // Never recovered.
     task.destroy(true).await.expect("DestroyTask");
     let left = settle(secs(10), || {
-        let mut left: Vec<String> = procfs::with_argument("4571")
+        let mut left: Vec<String> = procfs::with_argument("4571000")
             .iter()
             .map(|pid| pid.to_string())
             .collect();
@@ -77,10 +77,15 @@ async fn a_plugin_that_is_told_to_end_takes_its_commands_along(b: &mut Bench) {
     abandoned(&task).await;
     let report = b.rig.plugin().kill_sequence().await;
     assert!(!report.forced && report.took < secs(2), "{:?}", report.took);
-    no_exec_left_in(&PathBuf::from("/run/containerd-driver").join("none"), "4571", secs(1)).await;
+    no_exec_left_in(
+        &PathBuf::from("/run/containerd-driver").join("none"),
+        "4571000",
+        secs(1),
+    )
+    .await;
     b.rig.relaunch().await.expect("relaunch");
     assert_running(&task).await;
-    no_exec_left(&task, "4571", secs(10)).await;
+    no_exec_left(&task, "4571000", secs(10)).await;
     destroy(task).await;
 }
 
@@ -114,12 +119,12 @@ async fn a_timeout_is_kept_while_containerd_hangs(b: &mut Bench) {
     let task = sleeper(b, "exec-hang").await;
     b.rig.containerd.sigstop();
     let begun = Instant::now();
-    let status = task.exec(&["sleep", "4572"], secs(2)).await.expect_err("late");
+    let status = task.exec(&["sleep", "4572000"], secs(2)).await.expect_err("late");
     let took = begun.elapsed();
     b.rig.containerd.sigcont();
     assert!(took < secs(5), "it took {took:?}");
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
-    no_exec_left(&task, "4572", secs(20)).await;
+    no_exec_left(&task, "4572000", secs(20)).await;
     assert_eq!(run(&task, "echo here").await.stdout_text(), "here\n");
     destroy(task).await;
 }
