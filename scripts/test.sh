@@ -210,7 +210,7 @@ reasons() {
 		/^thread .* panicked at / || /^error/ { lines = 14 }
 		# What the plugin said is in the log.
 		/^{"@level"/ { next }
-		/^note: run with/ || /^  .* … / { lines = 0 }
+		/^note: run with/ || /^stack backtrace:/ || /^  .* … / { lines = 0 }
 		/^the suite took longer/ { print }
 		lines > 0 { print substr($0, 1, 700); lines-- }' "$1" | head -c 3000 || true
 }

@@ -326,7 +326,7 @@ pub(super) fn source_labels(registry: &str, repository: &str, present: Option<&L
 pub(super) fn is_from(labels: &Labels, registry: &str, repository: &str) -> bool {
     let key = format!("containerd.io/distribution.source.{}", hostname(registry));
     let sources = labels.get(&key).map(String::as_str).unwrap_or_default();
-    sources.split(',').any(|known| known == repository)
+    sources.split(',').any(|known| !known.is_empty() && known == repository)
 }
 
 /// Without the port: containerd names sources by host alone (`docker.AppendDistributionSourceLabel`), and a blob that had a
