@@ -12,7 +12,7 @@ use testhost::alloc::{Alloc, random_hex};
 use testhost::plugin::{LaunchOpts, Plugin};
 use testhost::rig::{RigOpts, RunningTask};
 use testhost::wire::driver::{RecoverTaskRequest, StartTaskRequest};
-use testhost::within::within;
+use testhost::within::{until, within};
 
 group!(reaper, bench(json!({})), {
     a_container_of_a_dead_allocation_is_removed_with_all_it_has_and_not_before_the_grace,
@@ -385,12 +385,8 @@ async fn bundles_that_containerd_left_behind_go(b: &mut Bench) {
         std::fs::create_dir(bundles.join(name)).expect("a directory");
         std::fs::write(bundles.join(name).join("log"), "").expect("a file");
     }
-    let all_gone = async {
-        while names.iter().any(|name| bundles.join(name).exists()) {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    within(grace() * 3 + patience(), "the end of the bundles", all_gone).await;
+    let all_gone = || (!names.iter().any(|name| bundles.join(name).exists())).then_some(());
+    until(grace() * 3 + patience(), "the end of the bundles", all_gone).await;
     assert_running(&task).await;
     for name in theirs.iter().chain([&container]) {
         assert!(bundles.join(name).is_dir(), "{name}");

@@ -8,14 +8,13 @@ use super::stray;
 use crate::actors::shared::force::end_shim;
 use crate::actors::shared::{Links, Shared};
 use crate::containerd::Gateway;
-use crate::host::{leftovers, members};
+use crate::host::leftovers;
 use crate::messages::container::{ContainerError, ReapContainer, Reaped};
 use crate::messages::runtime::FaultKind;
 use crate::spec::identity::ContainerId;
 use crate::spec::labels::KEY_PIPES;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::task::JoinError;
 
 /// How long killed processes may take to be gone.
 const KILL_WITHIN: Duration = Duration::from_secs(10);
@@ -74,19 +73,10 @@ pub(super) async fn reap(shared: &Arc<Shared>, links: &Links, req: &ReapContaine
 async fn force(shared: &Arc<Shared>, gateway: &Gateway, id: &ContainerId) -> Result<(), ContainerError> {
     // containerd itself answers, or it is not the shim's fault.
     gateway.container(id.as_str()).await.map_err(at("reading container"))?;
-    let (names, version) = (stray::cgroup_names(shared, id), shared.node.cgroups);
-    let kill = move || members::kill_all(&names, None, version, KILL_WITHIN);
-    let interrupted = |e: JoinError| ContainerError::Interrupted(e.to_string());
-    let killed = shared.io.spawn_blocking(kill).await.map_err(interrupted)?;
     // Whom the kernel cannot end now keeps its shim, and so is not lost sight of.
-    if !killed.left.is_empty() {
-        return Err(ContainerError::Interrupted(format!(
-            "processes {:?} of {id} are still there {KILL_WITHIN:?} after SIGKILL",
-            killed.left
-        )));
-    }
-    let processes = killed.signalled;
-    let shim = end_shim(shared, gateway, id).await.map_err(interrupted)?;
+    let processes = stray::end_processes(shared, id, KILL_WITHIN).await?;
+    let shim = end_shim(shared, gateway, id).await;
+    let shim = shim.map_err(|e| ContainerError::Interrupted(e.to_string()))?;
     tracing::warn!(container.id = %id, processes, shim, "killed what kept an orphan from being removed");
     Ok(())
 }

@@ -59,7 +59,11 @@ pub(super) async fn end(shared: &Shared, gateway: &Gateway, id: &ContainerId) ->
     };
     let held = match shared.io.spawn_blocking(look).await {
         Ok(held) if held.is_empty() => {
-            end_processes(shared, id).await?;
+            // It has left its processes to containerd, which has five seconds for all of them, and may be away itself.
+            let processes = end_processes(shared, id, GONE_WITHIN).await?;
+            if processes > 0 {
+                tracing::warn!(container.id = %id, processes, "killed what had outlived its shim");
+            }
             return forget(shared, gateway, id).await;
         }
         Ok(held) => held,
@@ -111,26 +115,30 @@ pub(super) async fn end(shared: &Shared, gateway: &Gateway, id: &ContainerId) ->
     }
 }
 
-/// A shim that has died leaves its processes to containerd, which has five seconds for all of them, and may be away itself.
-async fn end_processes(shared: &Shared, id: &ContainerId) -> Result<(), ContainerError> {
+/// Kills a container's processes, found by its cgroup; how many signals that took.
+///
+/// # Errors
+/// If some are still there after this time.
+pub(super) async fn end_processes(
+    shared: &Shared,
+    id: &ContainerId,
+    within: Duration,
+) -> Result<usize, ContainerError> {
     let (names, version) = (cgroup_names(shared, id), shared.node.cgroups);
-    let kill = move || members::kill_all(&names, None, version, GONE_WITHIN);
+    let kill = move || members::kill_all(&names, None, version, within);
     let killed = shared.io.spawn_blocking(kill).await;
     let killed = killed.map_err(|panic| ContainerError::Interrupted(panic.to_string()))?;
-    if killed.signalled > 0 {
-        tracing::warn!(container.id = %id, processes = killed.signalled, "killed what had outlived its shim");
-    }
     match killed.left.as_slice() {
-        [] => Ok(()),
+        [] => Ok(killed.signalled),
         left => Err(ContainerError::Interrupted(format!(
-            "processes {left:?} of {id} are still there {GONE_WITHIN:?} after SIGKILL"
+            "processes {left:?} of {id} are still there {within:?} after SIGKILL"
         ))),
     }
 }
 
 /// Names by which the cgroup of a container is known. The host's scope is one only if the task has no other container: all of
 /// them have that.
-pub(super) fn cgroup_names(shared: &Shared, id: &ContainerId) -> Vec<String> {
+fn cgroup_names(shared: &Shared, id: &ContainerId) -> Vec<String> {
     let of_host = shared
         .lives
         .alone(id.as_str())

@@ -305,15 +305,13 @@ pub(super) fn config_labels(snapshotter: &str, chain: Option<&Digest>) -> Labels
 pub(super) fn source_labels(registry: &str, repository: &str, present: Option<&Labels>) -> Labels {
     /// containerd's limit for key and value of a label together.
     const LABEL_MAX: usize = 4096;
-    let key = format!("containerd.io/distribution.source.{}", hostname(registry));
-    let old = present
-        .and_then(|labels| labels.get(&key))
-        .map(String::as_str)
-        .unwrap_or_default();
-    let value = match old {
-        "" => repository.to_owned(),
-        old if old.split(',').any(|known| known == repository) => return Labels::new(),
-        old => format!("{old},{repository}"),
+    if present.is_some_and(|labels| is_from(labels, registry, repository)) {
+        return Labels::new();
+    }
+    let key = source_key(registry);
+    let value = match present.and_then(|labels| labels.get(&key)).map(String::as_str) {
+        None | Some("") => repository.to_owned(),
+        Some(old) => format!("{old},{repository}"),
     };
     if key.len() + value.len() > LABEL_MAX {
         Labels::new()
@@ -324,9 +322,15 @@ pub(super) fn source_labels(registry: &str, repository: &str, present: Option<&L
 
 /// Whether a blob with these labels has come from this repository.
 pub(super) fn is_from(labels: &Labels, registry: &str, repository: &str) -> bool {
-    let key = format!("containerd.io/distribution.source.{}", hostname(registry));
-    let sources = labels.get(&key).map(String::as_str).unwrap_or_default();
+    let sources = labels
+        .get(&source_key(registry))
+        .map(String::as_str)
+        .unwrap_or_default();
     sources.split(',').any(|known| !known.is_empty() && known == repository)
+}
+
+fn source_key(registry: &str) -> String {
+    format!("containerd.io/distribution.source.{}", hostname(registry))
 }
 
 /// Without the port: containerd names sources by host alone (`docker.AppendDistributionSourceLabel`), and a blob that had a

@@ -5,7 +5,7 @@ use super::verdict::Scene;
 use crate::actors::shared::groups::Record;
 use crate::actors::shared::{Configured, Links, Shared};
 use crate::actors::supervision::book::ask_until;
-use crate::host::{bundles, cgroup, node};
+use crate::host::{HostError, bundles, cgroup, node};
 use crate::messages::Cx;
 use crate::messages::audit::{Outcome, Standing, Thing, ThingKind};
 use crate::messages::container::{ReapContainer, Reaped};
@@ -142,12 +142,8 @@ async fn remove_alone(shared: &Shared, configured: &Configured, scene: &Scene, t
         }
         ThingKind::Cgroup => {
             let (version, path) = (shared.node.cgroups, PathBuf::from(&thing.name));
-            let work = move || cgroup::remove_empty(Path::new(node::CGROUP_ROOT), version, &path);
-            match shared.io.spawn_blocking(work).await {
-                Ok(Ok(())) => Outcome::Removed,
-                Ok(Err(e)) => Outcome::Failed(e.to_string()),
-                Err(e) => Outcome::Failed(e.to_string()),
-            }
+            let remove = move || cgroup::remove_empty(Path::new(node::CGROUP_ROOT), version, &path).map(|()| true);
+            on_host(shared, remove).await
         }
         ThingKind::Bundle => remove_bundle(shared, configured, scene, thing).await,
         ThingKind::Container
@@ -169,8 +165,15 @@ async fn remove_bundle(shared: &Shared, configured: &Configured, scene: &Scene, 
     };
     let (path, namespace) = (PathBuf::from(&facts.path), configured.gateway.namespace().to_owned());
     let (container, grace) = (facts.container.clone(), scene.grace);
-    let work = move || bundles::remove_orphan(&path, &namespace, &container, grace);
-    match shared.io.spawn_blocking(work).await {
+    on_host(shared, move || {
+        bundles::remove_orphan(&path, &namespace, &container, grace)
+    })
+    .await
+}
+
+/// What comes of a removal that may block. False: somebody has it by now.
+async fn on_host(shared: &Shared, remove: impl FnOnce() -> Result<bool, HostError> + Send + 'static) -> Outcome {
+    match shared.io.spawn_blocking(remove).await {
         Ok(Ok(true)) => Outcome::Removed,
         Ok(Ok(false)) => Outcome::Claimed,
         Ok(Err(e)) => Outcome::Failed(e.to_string()),
